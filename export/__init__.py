@@ -1,0 +1,1 @@
+"""Export: merge, convert, quantize, check parity, gate."""

@@ -1,0 +1,164 @@
+"""Rendering and parsing of chats with tools: one renderer and one parser for every runtime.
+
+The template is the model's own Jinja source, rendered as transformers renders it (sandboxed, blocks
+trimmed), without importing transformers: the same code serves training, the gate and the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from mentor_edge.errors import StudentError
+from mentor_edge.messages import Message, ToolCall
+
+TOOL_CALL_OPEN = "<tool_call>"
+TOOL_CALL_CLOSE = "</tool_call>"
+
+
+class _GenerationTag(Extension):
+    """Accept `{% generation %}` blocks (training templates mark assistant text with them) and render them plainly."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    # Jinja's own filter escapes HTML characters; templates expect plain JSON, as transformers gives them.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    return environment
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A model's chat template. `source` is shipped byte for byte; `sha256` identifies it everywhere."""
+
+    source: str
+    eos_token: str
+    bos_token: str = ""
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @cached_property
+    def _compiled(self) -> jinja2.Template:
+        try:
+            return _environment().from_string(self.source)
+        except jinja2.TemplateSyntaxError as error:
+            raise StudentError(f"the chat template is not valid Jinja: {error} (line {error.lineno})") from error
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The text a model sees. `tools` are OpenAI function schemas.
+
+        Raises: StudentError when the template refuses the conversation.
+        """
+        try:
+            return self._compiled.render(
+                messages=[message.to_openai() for message in messages],
+                # Templates test `if tools`; Llama's renders tool boilerplate for an empty list.
+                tools=list(tools) or None,
+                add_generation_prompt=add_generation_prompt,
+                bos_token=self.bos_token,
+                eos_token=self.eos_token,
+            )
+        except jinja2.TemplateError as error:
+            raise StudentError(f"the chat template cannot render this conversation: {error}") from error
+
+    def tool_suffix(self, results: Sequence[Message]) -> str:
+        """The text between the end-of-turn token of a tool-calling turn and the model's next turn.
+
+        Rendered on a minimal conversation, so that it never depends on how the model spelled its call; the
+        conversation's own tokens are kept as they were generated (TRL's `_get_tool_suffix_ids` does the same).
+        """
+        calls = tuple(ToolCall(result.name or "tool", {}) for result in results)
+        opening = (Message("user", "x"), Message("assistant", "", calls))
+        before = self.render(opening)
+        after = self.render((*opening, *results), add_generation_prompt=True)
+        end_of_turn = before.rfind(self.eos_token)
+        prefix = before if end_of_turn < 0 else before[: end_of_turn + len(self.eos_token)]
+        if not after.startswith(prefix):
+            raise StudentError(
+                "the chat template rewrites earlier turns when a tool result is added",
+                "use a prefix-preserving template (for Qwen3: the training template that comes with TRL)",
+            )
+        return after[len(prefix) :]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedTurn:
+    """One assistant turn: its message, and whether it holds a tool call that cannot be read."""
+
+    message: Message
+    malformed: bool
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _parse_call(text: str) -> ToolCall | None:
+    try:
+        call = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return None
+    arguments = call.get("arguments", {})
+    return ToolCall(call["name"], arguments) if isinstance(arguments, dict) else None
+
+
+def parse_turn(text: str) -> ParsedTurn:
+    """Parse the text of one assistant turn (without its end-of-turn token).
+
+    Calls are `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` blocks; text outside them is content.
+    When any block is unclosed or not such an object, the whole turn is malformed content without calls, as in TRL.
+    Never raises; linear in the length of the text.
+    """
+    calls: list[ToolCall] = []
+    content: list[str] = []
+    position = 0
+    while (start := text.find(TOOL_CALL_OPEN, position)) >= 0:
+        content.append(text[position:start])
+        end = text.find(TOOL_CALL_CLOSE, start)
+        call = None if end < 0 else _parse_call(text[start + len(TOOL_CALL_OPEN) : end])
+        if call is None:
+            return ParsedTurn(Message("assistant", text), malformed=True)
+        calls.append(call)
+        position = end + len(TOOL_CALL_CLOSE)
+    content.append(text[position:])
+    remaining = "".join(content)
+    if TOOL_CALL_CLOSE in remaining:
+        return ParsedTurn(Message("assistant", text), malformed=True)
+    return ParsedTurn(Message("assistant", remaining.strip() if calls else remaining, tuple(calls)), malformed=False)

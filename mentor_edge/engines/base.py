@@ -1,0 +1,66 @@
+"""What every engine offers to the agent loop: tokens in, tokens out, with the KV cache kept between turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from mentor_edge.chat import ChatTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose tokens. `temperature` 0 is greedy; `max_new_tokens` limits one turn."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The tokens of one turn. `token_ids` ends with the end-of-turn token exactly when `finished`."""
+
+    token_ids: list[int]
+    finished: bool
+
+
+class Conversations(Protocol):
+    """A batch of conversations whose KV caches live until the batch is closed."""
+
+    def extend(
+        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling
+    ) -> list[Generation]:
+        """Append `token_ids[i]` to conversation `rows[i]`, then generate one turn for each of them.
+
+        On the first call the ids are whole prompts; later they are what follows the model's last turn.
+        `rows` are distinct indices below the batch's size.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """A model behind a runtime.
+
+    `batch_size` is how many conversations the runtime decodes at once; `context_length` the most tokens one may hold.
+    """
+
+    @property
+    def template(self) -> ChatTemplate: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text; markers such as `<tool_call>` become their single tokens, nothing is added."""
+        ...
+
+    def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each sequence, special tokens included."""
+        ...
+
+    def open(self, size: int) -> AbstractContextManager[Conversations]:
+        """Start a batch of `size` conversations (at most `batch_size`)."""
+        ...

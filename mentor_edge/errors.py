@@ -1,0 +1,69 @@
+"""The error tree.
+
+Every failure that a user can cause or meet is one `MentorEdgeError`: what failed with the value seen,
+and a hint that says what to do. The command line prints it in one or two lines and exits with
+`exit_code`; anything else that escapes is a defect of ours. A bad rollout is never an error: the
+trajectory records how it ended.
+"""
+
+from __future__ import annotations
+
+
+class MentorEdgeError(Exception):
+    """Base of all errors raised on purpose. `problem` says what failed, `hint` what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, hint: str | None = None) -> None:
+        super().__init__(problem if hint is None else f"{problem}\n{hint}")
+        self.problem = problem
+        self.hint = hint
+
+
+class ConfigError(MentorEdgeError):
+    """A recipe configuration is wrong. `problems` holds every mistake found, not only the first."""
+
+    def __init__(self, problems: list[str], hint: str | None = None) -> None:
+        self.problems = problems
+        count = f"{len(problems)} mistakes in the configuration" if len(problems) > 1 else "configuration"
+        super().__init__(f"{count}: " + "; ".join(problems), hint)
+
+
+class TaskError(MentorEdgeError):
+    """A tasks file is missing or malformed."""
+
+
+class StudentError(MentorEdgeError):
+    """A student directory or hub id cannot be loaded or lacks something that tool use needs."""
+
+
+class ToolDefinitionError(MentorEdgeError):
+    """A tool is defined wrongly (failures while a tool runs are data, not exceptions)."""
+
+
+class EngineError(MentorEdgeError):
+    """A runtime could not load a model or died while decoding."""
+
+
+class OutputError(MentorEdgeError):
+    """An output directory is in the way, or a file cannot be written."""
+
+
+class RunError(MentorEdgeError):
+    """A run directory is missing, incomplete or inconsistent."""
+
+
+class ExportError(MentorEdgeError):
+    """Conversion or quantization failed, or the converted file does not agree with its source."""
+
+
+class GateFailed(MentorEdgeError):
+    """The exported file lost accuracy: its paired interval excludes zero and reaches the margin."""
+
+    exit_code = 3
+
+
+class GateInconclusive(MentorEdgeError):
+    """Too few items to tell a loss from noise at this margin."""
+
+    exit_code = 4

@@ -1,0 +1,1 @@
+"""Tasks and suites: what a student is trained and tested on."""

@@ -1,0 +1,71 @@
+"""`Task` and `Suite`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from mentor_edge.messages import Message, Trajectory
+from mentor_edge.tools.types import Tool
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem: a prompt, the tools offered with it, and what counts as right.
+
+    Either `answer` (a final answer) or `accepted_calls` (BFCL's ground truth: per call, per parameter, the accepted
+    values; an empty list means that no call is right) is set. `split` is "id" or "ood"; `domain` names the finer group
+    that results are reported by. `reference` is the teacher's trajectory.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    tools: tuple[Tool, ...]
+    split: str
+    domain: str
+    answer: str | None = None
+    accepted_calls: tuple[Mapping[str, Any], ...] | None = None
+    reference: Trajectory | None = None
+    category: str = field(default="", compare=False)
+
+    @cached_property
+    def tool_schemas(self) -> tuple[dict[str, Any], ...]:
+        return tuple(tool.to_openai() for tool in self.tools)
+
+    @cached_property
+    def tools_by_name(self) -> dict[str, Tool]:
+        return {tool.name: tool for tool in self.tools}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A named, versioned list of tasks. `sha256` covers prompts, tools, answers and splits, so results can be traced."""
+
+    name: str
+    version: str
+    tasks: tuple[Task, ...]
+
+    @cached_property
+    def sha256(self) -> str:
+        digest = hashlib.sha256(f"{self.name} {self.version}\n".encode())
+        for task in self.tasks:
+            row = [
+                task.id, task.split, task.domain, [message.to_openai() for message in task.prompt],
+                task.tool_schemas, task.answer, task.accepted_calls,
+            ]  # fmt: skip
+            digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
+        return digest.hexdigest()
+
+    def where(self, *, split: str | None = None, domains: Iterable[str] | None = None) -> Suite:
+        """The tasks of one split or of some domains, as a suite of the same name and version."""
+        wanted = None if domains is None else set(domains)
+        kept = tuple(
+            task
+            for task in self.tasks
+            if (split is None or task.split == split) and (wanted is None or task.domain in wanted)
+        )
+        return Suite(self.name, self.version, kept)

@@ -1,0 +1,98 @@
+"""The twelve calculator tools of the MENTOR paper (arXiv 2510.18383).
+
+Names are the paper's; argument names and descriptions are ours (the paper's schemas are not in its released code).
+Results are exact where floats are (12, not 12.0) and rounded to ten decimals where they are not (0.3, not
+0.30000000000000004): a model has to copy them digit by digit.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mentor_edge.tools.types import Tool, tool
+
+Number = int | float
+
+
+def normalized(value: Number) -> Number:
+    """`value` without float noise: ten decimals, and an int when that is whole.
+
+    Raises: ValueError for NaN, infinities and complex results.
+    """
+    if isinstance(value, complex) or not math.isfinite(value):
+        raise ValueError("the result is not a finite real number")
+    if isinstance(value, int):
+        return value
+    rounded = round(value, 10)
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def add(a: Number, b: Number) -> Number:
+    """a plus b"""
+    return normalized(a + b)
+
+
+def subtract(a: Number, b: Number) -> Number:
+    """a minus b"""
+    return normalized(a - b)
+
+
+def multiply(a: Number, b: Number) -> Number:
+    """a times b"""
+    return normalized(a * b)
+
+
+def divide(a: Number, b: Number) -> Number:
+    """a divided by b"""
+    return normalized(a / b)
+
+
+def sum_numbers(numbers: list[Number]) -> Number:
+    """total of a list"""
+    return normalized(math.fsum(numbers))
+
+
+def floor(x: Number) -> Number:
+    """round down to whole"""
+    return math.floor(x)
+
+
+def ceil(x: Number) -> Number:
+    """round up to whole"""
+    return math.ceil(x)
+
+
+def round_number(x: Number, digits: int) -> Number:
+    """round to some decimals"""
+    return normalized(round(x, digits))
+
+
+def power(base: Number, exponent: Number) -> Number:
+    """base raised to exponent"""
+    if abs(exponent) > 1000:
+        raise ValueError(f"exponent {exponent} is out of range (-1000 to 1000)")
+    return normalized(base**exponent)
+
+
+def sqrt(x: Number) -> Number:
+    """square root"""
+    return normalized(math.sqrt(x))
+
+
+def abs_value(x: Number) -> Number:
+    """value without sign"""
+    return normalized(abs(x))
+
+
+def modulo(a: Number, b: Number) -> Number:
+    """remainder of a by b"""
+    return normalized(a % b)
+
+
+CALCULATOR: tuple[Tool, ...] = tuple(
+    tool(function)
+    for function in (
+        add, subtract, multiply, divide, sum_numbers, floor, ceil, round_number, power, sqrt, abs_value, modulo,
+    )
+)  # fmt: skip
+"""All twelve tools, in the paper's order."""

@@ -1,0 +1,1 @@
+"""Training methods as recipes: one readable file per method."""
