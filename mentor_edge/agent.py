@@ -193,9 +193,9 @@ class ToolAgent:
 
         Raises: EngineError when the file cannot be loaded.
         """
-        from mentor_edge.engines import llama_cpp
+        from mentor_edge.engines.llama_cpp import LlamaCppEngine
 
-        return cls(llama_cpp.LlamaCppEngine(path), tools, limits)
+        return cls(LlamaCppEngine(path), tools, limits)
 
     def run(self, question: str | Sequence[Message]) -> Trajectory:
         """Answer one question, executing tools as the model asks for them."""

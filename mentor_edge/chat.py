@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -28,7 +28,7 @@ TOOL_CALL_CLOSE = "</tool_call>"
 class _GenerationTag(Extension):
     """Accept `{% generation %}` blocks (training templates mark assistant text with them) and render them plainly."""
 
-    tags = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: jinja2.parser.Parser) -> Any:
         next(parser.stream)

@@ -43,7 +43,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Suite:
-    """A named, versioned list of tasks. `sha256` covers prompts, tools, answers and splits, so results can be traced."""
+    """A named, versioned list of tasks. `sha256` covers prompts, tools, answers and splits: results can be traced."""
 
     name: str
     version: str

@@ -1,0 +1,1 @@
+"""Teachers: where reference trajectories come from."""

@@ -11,10 +11,8 @@ import math
 
 from mentor_edge.tools.types import Tool, tool
 
-Number = int | float
 
-
-def normalized(value: Number) -> Number:
+def normalized(value: float) -> float:
     """`value` without float noise: ten decimals, and an int when that is whole.
 
     Raises: ValueError for NaN, infinities and complex results.
@@ -27,64 +25,64 @@ def normalized(value: Number) -> Number:
     return int(rounded) if rounded.is_integer() else rounded
 
 
-def add(a: Number, b: Number) -> Number:
+def add(a: float, b: float) -> float:
     """a plus b"""
     return normalized(a + b)
 
 
-def subtract(a: Number, b: Number) -> Number:
+def subtract(a: float, b: float) -> float:
     """a minus b"""
     return normalized(a - b)
 
 
-def multiply(a: Number, b: Number) -> Number:
+def multiply(a: float, b: float) -> float:
     """a times b"""
     return normalized(a * b)
 
 
-def divide(a: Number, b: Number) -> Number:
+def divide(a: float, b: float) -> float:
     """a divided by b"""
     return normalized(a / b)
 
 
-def sum_numbers(numbers: list[Number]) -> Number:
+def sum_numbers(numbers: list[float]) -> float:
     """total of a list"""
     return normalized(math.fsum(numbers))
 
 
-def floor(x: Number) -> Number:
+def floor(x: float) -> float:
     """round down to whole"""
     return math.floor(x)
 
 
-def ceil(x: Number) -> Number:
+def ceil(x: float) -> float:
     """round up to whole"""
     return math.ceil(x)
 
 
-def round_number(x: Number, digits: int) -> Number:
+def round_number(x: float, digits: int) -> float:
     """round to some decimals"""
     return normalized(round(x, digits))
 
 
-def power(base: Number, exponent: Number) -> Number:
+def power(base: float, exponent: float) -> float:
     """base raised to exponent"""
     if abs(exponent) > 1000:
         raise ValueError(f"exponent {exponent} is out of range (-1000 to 1000)")
     return normalized(base**exponent)
 
 
-def sqrt(x: Number) -> Number:
+def sqrt(x: float) -> float:
     """square root"""
     return normalized(math.sqrt(x))
 
 
-def abs_value(x: Number) -> Number:
+def abs_value(x: float) -> float:
     """value without sign"""
     return normalized(abs(x))
 
 
-def modulo(a: Number, b: Number) -> Number:
+def modulo(a: float, b: float) -> float:
     """remainder of a by b"""
     return normalized(a % b)
 

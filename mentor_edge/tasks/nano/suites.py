@@ -1,0 +1,96 @@
+"""The nano suite: the in-domain split, seven out-of-domain splits, training tasks, and the warm-start mixture."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+
+from mentor_edge.messages import Message
+from mentor_edge.tasks.nano.problems import Problem, Style, draw_lookup, draw_story
+from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.teacher.programmatic import Noise, demonstrate
+
+VERSION = "1"
+
+ID_STYLE = Style()
+_OOD_STORIES: dict[str, Style] = {
+    "para": Style(phrasings=(1, 2)),
+    "comb": Style(pairs="held_out"),
+    "distract": Style(tools=(6, 8)),
+    "names": Style(alias=1.0, unseen_aliases=True),
+    "long": Style(lengths={3: 0.5, 4: 0.5}),
+}
+CORE_OOD = ("para", "comb", "distract")
+"""The splits that a student of this size can do at all; the gate and the headline numbers use them."""
+OOD_DOMAINS = (*_OOD_STORIES, "irrel", "lookup")
+_WARM_STYLE = Style(
+    lengths={1: 0.50, 2: 0.42, 3: 0.08}, phrasings=(0, 1, 2), tools=(3, 6), alias=0.5, shuffle_tools=True
+)
+
+DEFAULT_COUNTS: Mapping[str, int] = {
+    "id": 600, "para": 400, "comb": 400, "distract": 400, "names": 150, "long": 150, "irrel": 150, "lookup": 150,
+}  # fmt: skip
+
+
+def _draw(domain: str, rng: random.Random) -> Problem:
+    if domain == "id":
+        return draw_story(rng, ID_STYLE)
+    if domain == "irrel":
+        return draw_story(rng, ID_STYLE, missing_tool=True)
+    if domain == "lookup":
+        return draw_lookup(rng, Style(unseen_aliases=True))
+    return draw_story(rng, _OOD_STORIES[domain])
+
+
+def _task(problem: Problem, identity: str, domain: str, noise: Noise, rng: random.Random) -> Task:
+    return Task(
+        identity, (Message("user", problem.question),), problem.tools, "id" if domain == "id" else "ood", domain,
+        answer=problem.answer, reference=demonstrate(problem, noise, rng),
+    )  # fmt: skip
+
+
+def training_suite(count: int, *, seed: int = 0, noise: Noise = Noise.MILD) -> Suite:
+    """In-domain tasks to distil on, each with one trace of the imperfect teacher; no question stands twice."""
+    rng = random.Random(f"nano train {seed}")
+    tasks: dict[str, Task] = {}
+    while len(tasks) < count:
+        problem = draw_story(rng, ID_STYLE)
+        if problem.question not in tasks:
+            tasks[problem.question] = _task(problem, f"train-{len(tasks)}", "id", noise, rng)
+    return Suite("nano-train", f"{VERSION}-{noise}", tuple(tasks.values()))
+
+
+def evaluation_suite(
+    counts: Mapping[str, int] | None = None, *, seed: int = 0, exclude: Suite | None = None
+) -> Suite:
+    """The test splits, disjoint from each other's questions and from those of `exclude`."""
+    seen = {task.prompt[-1].content for task in exclude.tasks} if exclude is not None else set()
+    tasks = []
+    for domain, count in (DEFAULT_COUNTS if counts is None else counts).items():
+        rng = random.Random(f"nano test {domain} {seed}")
+        drawn = 0
+        while drawn < count:
+            problem = _draw(domain, rng)
+            # Lookups are few; what differs between two of them is the table behind the question.
+            if problem.question in seen and domain != "lookup":
+                continue
+            seen.add(problem.question)
+            tasks.append(_task(problem, f"{domain}-{drawn}", domain, Noise.CLEAN, rng))
+            drawn += 1
+    return Suite("nano", VERSION, tuple(tasks))
+
+
+def warm_start_stream(seed: int = 0) -> Iterator[Task]:
+    """Endless broad practice with clean traces: the stand-in for pretraining.
+
+    It never holds a held-out pair of operations, a tool name or a good kept for testing, or a chain of four. It does
+    hold paraphrases, lookups and missing tools, so those splits are outside of what is distilled, not unseen.
+    """
+    rng = random.Random(f"nano warm start {seed}")
+    while True:
+        kind = rng.random()
+        if kind < 0.12:
+            problem = draw_lookup(rng, Style(shuffle_tools=True))
+        else:
+            problem = draw_story(rng, _WARM_STYLE, missing_tool=kind < 0.20)
+        yield _task(problem, "warm", "id", Noise.CLEAN, rng)

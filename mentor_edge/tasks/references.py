@@ -1,0 +1,111 @@
+"""Checking teachers: a reference is kept only when its calls really give its results and it scores full reward."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mentor_edge.errors import OutputError
+from mentor_edge.messages import Message, ToolCall, Trajectory
+from mentor_edge.rewards.mentor import MentorReward, RewardBreakdown
+from mentor_edge.tasks.answers import answers_equal, boxed_answer
+from mentor_edge.tasks.types import Task
+from mentor_edge.tools.executor import ToolExecutor
+
+
+class BoundedReward(Protocol):
+    """A reward that knows the highest total it can give."""
+
+    @property
+    def maximum(self) -> float: ...
+    def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedTask:
+    """A task whose reference cannot be trusted, and the first thing found wrong with it."""
+
+    id: str
+    reason: str
+
+
+def validate_references(
+    tasks: Sequence[Task],
+    executor: ToolExecutor,
+    reward: BoundedReward | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[list[Task], list[RejectedTask]]:
+    """Split tasks into those whose reference holds and the rest, both in the order given.
+
+    A reference holds when every call executes without error, each result equals the recorded tool message (as numbers,
+    where both are), the last message boxes its answer, and `reward` (MENTOR's when None) gives its maximum.
+    `on_progress` gets the number of tasks looked at.
+    """
+    reward = MentorReward() if reward is None else reward
+    kept: list[Task] = []
+    rejected: list[RejectedTask] = []
+    for done, task in enumerate(tasks, start=1):
+        reason = _defect(task, executor, reward)
+        if reason is None:
+            kept.append(task)
+        else:
+            rejected.append(RejectedTask(task.id, reason))
+        if on_progress is not None:
+            on_progress(done)
+    return kept, rejected
+
+
+def write_rejected(path: str | Path, rejected: Iterable[RejectedTask]) -> None:
+    """Write one JSON object per rejected task (`id`, `reason`).
+
+    Raises: OutputError when the file cannot be written.
+    """
+    try:
+        Path(path).write_text("".join(json.dumps(asdict(task)) + "\n" for task in rejected), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _defect(task: Task, executor: ToolExecutor, reward: BoundedReward) -> str | None:
+    reference = task.reference
+    if reference is None:
+        return "no reference"
+    recorded = _recorded_results(reference.messages)
+    if recorded is None:
+        return "a call has no recorded result, or a result no call"
+    for call, result in recorded:
+        actual = executor.run(call, task.tools_by_name)
+        if actual.failed:
+            return f"{_shown(call)} failed: {actual.content}"
+        if not answers_equal(actual.content, result):
+            return f"{_shown(call)} gives {actual.content}, recorded is {result}"
+    boxed = boxed_answer(reference.messages[-1].content) if reference.messages else None
+    if reference.answer is None or boxed != reference.answer:
+        return f"the last message boxes {boxed!r}, the reference's answer is {reference.answer!r}"
+    score = reward(reference, task)
+    if score.total != reward.maximum:
+        return f"reward {score.total:g} of {reward.maximum:g}: {score.reason} ({reference.answer!r}, {task.answer!r})"
+    return None
+
+
+def _recorded_results(messages: Sequence[Message]) -> list[tuple[ToolCall, str]] | None:
+    """Every call with the tool message that answers it; None when they do not line up."""
+    pairs: list[tuple[ToolCall, str]] = []
+    waiting: list[ToolCall] = []
+    for message in messages:
+        if message.role == "tool":
+            if not waiting or message.name not in (None, waiting[0].name):
+                return None
+            pairs.append((waiting.pop(0), message.content))
+        elif waiting:
+            return None
+        else:
+            waiting = list(message.tool_calls)
+    return None if waiting else pairs
+
+
+def _shown(call: ToolCall) -> str:
+    return f"{call.name}({json.dumps(dict(call.arguments), ensure_ascii=False)})"

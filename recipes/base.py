@@ -1,0 +1,151 @@
+"""`Recipe`: what all training methods share. Each method is one file that says only what is its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from mentor_edge.errors import ConfigError, TaskError
+from mentor_edge.tasks import gsm8k
+from mentor_edge.tasks.nano.suites import training_suite
+from mentor_edge.tasks.references import validate_references, write_rejected
+from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.tools.executor import ToolExecutor
+
+from .config import RecipeConfig, TasksConfig, build_config, read_yaml
+from .run import Run, newest_checkpoint, prepare_output
+from .student import resolve_student
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, the units done and the units in all."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """The default: say nothing."""
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What `fit` prepares for a method: the student's directory, valid tasks, and where to write."""
+
+    student: str
+    tasks: Sequence[Task]
+    directory: Path
+    checkpoint: Path | None
+    progress: Progress
+
+
+class Recipe(ABC):
+    """A training method with its config: `MentorRecipe(student="nano", tasks="nano", output_dir="runs/a").fit()`.
+
+    Fields are those of the method's config; sections take a mapping.
+
+    Raises: ConfigError with all mistakes at once.
+    """
+
+    config_type: ClassVar[type[RecipeConfig]]
+    name: ClassVar[str]
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = build_config(self.config_type, settings)
+
+    @abstractmethod
+    def train(self, job: TrainingJob) -> None:
+        """Train and leave the adapter in `job.directory / "adapter"`."""
+
+    def fit(self, *, resume: bool = False, progress: Progress = no_progress) -> Run:
+        """Validate the references, train, and return the finished run.
+
+        With `resume`, an unfinished run in the output directory goes on from its last checkpoint and a finished one
+        is returned as it is.
+
+        Raises: OutputError, StudentError, TaskError, ConfigError (resuming with another configuration).
+        """
+        directory = self.config.output_dir
+        resolved = self.config.model_dump(mode="json")
+        prepare_output(directory, resume=resume)
+        self._same_config(directory / "config.yaml", resolved)
+        if resume and (directory / "run.json").is_file():
+            return Run.load(directory)
+        started = time.monotonic()
+        student = resolve_student(self.config.student, self.config.seed, progress)
+        suite = load_training_suite(self.config.tasks, self.config.seed)
+        tasks = self._validated(suite, directory, progress)
+        checkpoint = newest_checkpoint(directory / "checkpoints")
+        self.train(TrainingJob(student, tasks, directory, checkpoint, progress))
+        counts = {
+            "suite": suite.name, "sha256": suite.sha256, "used": len(tasks), "rejected": len(suite.tasks) - len(tasks),
+        }  # fmt: skip
+        run = Run(directory, self.name, student, self.config.seed, counts, time.monotonic() - started)
+        run.save()
+        return run
+
+    @staticmethod
+    def _same_config(path: Path, resolved: dict[str, Any]) -> None:
+        text = yaml.safe_dump(resolved, sort_keys=False)
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
+            raise ConfigError([f"{path} differs from this configuration"], "resume with the same settings")
+        path.write_text(text, encoding="utf-8")
+
+    @staticmethod
+    def _validated(suite: Suite, directory: Path, progress: Progress) -> list[Task]:
+        total = len(suite.tasks)
+        with ToolExecutor() as executor:
+            kept, rejected = validate_references(
+                suite.tasks, executor, on_progress=lambda done: progress("validating references", done, total)
+            )
+        write_rejected(directory / "rejected.jsonl", rejected)
+        if not kept:
+            raise TaskError(
+                f"none of the {total} references passed validation; the first: {rejected[0].id}: {rejected[0].reason}",
+                f"all reasons stand in {directory / 'rejected.jsonl'}",
+            )
+        return kept
+
+
+def load_training_suite(config: TasksConfig, seed: int) -> Suite:
+    """The training tasks a config asks for.
+
+    Raises: TaskError when the tasks file is missing or malformed.
+    """
+    if config.suite == "nano":
+        return training_suite(config.limit or 1000, seed=seed, noise=config.teacher_noise)
+    assert config.path is not None  # checked by TasksConfig
+    suite = gsm8k.load(config.path)
+    return Suite(suite.name, suite.version, suite.tasks[: config.limit])
+
+
+def recipe_from_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Make the recipe that a YAML file names in its `recipe` key.
+
+    Raises: ConfigError.
+    """
+    from . import RECIPES
+
+    values = read_yaml(Path(path), overrides)
+    name = values.get("recipe")
+    if name not in RECIPES:
+        raise ConfigError([f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"])
+    return RECIPES[name](**values)
+
+
+def append_metrics(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Forget the rows that a resumed run is going to write again."""
+    if path.is_file():
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
+        temporary = path.with_name(path.name + ".partial")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, path)

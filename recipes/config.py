@@ -1,0 +1,172 @@
+"""Recipe configurations: frozen, typed, and checked as a whole, so that all mistakes are reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import pydantic
+import yaml
+from pydantic import Field
+
+from mentor_edge.errors import ConfigError
+from mentor_edge.teacher.programmatic import Noise
+
+Positive = pydantic.PositiveInt
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TasksConfig(_Section):
+    """Where training tasks come from."""
+
+    suite: Literal["nano", "gsm8k"] = "nano"
+    path: Path | None = None
+    """The tasks file (gsm8k: JSON lines of tool trajectories); nano tasks are generated."""
+    limit: Positive | None = 1000
+    """At most this many tasks, from the start."""
+    teacher_noise: Noise = Noise.MILD
+    """How imperfect the nano suite's programmatic teacher is."""
+
+    @pydantic.model_validator(mode="after")
+    def _path_where_needed(self) -> Self:
+        if self.suite == "gsm8k" and self.path is None:
+            raise ValueError("suite gsm8k needs a path (--set tasks.path=PATH)")
+        return self
+
+
+class LoraConfig(_Section):
+    """The adapter. It sits on every linear layer but the head."""
+
+    rank: Positive = 8
+    alpha: Positive = 16
+    base: Literal["full", "nf4"] = "full"
+    """"nf4" keeps the frozen base weights in 4 bits (QLoRA); "full" as they are stored."""
+
+
+class SupervisedTraining(_Section):
+    steps: Positive = 60
+    batch_size: Positive = 64
+    learning_rate: pydantic.PositiveFloat = 2e-3
+    save_every: Positive = 20
+
+
+class PolicyTraining(_Section):
+    steps: Positive = 60
+    prompts_per_step: Positive = 12
+    rollouts_per_prompt: int = Field(8, ge=2)
+    micro_batch: Positive | None = None
+    """Rollouts per backward pass; a divisor of prompts_per_step x rollouts_per_prompt. Default: all of a step."""
+    learning_rate: pydantic.PositiveFloat = 2e-3
+    warmup_steps: pydantic.NonNegativeInt = 5
+    save_every: Positive = 10
+
+    @pydantic.model_validator(mode="after")
+    def _micro_batch_divides(self) -> Self:
+        rollouts = self.prompts_per_step * self.rollouts_per_prompt
+        if self.micro_batch is not None and rollouts % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide the {rollouts} rollouts of a step")
+        return self
+
+
+class RolloutConfig(_Section):
+    """How rollouts are generated. Lengths are in tokens."""
+
+    engine: Literal["edge", "trl"] = "edge"
+    """"edge": our decode loop and agent; "trl": stock TRL with transformers' generate, for comparison."""
+    temperature: pydantic.PositiveFloat = 1.0
+    tool_rounds: Positive = 4
+    tokens_per_turn: Positive = 28
+    completion_tokens: Positive = 160
+    """Budget of one rollout, tool results included."""
+    tool_timeout: pydantic.PositiveFloat = 5.0
+    """Seconds per tool call."""
+
+
+class RecipeConfig(_Section):
+    """What every recipe needs."""
+
+    student: str = "nano"
+    """"nano", a local Hugging Face directory, or a hub id where a hub is reachable."""
+    tasks: TasksConfig = TasksConfig()
+    output_dir: Path = Path("runs/fit")
+    seed: pydantic.NonNegativeInt = 0
+    lora: LoraConfig = LoraConfig()
+
+    @pydantic.field_validator("tasks", mode="before")
+    @classmethod
+    def _suite_shorthand(cls, value: Any) -> Any:
+        return {"suite": value} if isinstance(value, str) else value
+
+
+class SftConfig(RecipeConfig):
+    recipe: Literal["sft"] = "sft"
+    train: SupervisedTraining = SupervisedTraining()
+
+
+class MentorConfig(RecipeConfig):
+    recipe: Literal["mentor"] = "mentor"
+    train: PolicyTraining = PolicyTraining()
+    rollout: RolloutConfig = RolloutConfig()
+
+
+_Config = TypeVar("_Config", bound=RecipeConfig)
+
+
+def build_config(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
+    """Check `values` and make the config.
+
+    Raises: ConfigError with every mistake: unknown keys, wrong types, values out of range.
+    """
+    try:
+        return kind.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise ConfigError([_mistake(kind, problem) for problem in error.errors()]) from None
+
+
+def _mistake(kind: type[RecipeConfig], problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: Any = kind
+        for part in problem["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"{where}: unknown key (known: {', '.join(section.model_fields)})"
+    message = problem["msg"].removeprefix("Value error, ")
+    seen = problem["input"]
+    return f"{where}: {message}" if isinstance(seen, Mapping) else f"{where}: {message}, got {seen!r}"
+
+
+def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a recipe file and apply `key.sub=value` overrides (values are YAML).
+
+    Raises: ConfigError when the file is missing, is no mapping, or an override has no "=".
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"cannot read {path}: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path} holds {type(values).__name__}, not a mapping of settings"])
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            problems.append(f"override {override!r} is not KEY=VALUE")
+            continue
+        *sections, name = key.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                problems.append(f"override {override!r}: {section} is not a section")
+                break
+        else:
+            target[name] = yaml.safe_load(text)
+    if problems:
+        raise ConfigError(problems)
+    return values

@@ -1,0 +1,60 @@
+"""Supervised examples: conversations as token ids with a mask over what the assistant wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from mentor_edge.chat import ChatTemplate
+from mentor_edge.engines.base import Engine
+from mentor_edge.errors import StudentError
+from mentor_edge.tasks.types import Task
+
+
+class SupervisedExample(TypedDict):
+    """`assistant_masks` is 1 on the tokens of assistant turns, their end-of-turn token included, else 0."""
+
+    input_ids: list[int]
+    assistant_masks: list[int]
+
+
+def _segments(template: ChatTemplate, task: Task) -> list[tuple[str, bool]]:
+    """The rendered conversation in pieces: (text, written by the assistant)."""
+    assert task.reference is not None
+    messages = (*task.prompt, *task.reference.messages)
+    pieces: list[tuple[str, bool]] = []
+    done = ""
+    for index, message in enumerate(messages):
+        if message.role != "assistant":
+            continue
+        before = template.render(messages[:index], task.tool_schemas, add_generation_prompt=True)
+        after = template.render(messages[: index + 1], task.tool_schemas)
+        after = after[: after.rfind(template.eos_token) + len(template.eos_token)]
+        if not (before.startswith(done) and after.startswith(before)):
+            raise StudentError(
+                "the chat template changes earlier text when a message is added, so turns cannot be masked",
+                "use a prefix-preserving template (for Qwen3: the training template that comes with TRL)",
+            )
+        pieces += [(before[len(done) :], False), (after[len(before) :], True)]
+        done = after
+    return pieces
+
+
+def supervised_examples(engine: Engine, tasks: Sequence[Task]) -> list[SupervisedExample]:
+    """Encode each task with its reference.
+
+    Pieces are tokenized one by one, because that is how a rollout meets them: prompt, own tokens, tool result.
+
+    Raises: StudentError when the chat template is not prefix-preserving.
+    """
+    pieces = [_segments(engine.template, task) for task in tasks]
+    encoded = iter(engine.encode([text for conversation in pieces for text, _ in conversation]))
+    examples: list[SupervisedExample] = []
+    for conversation in pieces:
+        example = SupervisedExample(input_ids=[], assistant_masks=[])
+        for _, by_assistant in conversation:
+            ids = next(encoded)
+            example["input_ids"] += ids
+            example["assistant_masks"] += [int(by_assistant)] * len(ids)
+        examples.append(example)
+    return examples

@@ -1,0 +1,163 @@
+"""`EdgeGRPOTrainer`: TRL's GRPOTrainer with our rollouts.
+
+TRL does the learning (loss, masking, log-probs, sampler, checkpoints). We override two methods and use its
+`rollout_func` hook; `tests/test_grpo.py` holds what is relied on in TRL 1.16:
+- `_generate_and_score_completions(inputs)` gets one row per rollout, group after group, and calls `rollout_func`;
+- extra lists in the hook's result reach the reward functions as keyword arguments; `env_mask` marks sampled tokens;
+- `_compute_loss(model, inputs)` normalises "dapo" losses by `num_items_in_batch`, not by the rows it is given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+import torch
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from mentor_edge.agent import AgentLimits, run_conversations
+from mentor_edge.engines.transformers import TransformersEngine, merged_adapter
+from mentor_edge.messages import Ending, Trajectory
+from mentor_edge.rewards.mentor import RewardBreakdown
+from mentor_edge.tasks.types import Task
+from mentor_edge.tools.executor import ToolExecutor
+
+from .base import Progress, append_metrics
+from .config import MentorConfig
+
+RewardFunction = Callable[[Trajectory, Task], RewardBreakdown]
+
+
+def grpo_arguments(config: MentorConfig, directory: Path) -> GRPOConfig:
+    """TRL's arguments for a config. One on-policy update per step, no KL term, groups normalised by their spread."""
+    cuda = torch.cuda.is_available()
+    rollouts = config.train.prompts_per_step * config.train.rollouts_per_prompt
+    micro_batch = config.train.micro_batch or rollouts
+    return GRPOConfig(
+        output_dir=str(directory / "checkpoints"),
+        max_steps=config.train.steps,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=rollouts // micro_batch,
+        num_generations=config.train.rollouts_per_prompt,
+        learning_rate=config.train.learning_rate,
+        warmup_steps=config.train.warmup_steps,
+        lr_scheduler_type="constant_with_warmup",
+        temperature=config.rollout.temperature,
+        max_completion_length=config.rollout.completion_tokens,
+        generation_kwargs={"max_new_tokens": config.rollout.tokens_per_turn},
+        max_tool_calling_iterations=config.rollout.tool_rounds,
+        loss_type="dapo",
+        beta=0.0,
+        seed=config.seed,
+        save_steps=config.train.save_every,
+        save_total_limit=2,
+        logging_steps=1,
+        use_cpu=not cuda,
+        bf16=cuda,
+        gradient_checkpointing=cuda,
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+class RewardLog:
+    """Calls the reward as TRL wants it, and keeps what the last batch was like for the metrics of the step."""
+
+    __name__ = "reward"
+
+    def __init__(self, reward: RewardFunction, tasks: Mapping[str, Task]) -> None:
+        self._reward = reward
+        self._tasks = tasks
+
+    def __call__(
+        self, *, task_id: Sequence[str], trajectory: Sequence[Trajectory], log_metric: Callable[..., None], **_: Any
+    ) -> list[float]:
+        scored = [self._reward(t, self._tasks[key]) for t, key in zip(trajectory, task_id, strict=True)]
+        count = len(scored)
+        log_metric("accuracy", sum(breakdown.correct for breakdown in scored) / count)
+        log_metric("malformed", sum(t.ending is Ending.MALFORMED for t in trajectory) / count)
+        log_metric("truncated", sum(not t.terminated for t in trajectory) / count)
+        log_metric("tool_errors", sum(t.tool_errors for t in trajectory) / count)
+        log_metric("calls", sum(len(t.calls) for t in trajectory) / count)
+        return [breakdown.total for breakdown in scored]
+
+
+class EdgeGRPOTrainer(GRPOTrainer):
+    """GRPOTrainer whose rollouts run in our agent loop, over our decode loop, with the adapter merged."""
+
+    def __init__(
+        self, *, tasks: Mapping[str, Task], limits: AgentLimits, executor: ToolExecutor, **trainer_arguments: Any
+    ) -> None:
+        self._task_of = tasks
+        self._limits = limits
+        self._executor = executor
+        self._batch: list[Task] = []
+        self._engine: TransformersEngine | None = None
+        super().__init__(rollout_func=self._roll_out, **trainer_arguments)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # The hook is given prompts only; tools and references differ per task.
+        self._batch = [self._task_of[row["task_id"]] for row in inputs]
+        return super()._generate_and_score_completions(inputs)
+
+    def _roll_out(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
+        model = self.accelerator.unwrap_model(self.model)
+        if self._engine is None:
+            base = model.get_base_model() if hasattr(model, "get_base_model") else model
+            self._engine = TransformersEngine(base, self.processing_class, batch_size=len(self._batch))
+        with merged_adapter(model):
+            trajectories = run_conversations(
+                self._engine, self._batch, self._executor, self._limits, temperature=self.temperature
+            )
+        # A prompt too long for the context leaves nothing generated; TRL wants a token, masked out.
+        nothing = [self.processing_class.eos_token_id]
+        return {
+            "prompt_ids": [list(t.prompt_ids) for t in trajectories],
+            "completion_ids": [list(t.completion_ids) or nothing for t in trajectories],
+            "env_mask": [list(t.sampled) or [0] for t in trajectories],
+            "logprobs": None,
+            "trajectory": trajectories,
+        }
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        # Rows without advantage add zero to the loss and to its normaliser's numerator alike: skip their passes.
+        kept = inputs["advantages"].abs() > 1e-6
+        if self.loss_type == "dapo" and self.beta == 0.0 and 0 < int(kept.sum()) < len(kept):
+            inputs = {
+                key: value[kept] if torch.is_tensor(value) and value.shape[:1] == kept.shape else value
+                for key, value in inputs.items()
+            }
+        return super()._compute_loss(model, inputs)
+
+
+class MetricsCallback(TrainerCallback):
+    """Writes one row per step to metrics.jsonl, reports progress, and marks checkpoints as complete."""
+
+    def __init__(self, path: Path, groups: int, progress: Progress) -> None:
+        self._path = path
+        self._groups = groups
+        self._progress = progress
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
+        if "reward" not in logs:
+            return
+        row = {
+            "step": state.global_step,
+            "reward": logs["reward"],
+            "accuracy": logs["accuracy"],
+            "zero_variance_groups": round(logs["frac_reward_zero_std"] * self._groups),
+            **{key: logs[key] for key in ("malformed", "truncated", "tool_errors", "calls", "loss", "entropy")},
+            "completion_tokens": logs["completions/mean_length"],
+        }
+        append_metrics(self._path, row)
+        self._progress("MENTOR", state.global_step, state.max_steps)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (checkpoint / "complete").touch()

@@ -1,0 +1,80 @@
+"""The switch back: stock TRL rollouts (`rollout.engine: trl`), for comparison and for what our decode loop refuses.
+
+TRL's own tool loop, parser and transformers' `generate`; only the tools are ours, run in the executor. Tools differ per
+task, so each distinct set of tools becomes one environment class, which TRL picks by the row's `environment` column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOTrainer
+
+from mentor_edge.chat import TOOL_CALL_OPEN
+from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
+from mentor_edge.tasks.answers import boxed_answer
+from mentor_edge.tasks.types import Task
+from mentor_edge.tools.executor import ToolExecutor
+
+from .grpo import RewardLog
+
+
+def _environment_class(names: Sequence[str], tasks: Mapping[str, Task], executor: ToolExecutor) -> type:
+    """A class whose public methods are the named tools, bound by `reset` to the task of the row."""
+
+    def reset(self: Any, *, task_id: str, **_: Any) -> None:
+        self._tools = tasks[task_id].tools_by_name
+
+    def method(name: str) -> Callable[..., str]:
+        def call(self: Any, **arguments: Any) -> str:
+            return executor.run(ToolCall(name, arguments), self._tools).content
+
+        call.__name__ = name
+        return call
+
+    return type("Tools", (), {"reset": reset, **{name: method(name) for name in names}})
+
+
+def _trajectory(completion: list[dict[str, Any]], completion_ids: Sequence[int], eos: int) -> Trajectory:
+    messages = tuple(Message.from_openai(message) for message in completion)
+    last = messages[-1]
+    if last.role != "assistant" or not completion_ids or completion_ids[-1] != eos:
+        ending = Ending.TRUNCATED
+    elif last.tool_calls:
+        ending = Ending.OUT_OF_TURNS
+    elif TOOL_CALL_OPEN in last.content:
+        ending = Ending.MALFORMED
+    else:
+        ending = Ending.ANSWERED
+    answer = boxed_answer(last.content) if ending is Ending.ANSWERED else None
+    return Trajectory(messages, answer, ending)
+
+
+def stock_trainer(
+    *, tasks: Mapping[str, Task], executor: ToolExecutor, train_dataset: Dataset, reward_funcs: RewardLog, **arguments: Any
+) -> GRPOTrainer:
+    """A plain GRPOTrainer on the same tasks, reward and arguments."""
+    environment_of = {key: "|".join(sorted(task.tools_by_name)) for key, task in tasks.items()}
+    schemas = {
+        environment_of[key]: sorted(task.tool_schemas, key=lambda schema: str(schema["function"]["name"]))
+        for key, task in tasks.items()
+    }
+    eos = arguments["processing_class"].eos_token_id
+
+    def reward(completions: Any, completion_ids: Any, **columns: Any) -> list[float]:
+        trajectories = [_trajectory(*pair, eos) for pair in zip(completions, completion_ids, strict=True)]
+        return reward_funcs(trajectory=trajectories, **columns)
+
+    trainer = GRPOTrainer(
+        train_dataset=train_dataset.map(lambda row: {"environment": environment_of[row["task_id"]]}),
+        reward_funcs=reward,
+        environment_factory={
+            name: _environment_class(name.split("|"), tasks, executor) for name in schemas
+        },
+        **arguments,
+    )
+    # TRL would derive schemas from the methods' signatures; the tools' own are what the student must read.
+    trainer._env_tools = schemas
+    return trainer

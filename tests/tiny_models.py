@@ -1,0 +1,119 @@
+"""Models and tokenizers made on the spot: random weights, real formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MARKERS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+EMBEDDING_ROWS = 448  # more than the tokenizer has, as in Qwen's checkpoints
+
+CORPUS = (
+    "What is the sum of 12 and 30? The answer is \\boxed{42}.",
+    '{"name": "add", "arguments": {"a": 12, "b": 30}}',
+    '{"name": "get_weather", "arguments": {"city": "Zürich"}}',
+    "system\nYou can call tools: add(a, b) adds two numbers, multiply(a, b) multiplies them.",
+    "user\nThere are 7 boxes with 6 apples each. How many apples are there?",
+    "assistant\nThere are 42 apples, don't worry.",
+)
+
+TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool.function | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'tool' %}<|im_start|>user
+<tool_response>{{ message.content }}</tool_response><|im_end|>
+{% else %}<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}{% if not loop.first %}
+{% endif %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}<|im_end|>
+{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def make_tokenizer(split: str | None = QWEN2_SPLIT, *, normalizer: Any = None, ignore_merges: bool = False) -> Any:
+    """A byte-level BPE tokenizer as transformers has it. `split` None is GPT-2's own splitting."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
+    steps = [byte_level] if split is None else [pre_tokenizers.Split(Regex(split), "isolated"), byte_level]
+    tokenizer.pre_tokenizer = byte_level if split is None else pre_tokenizers.Sequence(steps)
+    tokenizer.decoder = decoders.ByteLevel()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS * 2, trainer)
+    tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in MARKERS])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def make_student(
+    directory: Path, family: str = "qwen3", *, tied: bool = True, tokenizer: Any = None, dtype: str = "float32"
+) -> Path:
+    """A model directory with seeded random weights: two layers of width 256, two query heads per key head.
+
+    Weights are larger than an initialization's, so that attention is not uniform and layout errors show.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = tokenizer or make_tokenizer()
+    config_class, model_class = {
+        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "llama": (LlamaConfig, LlamaForCausalLM),
+    }[family]
+    sizes: dict[str, Any] = {
+        "vocab_size": EMBEDDING_ROWS,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 50_000.0},
+        "tie_word_embeddings": tied,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    if family == "qwen3":
+        sizes["head_dim"] = 128  # not hidden_size / heads, as in Qwen3-0.6B
+    torch.manual_seed(0)
+    model = model_class(config_class(**sizes))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.5)
+        elif "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        else:
+            torch.nn.init.normal_(parameter, std=0.08)
+    model.to(getattr(torch, dtype)).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
