@@ -136,6 +136,8 @@ def _family(config: Mapping[str, Any]) -> _Family:
     seen = (config.get("architectures") or ["none"])[0]
     if seen not in FAMILIES:
         raise ExportError(f"cannot convert the architecture {seen}", f"supported: {', '.join(FAMILIES)}")
+    if missing := [key for key in _REQUIRED if key not in config]:
+        raise ExportError(f"config.json lacks {', '.join(missing)}")
     if config.get("quantization_config"):
         raise ExportError("the weights are quantized already", "merge the adapter into the base in 16 or 32 bits first")
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
@@ -151,9 +153,6 @@ def _family(config: Mapping[str, Any]) -> _Family:
         raise ExportError(f"{sliding} layers use sliding-window attention", "only full attention is supported")
     if config.get("hidden_act", "silu") != "silu":
         raise ExportError(f"cannot convert the activation {config['hidden_act']!r}", "only silu is supported")
-    missing = [key for key in _REQUIRED if key not in config]
-    if missing:
-        raise ExportError(f"config.json lacks {', '.join(missing)}")
     return FAMILIES[seen]
 
 
@@ -196,7 +195,7 @@ class _Weights:
         index = model_dir / "model.safetensors.index.json"
         files = {"model.safetensors"}
         if index.exists():
-            files = {Path(name).name for name in _read_json(index)["weight_map"].values()}
+            files = {Path(name).name for name in _read_json(index).get("weight_map", {}).values()}
         self._handles: dict[str, Any] = {}  # safetensors has no types
         for file in sorted(files):
             try:
@@ -255,6 +254,8 @@ def _pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
     seen = json.dumps(spec)
     if shape == ["ByteLevel"] and steps[0].get("use_regex", True):
         found = ("gpt-2", False)
+    elif shape == ["Digits", "ByteLevel"] and steps[0].get("individual_digits") and steps[1].get("use_regex", True):
+        found = ("smollm", False)
     elif shape == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True):
         seen = (steps[0].get("pattern") or {}).get("Regex", seen)
         if steps[0].get("behavior") == "Isolated" and not steps[0].get("invert"):
@@ -262,7 +263,7 @@ def _pre_tokenizer(tokenizer: Mapping[str, Any]) -> str:
     if found is None or steps[-1].get("add_prefix_space") or found[1] != ignore_merges:
         raise ExportError(
             f"llama.cpp has no name for the pre-tokenizer {seen} with ignore_merges={ignore_merges}",
-            "supported: the split regex of Qwen2 and Qwen3, of Llama 3, and GPT-2's",
+            "supported: the splits of Qwen2 and Qwen3, Llama 3, SmolLM and GPT-2",
         )
     return found[0]
 

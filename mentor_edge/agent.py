@@ -106,7 +106,10 @@ def _run_wave(
         while active := [row for row, state in enumerate(states) if state.ending is None]:
             sampling = Sampling(limits.tokens_per_turn, temperature)
             pending = [states[row].pending for row in active]
-            generations = conversations.extend(active, pending, sampling)
+            generations = [
+                _within(limits.completion_tokens - len(states[row].completion_ids), generation)
+                for row, generation in zip(active, conversations.extend(active, pending, sampling), strict=True)
+            ]
             texts = engine.decode([g.token_ids[:-1] if g.finished else g.token_ids for g in generations])
             for row, generation, text in zip(active, generations, texts, strict=True):
                 _take_turn(states[row], generation, text, executor, limits)
@@ -114,9 +117,13 @@ def _run_wave(
     return [state.trajectory() for state in states]
 
 
-def _take_turn(
-    state: _State, generation: Generation, text: str, executor: ToolExecutor, limits: AgentLimits
-) -> None:
+def _within(room: int, generation: Generation) -> Generation:
+    """The turn, cut where the budget of the whole completion ends: all rows of a batch share one limit per turn."""
+    fits = len(generation.token_ids) <= room
+    return generation if fits else Generation(generation.token_ids[:room], finished=False)
+
+
+def _take_turn(state: _State, generation: Generation, text: str, executor: ToolExecutor, limits: AgentLimits) -> None:
     state.add_generation(generation)
     turn = parse_turn(text)
     state.messages.append(turn.message)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
@@ -28,7 +28,7 @@ TOOL_CALL_CLOSE = "</tool_call>"
 class _GenerationTag(Extension):
     """Accept `{% generation %}` blocks (training templates mark assistant text with them) and render them plainly."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (Jinja declares it as an instance attribute)
 
     def parse(self, parser: jinja2.parser.Parser) -> Any:
         next(parser.stream)
@@ -131,6 +131,8 @@ def _refuse_constant(text: str) -> NoReturn:
 def _parse_call(text: str) -> ToolCall | None:
     try:
         call = json.loads(text, parse_constant=_refuse_constant)
+        # A lone surrogate or 1e999 parses, but no tokenizer and no JSON file takes it.
+        json.dumps(call, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):

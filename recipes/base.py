@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 import yaml
 
 from mentor_edge.errors import ConfigError, TaskError
+from mentor_edge.files import write_jsonl
 from mentor_edge.tasks import gsm8k
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.references import validate_references, write_rejected
@@ -146,6 +146,4 @@ def drop_metrics_after(path: Path, step: int) -> None:
     """Forget the rows that a resumed run is going to write again."""
     if path.is_file():
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
-        temporary = path.with_name(path.name + ".partial")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_jsonl(path, map(json.loads, kept))

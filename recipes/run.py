@@ -8,33 +8,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.errors import OutputError, RunError
+from mentor_edge.files import write_json
 
 _VERSION = 1
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one.
-
-    Raises: OutputError when the file cannot be written (a full disk, say).
-    """
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {error.strerror}", "free some space or choose another --out") from error
 
 
 def prepare_output(directory: Path, *, resume: bool) -> None:

@@ -55,7 +55,7 @@ class SFTRecipe(Recipe):
                 warmup_steps=5, seed=config.seed, save_steps=config.train.save_every, save_total_limit=2,
                 logging_steps=1, max_length=None, use_cpu=not cuda, bf16=cuda, gradient_checkpointing=cuda,
                 report_to="none", disable_tqdm=True, log_level="error",
-            ),  # fmt: skip
+            ),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if job.checkpoint is None else str(job.checkpoint))

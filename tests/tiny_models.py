@@ -43,14 +43,23 @@ TEMPLATE = """\
 
 
 def make_tokenizer(split: str | None = QWEN2_SPLIT, *, normalizer: Any = None, ignore_merges: bool = False) -> Any:
-    """A byte-level BPE tokenizer as transformers has it. `split` None is GPT-2's own splitting."""
+    """A byte-level BPE tokenizer as transformers has it.
+
+    `split` is a regex, "digits" for SmolLM's way (single digits, then GPT-2's), or None for GPT-2's own.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
-    steps = [byte_level] if split is None else [pre_tokenizers.Split(Regex(split), "isolated"), byte_level]
-    tokenizer.pre_tokenizer = byte_level if split is None else pre_tokenizers.Sequence(steps)
+    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if split is None:
+        tokenizer.pre_tokenizer = gpt2
+    elif split == "digits":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
+    else:
+        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        steps = [pre_tokenizers.Split(Regex(split), "isolated"), bytes_only]
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     if normalizer is not None:
         tokenizer.normalizer = normalizer
@@ -74,7 +83,13 @@ def make_tokenizer(split: str | None = QWEN2_SPLIT, *, normalizer: Any = None, i
 
 
 def make_student(
-    directory: Path, family: str = "qwen3", *, tied: bool = True, tokenizer: Any = None, dtype: str = "float32"
+    directory: Path,
+    family: str = "qwen3",
+    *,
+    tied: bool = True,
+    tokenizer: Any = None,
+    dtype: str = "float32",
+    shard_size: str = "1GB",
 ) -> Path:
     """A model directory with seeded random weights: two layers of width 256, two query heads per key head.
 
@@ -105,6 +120,8 @@ def make_student(
     }
     if family == "qwen3":
         sizes["head_dim"] = 128  # not hidden_size / heads, as in Qwen3-0.6B
+    # Two threads that wait for each other on a shared machine are far slower than one on models of this size.
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = model_class(config_class(**sizes))
     for name, parameter in model.named_parameters():
@@ -114,6 +131,6 @@ def make_student(
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
         else:
             torch.nn.init.normal_(parameter, std=0.08)
-    model.to(getattr(torch, dtype)).save_pretrained(directory)
+    model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=shard_size)
     tokenizer.save_pretrained(directory)
     return directory

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.base import Generation, Sampling
-from mentor_edge.engines.llama_worker import read_frame, write_frame
+from mentor_edge.engines.llama_protocol import read_frame, write_frame
 from mentor_edge.errors import EngineError
 
 # -P keeps the working directory off the module path: a folder named llama_cpp there must not be imported.
@@ -41,7 +41,7 @@ class LlamaWorker:
     """A llama.cpp child process and the connection to it: one request at a time, in order.
 
     `timeout` is how many seconds the child may give no sign of life during a request (while it decodes, it gives one
-    per batch). A child that died, hung or was interrupted in a request cannot be used again.
+    every second). A child that died, hung or was interrupted in a request cannot be used again.
     """
 
     def __init__(self, timeout: float = 600.0) -> None:
@@ -69,7 +69,7 @@ class LlamaWorker:
         if reply is None:
             raise self._death(doing)
         if "error" in reply:
-            raise EngineError(f"llama.cpp failed while {doing}: {reply['error']}", DOCTOR)
+            raise EngineError(f"llama.cpp failed while {doing}: {reply['error']}", reply["hint"])
         return reply["result"]
 
     def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | None:

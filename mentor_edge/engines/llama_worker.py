@@ -2,8 +2,9 @@
 
 llama.cpp ends its process on a failed assertion, a broken file or a miscompiled kernel, so it never runs in ours.
 The parent (`mentor_edge.engines.llama_cpp`) sends requests and reads replies, each a JSON object behind its length.
-A request is `{"op": name, ...arguments}`; its reply is `{"result": ...}` or `{"error": text}`, and before it any number
-of `{"alive": true}`, so that slow work can be told from a hang. The child ends when its input does.
+A request is `{"op": name, ...arguments}`; its reply is `{"result": ...}` or `{"error": text, "hint": text or null}`,
+and before it any number of `{"alive": true}`, so that slow work can be told from a hang. The child ends when its input
+does.
 
 Only the low-level API is used, because the high-level `Llama` class decodes one sequence at a time.
 """
@@ -12,69 +13,33 @@ from __future__ import annotations
 
 import base64
 import ctypes
-import json
 import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-# llama.h, enum llama_ftype: the files llama_model_quantize can write and that load everywhere.
-FTYPES = {"f16": 1, "q8_0": 7, "q2_k": 10, "q3_k_m": 12, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}
-# ggml.h, enum ggml_type, and the bytes of one element.
-KV_TYPES = {"f32": (0, 4), "f16": (1, 2)}
+from mentor_edge.engines.llama_protocol import FTYPES, kv_budget, limit_process, pulse, read_frame, write_frame
 
 CONTEXT_LIMIT = 131_072  # tokens of one sequence; far larger values made llama.cpp take the whole machine's memory
-KV_LIMIT = 4 << 30  # bytes of all sequences' caches together, at most half of the machine's memory
-HEADROOM = 8 << 30  # address space beyond the weights: caches, compute buffers, logits, libraries
 CHUNK = 512  # tokens of one llama_decode; a batch above n_batch aborts the process
 LOG_LINES = 200
 LOG_WARNING = 3  # ggml.h, enum ggml_log_level; 5 continues the line before it
+# ggml.h, enum ggml_type, and the bytes of one element.
+KV_TYPES = {"f32": (0, 4), "f16": (1, 2)}
 
 
 class Refused(Exception):
-    """The request cannot be served; the text says why, and the process lives on."""
+    """The request cannot be served; the text says why, `hint` what to do, and the process lives on."""
 
-
-def read_frame(stream: IO[bytes]) -> Any:
-    """The next JSON value of a pipe, or None when the other side is gone."""
-    header = stream.read(8)
-    if len(header) < 8:
-        return None
-    length = int.from_bytes(header, "little")
-    body = stream.read(length)
-    return json.loads(body) if len(body) == length else None
-
-
-def write_frame(stream: IO[bytes], value: Any) -> None:
-    body = json.dumps(value).encode()
-    stream.write(len(body).to_bytes(8, "little") + body)
-    stream.flush()
-
-
-def limit_memory(path: Path) -> None:
-    """Make allocations beyond what a file of this size can need fail here, instead of in the whole machine."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    # Three times the file: mapped, repacked for the processor, and as much again while it is quantized.
-    wanted = path.stat().st_size * 3 + HEADROOM
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-
-
-def kv_budget() -> int:
-    """Bytes that the caches of all sequences may take together."""
-    try:
-        return min(KV_LIMIT, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    except (AttributeError, ValueError, OSError):
-        return KV_LIMIT
+    def __init__(self, problem: str, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.hint = hint
 
 
 class _Batch:
@@ -145,10 +110,12 @@ class LlamaServer:
         finite, which llama.cpp otherwise runs.
         """
         if context_length is not None and not 1 <= context_length <= CONTEXT_LIMIT:
-            raise Refused(f"a context of {context_length} tokens was asked for; the limit is {CONTEXT_LIMIT}")
+            raise Refused(
+                f"a context of {context_length} tokens was asked for", f"context_length can be 1 to {CONTEXT_LIMIT}"
+            )
         if kv not in KV_TYPES:
             raise Refused(f"the KV cache cannot be {kv!r}; it can be {' or '.join(KV_TYPES)}")
-        limit_memory(Path(path))
+        limit_process(Path(path))
         lib = self._lib
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -157,7 +124,10 @@ class LlamaServer:
         self._log.clear()
         self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
-            raise Refused(self._log[0] if self._log else "llama.cpp gave no reason")
+            raise Refused(
+                self._log[0] if self._log else "llama.cpp gave no reason",
+                "the file is damaged or of an unknown kind: export it again; `mentor-edge doctor` tests llama.cpp itself",
+            )
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
@@ -165,12 +135,14 @@ class LlamaServer:
         trained = lib.llama_model_n_ctx_train(self._model)
         self._limit = context_length or min(trained, 4096)
         if self._limit > trained:
-            raise Refused(f"a context of {self._limit} tokens was asked for; the model was made for {trained}")
+            raise Refused(
+                f"a context of {self._limit} tokens was asked for", f"the model was made for at most {trained}"
+            )
         per_sequence = self._padded_limit() * self._kv_bytes_per_token()
         fitting = kv_budget() // per_sequence
         if fitting < 1:
             sizes = f"{per_sequence >> 20} MiB; the limit is {kv_budget() >> 20} MiB"
-            raise Refused(f"one cache of {self._limit} tokens takes {sizes}")
+            raise Refused(f"one cache of {self._limit} tokens takes {sizes}", "ask for a shorter context_length")
         return {
             "n_seq": min(n_seq, fitting),
             "context_length": self._limit,
@@ -194,7 +166,7 @@ class LlamaServer:
 
     def open(self, n_seq: int) -> None:
         """Start a batch of `n_seq` empty sequences in place of the one before."""
-        self._open(n_seq)
+        self._start(n_seq)
 
     def extend(
         self,
@@ -248,14 +220,14 @@ class LlamaServer:
         """Logits of every position of one sequence: `[len(token_ids), n_vocab]` float32, row-major, as base64."""
         if not 0 < len(token_ids) <= self._limit:
             raise Refused(f"{len(token_ids)} tokens do not fit a context of {self._limit}")
-        self._open(1, every_position=True)
+        self._start(1, every_position=True)
         values = [row.copy() for _, row in self._decode({0: self._valid(token_ids)}, every_position=True)]
         self._lengths = []
         return {"shape": [len(values), self._n_vocab], "float32": base64.b64encode(np.stack(values).tobytes()).decode()}
 
     def quantize(self, source: str, target: str, kind: str, threads: int = 1) -> dict[str, Any]:
         """Write `target` from an F32 or F16 GGUF file; replies llama.cpp's return code (0 is done) and its warnings."""
-        limit_memory(Path(source))
+        limit_process(Path(source))
         params = self._lib.llama_model_quantize_default_params()
         params.ftype = FTYPES[kind]
         params.nthread = threads
@@ -312,7 +284,7 @@ class LlamaServer:
             raise Refused(f"token ids must be one or more numbers below {self._n_vocab}, got {list(ids)[:8]}")
         return list(ids)
 
-    def _open(self, n_seq: int, every_position: bool = False) -> None:
+    def _start(self, n_seq: int, every_position: bool = False) -> None:
         if n_seq > self._context_key[0] or every_position != self._context_key[1] or not self._context:
             self._new_context(n_seq, every_position)
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), False)
@@ -395,7 +367,7 @@ def main() -> None:
     # C code prints to descriptor 1: the replies get a private one, and its place is taken by stderr.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    server = LlamaServer(alive=lambda: write_frame(replies, {"alive": True}))
+    server = LlamaServer(alive=pulse(replies))
     while (request := read_frame(sys.stdin.buffer)) is not None:
         operation = request.pop("op")
         try:
@@ -403,9 +375,9 @@ def main() -> None:
                 raise Refused(f"no such operation: {operation!r}")
             reply = {"result": getattr(server, operation)(**request)}
         except Refused as error:
-            reply = {"error": str(error)}
+            reply = {"error": str(error), "hint": error.hint}
         except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {error}"}
+            reply = {"error": f"{type(error).__name__}: {error}", "hint": None}
         write_frame(replies, reply)
 
 

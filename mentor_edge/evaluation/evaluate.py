@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,17 @@ class Evaluation:
         ]
         return {"n": len(chosen), "correct": sum(chosen)}
 
+    def only(self, task_ids: Collection[str]) -> Evaluation:
+        """The outcomes of these tasks, in the same order; `sha256` stays that of the suite that was run."""
+        return replace(self, outcomes=tuple(outcome for outcome in self.outcomes if outcome.task_id in task_ids))
+
     def by_domain(self) -> dict[str, dict[str, int]]:
         """`counts` of every domain, in order of appearance."""
         return {domain: self.counts(domain=domain) for domain in dict.fromkeys(o.domain for o in self.outcomes)}
+
+    def only(self, task_ids: Set[str]) -> Evaluation:
+        """The outcomes of some of the tasks, as an evaluation of the same suite."""
+        return replace(self, outcomes=tuple(outcome for outcome in self.outcomes if outcome.task_id in task_ids))
 
     @property
     def malformed(self) -> int:

@@ -35,7 +35,7 @@ def is_correct(trajectory: Trajectory, task: Task) -> bool:
 class MentorReward:
     """0 without end of turn, 0.1 without an answer, else
     `0.7 correct + tool_match (1 if correct else 0.2) + 0.1 (no unknown tool called)`,
-    with `tool_match = 0.3` when the set of tools used equals the set the teacher used. The maximum is 1.1.
+    with `tool_match = 0.3` when the set of known tools used equals the set the teacher used. The maximum is 1.1.
     """
 
     correct: float = 0.7
@@ -56,8 +56,10 @@ class MentorReward:
             return RewardBreakdown(self.unanswered, correct=False, reason="no final answer")
         correct = is_correct(trajectory, task)
         teacher_tools = task.reference.tools_used if task.reference is not None else frozenset()
-        matched = self.tool_match if trajectory.tools_used == teacher_tools else 0.0
+        # Unknown tools cost their own term and are no part of the match, as in the released code.
+        known_tools = trajectory.tools_used & task.tools_by_name.keys()
+        matched = self.tool_match if known_tools == teacher_tools else 0.0
         matched *= 1.0 if correct else self.wrong_scale
-        known = self.no_unknown_tool if trajectory.tools_used <= task.tools_by_name.keys() else 0.0
-        total = (self.correct if correct else 0.0) + matched + known
-        return RewardBreakdown(total, correct, matched, known, reason="right" if correct else "wrong answer")
+        no_unknown = self.no_unknown_tool if known_tools == trajectory.tools_used else 0.0
+        total = (self.correct if correct else 0.0) + matched + no_unknown
+        return RewardBreakdown(total, correct, matched, no_unknown, reason="right" if correct else "wrong answer")

@@ -100,14 +100,12 @@ class ToolExecutor:
     child may allocate on top of what it starts with. Use as a context manager, or call `close`.
     """
 
-    def __init__(
-        self, *, timeout: float = 5.0, output_limit: int = 8192, memory_bytes: int = 512 * 1024**2
-    ) -> None:
+    def __init__(self, *, timeout: float = 5.0, output_limit: int = 8192, memory_bytes: int = 512 * 1024**2) -> None:
         self.timeout = timeout
         self.output_limit = output_limit
         self.memory_bytes = memory_bytes
         self._functions: list[Callable[..., Any]] = []
-        self._index: dict[Callable[..., Any], int] = {}
+        self._index: dict[int, int] = {}  # by id: a callable need not be hashable, and the list keeps it alive
         self._known_to_child = 0
         self._child: ForkProcess | None = None
         self._connection: Connection | None = None
@@ -116,11 +114,14 @@ class ToolExecutor:
         """Execute one call. Never raises because of the model or the tool: failures are results with an error text."""
         tool = tools.get(call.name)
         if tool is None:
-            return _error(f"there is no tool named {call.name!r}", unknown_tool=True)
+            return _error(f"there is no tool named {call.name!r}"[: self.output_limit], unknown_tool=True)
         problem = tool.argument_error(call.arguments)
         if problem is not None:
-            return _error(f"invalid arguments: {problem}")
-        request = json.dumps([self._register(tool.function), {**call.arguments, **tool.bound}]).encode()
+            return _error(f"invalid arguments: {problem}"[: self.output_limit])
+        for offered in tools.values():  # all at once: each function met for the first time restarts the child
+            self._register(offered.function)
+        index = self._index[id(tool.function)]
+        request = json.dumps([index, {**call.arguments, **tool.bound}]).encode()
         connection = self._connect()
         try:
             connection.send_bytes(request)
@@ -133,15 +134,14 @@ class ToolExecutor:
             return _error(f"the tool ended its process (exit code {code})")
         return _error(content) if failed else ToolResult(content)
 
-    def _register(self, function: Callable[..., Any]) -> int:
-        if function not in self._index:
-            self._index[function] = len(self._functions)
+    def _register(self, function: Callable[..., Any]) -> None:
+        if id(function) not in self._index:
+            self._index[id(function)] = len(self._functions)
             self._functions.append(function)
-        return self._index[function]
 
     def _connect(self) -> Connection:
         if self._known_to_child < len(self._functions):
-            self._stop()
+            self.close()
         if self._connection is None:
             # fork, not spawn: closures and functions of __main__ need no import path, and no main guard.
             context = multiprocessing.get_context("fork")

@@ -21,7 +21,8 @@ _OOD_STORIES: dict[str, Style] = {
     "long": Style(lengths={3: 0.5, 4: 0.5}),
 }
 CORE_OOD = ("para", "comb", "distract")
-"""The splits that a student of this size can do at all; the gate and the headline numbers use them."""
+"""The splits that a student of this size can do at all; the headline numbers and the gate use them."""
+GATED = ("id", *CORE_OOD)
 OOD_DOMAINS = (*_OOD_STORIES, "irrel", "lookup")
 _WARM_STYLE = Style(
     lengths={1: 0.50, 2: 0.42, 3: 0.08}, phrasings=(0, 1, 2), tools=(3, 6), alias=0.5, shuffle_tools=True

@@ -1,0 +1,80 @@
+"""The gate: the same tasks through the reference and through the exported file, compared item by item."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mentor_edge.evaluation.evaluate import Evaluation
+from mentor_edge.evaluation.statistics import GateStatistic, Verdict, items_needed, non_inferiority
+
+MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """The gate's result: a test per split, and what is reported beside it.
+
+    `malformed` counts conversations that ended in an unreadable call, per side.
+    """
+
+    verdict: Verdict
+    splits: Mapping[str, GateStatistic]
+    malformed: Mapping[str, int]
+    explanation: str
+
+    def to_json(self) -> dict[str, Any]:
+        splits = {
+            name: {"verdict": statistic.verdict, **asdict(statistic.difference)}
+            for name, statistic in self.splits.items()
+        }
+        return {
+            "verdict": self.verdict, "margin": next(iter(self.splits.values())).margin, "splits": splits,
+            "malformed": dict(self.malformed), "explanation": self.explanation,
+        }  # fmt: skip
+
+    @property
+    def headline(self) -> GateStatistic:
+        """The out-of-domain test where there is one."""
+        return self.splits.get("ood", next(iter(self.splits.values())))
+
+
+def compare(reference: Evaluation, candidate: Evaluation, margin: float = MARGIN) -> GateReport:
+    """Test non-inferiority on every split; the verdict is the worst of them.
+
+    A reference that solves less than `margin` of a split cannot lose that much, so the split is inconclusive.
+
+    Raises: ValueError when the two sides did not run the same tasks.
+    """
+    pairs = list(zip(reference.outcomes, candidate.outcomes, strict=True))
+    if any(before.task_id != after.task_id for before, after in pairs):
+        raise ValueError("the reference and the candidate ran different tasks")
+    splits: dict[str, GateStatistic] = {}
+    notes = []
+    for split in dict.fromkeys(before.split for before, _ in pairs):
+        before = [outcome.correct for outcome, _ in pairs if outcome.split == split]
+        after = [other.correct for outcome, other in pairs if outcome.split == split]
+        statistic = non_inferiority(before, after, margin)
+        if sum(before) < margin * len(before):
+            statistic = GateStatistic(Verdict.INCONCLUSIVE, statistic.difference, margin)
+            notes.append(f"{split}: the reference solves {sum(before)} of {len(before)}, too few to lose any")
+        else:
+            notes.append(_explain(split, statistic))
+        splits[split] = statistic
+    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+    verdict = min((statistic.verdict for statistic in splits.values()), key=order.index)
+    malformed = {"reference": reference.malformed, "artifact": candidate.malformed}
+    return GateReport(verdict, splits, malformed, "; ".join(notes))
+
+
+def _explain(split: str, statistic: GateStatistic) -> str:
+    d = statistic.difference
+    text = (
+        f"{split}: {d.delta * 100:+.2f} points, 90 % interval [{d.low * 100:+.2f}, {d.high * 100:+.2f}], "
+        f"n {d.n}, {d.lost} lost, {d.gained} gained"
+    )
+    if statistic.verdict is Verdict.INCONCLUSIVE:
+        needed = items_needed((d.lost + d.gained) / d.n, statistic.margin)
+        text += f" (an unchanged model needs about {max(needed, d.n + 1)} items at this margin)"
+    return text

@@ -1,0 +1,213 @@
+"""The `mentor-edge` command: parses, calls, prints. Nothing heavy is imported before a command runs.
+
+Exit codes: 0 done; 1 an error, said in one or two lines; 2 usage; 3 the gate failed; 4 the gate is inconclusive;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+# Before torch or llama.cpp load: two busy-waiting OpenMP threads on a shared machine run a hundred times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import typer
+
+from mentor_edge.cli.screen import StageProgress, console, print_json
+from mentor_edge.errors import MentorEdgeError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Distil the tool use of a large teacher into a small language model, export it, and refuse to ship a file "
+    "that lost the skill.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Run directory; must not exist yet.")] = Path("runs/quickstart"),
+    smoke: Annotated[bool, typer.Option("--smoke", help="Every stage, a few steps each: under 90 s.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    teacher_noise: Annotated[str, typer.Option(help="clean, mild or heavy.")] = "mild",
+    as_json: Json = False,
+) -> None:
+    """Train, export, gate and run the embedded nano student, for real, on this machine's CPU."""
+    from mentor_edge.cli.quickstart import run_quickstart
+    from mentor_edge.cli.report import print_summary
+
+    with StageProgress() as progress:
+        summary = run_quickstart(
+            out, smoke=smoke, resume=resume, seed=seed, teacher_noise=teacher_noise, progress=progress
+        )
+    print_summary(summary, out)
+    if as_json:
+        print_json(summary)
+
+
+@app.command()
+def fit(
+    config: Annotated[Path, typer.Argument(help="A recipe file, such as recipes/configs/nano-gsm8k.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a student with a recipe."""
+    from mentor_edge.recipes import recipe_from_yaml
+
+    recipe = recipe_from_yaml(config, overrides or [])
+    with StageProgress() as progress:
+        run = recipe.fit(resume=resume, progress=progress)
+    rejected = run.tasks["rejected"]
+    console.print(
+        f"{run.recipe} on {run.tasks['used']} tasks ({rejected} references left out"
+        + (f", see {run.directory / 'rejected.jsonl'}" if rejected else "")
+        + f"), {run.seconds:.0f} s: {run.directory}"
+    )
+    last = run.training_log()[-1]
+    console.print("last step: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items()))
+    if as_json:
+        print_json({"run": str(run.directory), "tasks": run.tasks, "seconds": run.seconds, "last_step": last})
+
+
+@app.command()
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="A run, a quickstart directory, an artifact, a GGUF file or a model.")],
+    suite: Annotated[str, typer.Option(help="nano, gsm8k or bfcl.")] = "nano",
+    data: Annotated[Path | None, typer.Option(help="The suite's data: a file (gsm8k) or a directory (bfcl).")] = None,
+    quant: Annotated[str | None, typer.Option(help="Which of the target's exported files. Default: the first.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many tasks per domain.")] = None,
+    items: Annotated[Path | None, typer.Option(help="Write one JSON line per task here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on a suite, with greedy decoding."""
+    from mentor_edge.cli.report import print_evaluation
+    from mentor_edge.cli.targets import resolve_target
+    from mentor_edge.export import evaluate_directory, evaluate_file
+    from mentor_edge.tasks.registry import load_suite
+
+    path = resolve_target(target, quant)
+    tasks = load_suite(suite, data, limit)
+    with StageProgress() as progress:
+        runner = evaluate_file if path.is_file() else evaluate_directory
+        evaluation = runner(path, tasks, lambda done: progress(f"evaluate on {suite}", done, len(tasks.tasks)))
+    if items is not None:
+        evaluation.write_jsonl(items)
+    print_evaluation(evaluation, path)
+    if as_json:
+        print_json({"target": str(path), **evaluation.to_json()})
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="A finished run or a Hugging Face directory.")],
+    gguf: Annotated[str, typer.Option(help="Quantizations, separated by commas.")] = "q8_0,q4_k_m",
+    suite: Annotated[str, typer.Option(help="The gate's tasks: nano, gsm8k or bfcl.")] = "nano",
+    data: Annotated[Path | None, typer.Option(help="The suite's data.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many tasks per domain.")] = None,
+    margin: Annotated[float, typer.Option(min=0.001, max=0.5, help="Largest accepted loss of accuracy.")] = 0.02,
+    out: Annotated[Path | None, typer.Option(help="Artifact directory. Default: TARGET/artifact.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert to GGUF, quantize, and ship only what passes the gate (exit 3: failed, 4: inconclusive)."""
+    from mentor_edge.cli.report import print_gate
+    from mentor_edge.cli.targets import merged_directory
+    from mentor_edge.export import export as export_model
+    from mentor_edge.export import require_pass
+    from mentor_edge.tasks.registry import load_suite
+
+    kinds = [kind.strip().lower() for kind in gguf.split(",") if kind.strip()]
+    model = merged_directory(target)
+    tasks = load_suite(suite, data, limit)
+    with StageProgress() as progress:
+        artifact = export_model(
+            model, out=out or target / "artifact", suite=tasks, gguf=kinds, margin=margin, progress=progress
+        )
+    print_gate(artifact)
+    if as_json:
+        print_json({"artifact": str(artifact.directory), "files": [file.summary() for file in artifact.files]})
+    require_pass(artifact)
+
+
+@app.command()
+def run(
+    target: Annotated[Path, typer.Argument(help="A run, an artifact or a GGUF file.")],
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    tools: Annotated[str, typer.Option(help="Calculator tools to offer, separated by commas, or all.")] = "all",
+    quant: Annotated[str | None, typer.Option(help="Which of the target's exported files. Default: the first.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask an exported model one question; its tool calls are really executed."""
+    from mentor_edge.agent import ToolAgent
+    from mentor_edge.cli.report import print_conversation
+    from mentor_edge.cli.targets import calculator_tools, resolve_target
+
+    path = resolve_target(target, quant)
+    with ToolAgent.load(path, calculator_tools(tools)) as agent:
+        trajectory = agent.run(question)
+    messages = [message.to_openai() for message in trajectory.messages]
+    print_conversation(question, messages)
+    console.print(f"[bold]answer[/bold] {trajectory.answer} ({trajectory.ending})")
+    if as_json:
+        print_json({"answer": trajectory.answer, "ending": trajectory.ending, "messages": messages})
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check this installation: versions, the llama.cpp build (with a real quantized decode), threads."""
+    from mentor_edge.cli.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        console.print(f"{'[green]ok  [/green]' if finding.ok else '[red]bad [/red]'} {finding.name}: {finding.message}")
+    if as_json:
+        print_json([vars(finding) for finding in findings])
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; every failure is a line or two, with a traceback only when MENTOR_EDGE_DEBUG=1."""
+    debug = os.environ.get("MENTOR_EDGE_DEBUG") == "1"
+    if not debug:
+        warnings.filterwarnings("ignore")
+        logging.disable(logging.WARNING)
+    try:
+        app()
+    except MentorEdgeError as error:
+        if debug:
+            raise
+        console.print(f"[red]error:[/red] {_plain(error)}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == 130:  # typer's answer to Ctrl-C
+            console.print("interrupted; what is finished is kept: the same command with --resume goes on")
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        console.print(
+            f"[red]error:[/red] {type(error).__name__}: {_plain(error)}\nMENTOR_EDGE_DEBUG=1 shows where", soft_wrap=True
+        )
+        sys.exit(1)
+
+
+def _plain(error: Any) -> str:
+    """An error's text with rich's markup characters kept as they are."""
+    return str(error).replace("[", "\\[")

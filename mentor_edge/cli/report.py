@@ -1,0 +1,189 @@
+"""Results for people: tables on the screen, report.md with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from mentor_edge.evaluation.statistics import wilson
+from mentor_edge.files import atomic_file
+
+from .screen import console
+
+if TYPE_CHECKING:
+    from mentor_edge.evaluation.evaluate import Evaluation
+    from mentor_edge.export import Artifact
+
+_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+def _percent(counts: Mapping[str, int]) -> str:
+    return f"{100 * counts['correct'] / counts['n']:.1f}" if counts["n"] else "-"
+
+
+def _points(low_high: Sequence[float]) -> str:
+    return f"[{100 * low_high[0]:+.2f}, {100 * low_high[1]:+.2f}]"
+
+
+def _accuracy_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    accuracy = summary["accuracy"]
+    domains = ["id", *accuracy["base"]["ood"]]
+    rows = []
+    for domain in domains:
+        cells = [accuracy[name]["id"] if domain == "id" else accuracy[name]["ood"][domain] for name in accuracy]
+        rows.append([domain, str(cells[0]["n"]), *map(_percent, cells)])
+    return rows
+
+
+def _lift_line(summary: Mapping[str, Any], name: str) -> str:
+    lift = summary["lift"][name]
+    return (
+        f"{name} - base on {'+'.join(lift['splits'])}: {100 * lift['delta']:+.2f} points, "
+        f"95 % interval {_points(lift['ci'])}, n {lift['n']}"
+    )
+
+
+def _artifact_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [
+            file["quant"] + (" (control)" if file["control"] else ""), f"{file['bytes'] / 1e6:.2f}", file["verdict"],
+            str(file["n"]), f"{100 * file['delta']:+.2f}", _points(file["ci"]), str(file["flips"]),
+            str(file["malformed"]),
+        ]
+        for file in summary["artifacts"]
+    ]  # fmt: skip
+
+
+_ARTIFACT_HEADER = ("file", "MB", "gate", "n (ood)", "points", "90 % interval", "flips", "malformed")
+
+
+def print_summary(summary: Mapping[str, Any], out: Path) -> None:
+    """The quickstart's tables."""
+    accuracy = Table("split", "n", *summary["accuracy"], title="accuracy, % (greedy, torch)", title_justify="left")
+    for row in _accuracy_rows(summary):
+        accuracy.add_row(*row)
+    console.print(accuracy)
+    for name in summary["lift"]:
+        console.print(_lift_line(summary, name), markup=False)
+    gate = Table(*_ARTIFACT_HEADER, title="gate: merged torch model against the file in llama.cpp", title_justify="left")
+    for row in _artifact_rows(summary):
+        gate.add_row(*(escape(cell) for cell in row), style=_STYLE[row[2]])
+    console.print(gate)
+    conversation = summary["conversation"]
+    console.print(f"\n[bold]{conversation['file']}[/bold] answers (expected: {conversation['expected']})")
+    print_conversation(conversation["question"], conversation["messages"])
+    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["seconds"].items())
+    console.print(f"\nseconds: {stages}\nwritten: {out / 'report.md'}, {out / 'summary.json'}", markup=False)
+
+
+def _spoken(message: Mapping[str, Any]) -> str:
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    parts = [f"{c['name']}({', '.join(f'{k}={v!r}' for k, v in c['arguments'].items())})" for c in calls]
+    return " ".join(part for part in (message["content"], *parts) if part)
+
+
+def print_conversation(question: str, messages: Sequence[Mapping[str, Any]]) -> None:
+    """A conversation, one line per message."""
+    for role, text in [("user", question), *((message["role"], _spoken(message)) for message in messages)]:
+        console.print(f"  [dim]{role:>9}[/dim]  {escape(text)}")
+
+
+def print_gate(artifact: Artifact) -> None:
+    """The gate's table for an exported artifact."""
+    table = Table(*_ARTIFACT_HEADER, title=f"gate on {artifact.suite['name']}", title_justify="left")
+    for row in _artifact_rows({"artifacts": [file.summary() for file in artifact.files]}):
+        table.add_row(*(escape(cell) for cell in row), style=_STYLE[row[2]])
+    console.print(table)
+    for file in artifact.files:
+        console.print(f"{file.quant}: {file.gate['explanation']}; tensors {file.tensor_types}", markup=False)
+    console.print(f"written: {artifact.directory}")
+
+
+def print_evaluation(evaluation: Evaluation, target: Path) -> None:
+    """Accuracy per domain with Wilson's 95 % intervals."""
+    table = Table("domain", "n", "correct", "%", "95 % interval", title=f"{evaluation.suite}: {target}")
+    for domain, counts in evaluation.by_domain().items():
+        interval = wilson(counts["correct"], counts["n"])
+        bounds = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+        table.add_row(domain, str(counts["n"]), str(counts["correct"]), _percent(counts), bounds)
+    console.print(table)
+    console.print(f"malformed {evaluation.malformed}, unknown tools {evaluation.unknown_tools} of {len(evaluation.outcomes)}")
+
+
+def write_report(out: Path, summary: Mapping[str, Any]) -> None:
+    """Write report.md and its two pictures beside it.
+
+    Raises: OutputError.
+    """
+    _draw_training(out / "training.png", summary["training"]["mentor"])
+    _draw_gate(out / "gate.png", summary["artifacts"])
+    conversation = summary["conversation"]
+    lines = [
+        "# Quickstart report", "",
+        f"Student: nano, {summary['student']['parameters']:,} parameters, seed {summary['seed']}. Teacher: programmatic, "
+        f"noise {summary['traces']['noise']}, {summary['traces']['n']} traces, "
+        f"{summary['traces']['calls_per_trace']} calls each.", "",
+        "## Accuracy, % (greedy, merged model in torch)", "",
+        *_markdown(["split", "n", *summary["accuracy"]], _accuracy_rows(summary)), "",
+        *(f"- {_lift_line(summary, name)}" for name in summary["lift"]), "",
+        "![reward and accuracy of the MENTOR rollouts](training.png)", "",
+        "## Gate", "",
+        "Merged torch model against the file in llama.cpp, item by item; the verdict is the worst of id and ood, the "
+        "figures are those of ood. A control is expected to show what the gate can see and is never shipped.", "",
+        *_markdown(_ARTIFACT_HEADER, _artifact_rows(summary)), "",
+        "![gate intervals](gate.png)", "",
+        f"## One conversation with {conversation['file']}", "",
+        f"Tools offered: {', '.join(conversation['tools'])}. Expected answer: {conversation['expected']}.", "", "```",
+        f"user: {conversation['question']}",
+        *(f"{message['role']}: {_spoken(message)}" for message in conversation["messages"]), "```", "",
+        "## Seconds", "", *_markdown(["stage", "s"], [[k, f"{v:.1f}"] for k, v in summary["seconds"].items()]), "",
+    ]  # fmt: skip
+    with atomic_file(out / "report.md") as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+
+
+def _figure() -> Any:
+    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
+
+    return Figure(figsize=(7, 3), layout="constrained")
+
+
+def _draw_training(path: Path, log: Sequence[Mapping[str, float]]) -> None:
+    figure = _figure()
+    axes = figure.subplots()
+    steps = [row["step"] for row in log]
+    axes.plot(steps, [row["reward"] for row in log], label="reward (maximum 1.1)")
+    axes.plot(steps, [row["accuracy"] for row in log], label="accuracy of sampled rollouts")
+    axes.set(xlabel="step", ylim=(0, 1.15))
+    axes.legend(loc="lower right", frameon=False)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _draw_gate(path: Path, artifacts: Sequence[Mapping[str, Any]]) -> None:
+    figure = _figure()
+    axes = figure.subplots()
+    colours = {"pass": "tab:green", "fail": "tab:red", "inconclusive": "tab:orange"}
+    for row, file in enumerate(artifacts):
+        low, high = file["ci"]
+        axes.plot([100 * low, 100 * high], [row, row], color=colours[file["verdict"]], linewidth=3)
+        axes.plot(100 * file["delta"], row, "o", color=colours[file["verdict"]])
+    axes.axvline(0, color="grey", linewidth=0.8)
+    axes.axvline(-2, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(artifacts)), [file["quant"] for file in artifacts])
+    axes.set(xlabel="out-of-domain accuracy, points against the merged model (dashed: margin)")
+    axes.invert_yaxis()
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,56 @@
+"""What people see: progress with time left, tables, one-line errors. Everything goes to standard error, so that
+`--json` leaves standard output to the machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """The machine's answer, on standard output."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+class StageProgress:
+    """One bar per stage, called as `(stage, done, total)`; on a pipe, a line when a stage starts and when it ends."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=False,
+        )  # fmt: skip
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if not console.is_terminal:
+            self._print_lines(stage, done, total)
+            return
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
+
+    def _print_lines(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if stage not in self._started:
+            self._started[stage] = now
+            console.print(f"{stage}: started ({total})")
+        if done == total:
+            console.print(f"{stage}: done in {now - self._started.pop(stage):.1f} s")
+
+    def __enter__(self) -> StageProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()

@@ -1,0 +1,65 @@
+"""What a command's TARGET argument may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mentor_edge.errors import RunError
+from mentor_edge.tools.types import Tool
+
+
+def resolve_target(target: Path, quant: str | None) -> Path:
+    """The GGUF file or model directory behind a run, a quickstart directory, an artifact, a file or a model.
+
+    Files of an artifact are verified against its manifest, and only those that passed the gate are taken.
+
+    Raises: RunError when TARGET is none of these, ExportError from the artifact.
+    """
+    from mentor_edge.export import Artifact
+
+    if target.is_file():
+        return target
+    for directory in (target, target / "artifact"):
+        if (directory / "artifact.json").is_file():
+            artifact = Artifact.load(directory)
+            if quant is not None:
+                return artifact.path("gguf", quant)
+            passed = [file for file in artifact.files if file.verdict == "pass" and not file.control]
+            if not passed:
+                raise RunError(f"no file of {directory} passed the gate", "its refused/ folder holds the others")
+            return artifact.path(passed[0].format, passed[0].quant)
+    if (target / "config.json").is_file():
+        return target
+    if (target / "run.json").is_file():
+        raise RunError(f"{target} has no exported file yet", f"make one with: mentor-edge export {target}")
+    raise RunError(f"{target} is no run, artifact, GGUF file or Hugging Face directory")
+
+
+def merged_directory(target: Path) -> Path:
+    """A Hugging Face directory to export: TARGET itself, or a run's base with its adapter merged in (made once).
+
+    Raises: RunError, StudentError, ExportError.
+    """
+    if (target / "config.json").is_file():
+        return target
+    from mentor_edge.export import merge
+    from mentor_edge.recipes import Run
+
+    run = Run.load(target)
+    merged = run.directory / "merged"
+    return merged if merged.is_dir() else merge(run.student, run.adapter, merged)
+
+
+def calculator_tools(names: str) -> list[Tool]:
+    """Calculator tools by name, separated by commas; "all" for the twelve.
+
+    Raises: RunError for an unknown name.
+    """
+    from mentor_edge.tools.calculator import CALCULATOR
+
+    known = {tool.name: tool for tool in CALCULATOR}
+    wanted = list(known) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise RunError(f"unknown tools: {', '.join(unknown)}", f"known: {', '.join(known)}")
+    return [known[name] for name in wanted]
