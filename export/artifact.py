@@ -1,7 +1,7 @@
 """`Artifact`: a directory of exported files with a manifest that says what each one is and how it did at the gate.
 
-    artifact.json      source, hashes, parity, verdicts      refused/     files that did not pass, kept apart
-    model-q8_0.gguf    a file that passed
+artifact.json      source, hashes, parity, verdicts      refused/     files that did not pass, kept apart
+model-q8_0.gguf    a file that passed
 """
 
 from __future__ import annotations
@@ -90,9 +90,7 @@ class Artifact:
         try:
             values = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
             files = tuple(ArtifactFile(**file) for file in values["files"])
-            return cls(
-                directory, values["source"], values["template_sha256"], values["suite"], values["parity"], files
-            )
+            return cls(directory, values["source"], values["template_sha256"], values["suite"], values["parity"], files)
         except OSError as error:
             raise ExportError(f"{directory} holds no artifact ({MANIFEST}: {error.strerror})") from error
         except (ValueError, KeyError, TypeError) as error:

@@ -7,9 +7,7 @@ Whatever llama.cpp would run differently from transformers is refused here, and 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
 from mentor_edge.errors import ExportError
+from mentor_edge.files import atomic_file
 
 DTYPES: dict[str, tuple[np.dtype[Any], Any]] = {
     "f32": (np.dtype(np.float32), gguf.LlamaFileType.ALL_F32),
@@ -83,7 +82,7 @@ def convert(model_dir: Path, out: Path, dtype: str = "f32") -> None:
         shape = weights.shape(name)
         kind = kinds[name] = matrix_type if len(shape) > 1 else np.dtype(np.float32)
         writer.add_tensor_info(stored, shape, kind, int(np.prod(shape)) * kind.itemsize)
-    with atomic_output(out) as temporary:
+    with atomic_file(out) as temporary:
         try:
             writer.write_header_to_file(temporary)
             writer.write_kv_data_to_file()
@@ -99,25 +98,6 @@ def convert(model_dir: Path, out: Path, dtype: str = "f32") -> None:
                 writer.write_tensor_data(values)
         finally:
             writer.close()
-
-
-@contextmanager
-def atomic_output(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place on success and is removed on any failure.
-
-    Raises: ExportError when the disk is full or the directory cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ExportError(
-            f"cannot write {path}: {error.strerror or error}", "free some space or give another output directory"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

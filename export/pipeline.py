@@ -22,7 +22,7 @@ from . import parity
 from .artifact import Artifact, ArtifactFile
 from .gate import MARGIN, compare
 from .gguf import convert
-from .quantize import KINDS, quantize
+from .quantize import KINDS, quantize, tensor_types
 
 DEFAULT_QUANTS = ("q8_0", "q4_k_m")
 _AT_ONCE = 2
@@ -86,7 +86,7 @@ def export(
         convert(model, source)
         report = parity.check(model, source)
         progress("convert and check parity", 1, 1)
-        files = {"f32": (source, {})} | {
+        files: dict[str, tuple[Path, dict[str, int]]] = {"f32": (source, tensor_types(source))} | {
             kind: (work / f"model-{kind}.gguf", quantize(source, work / f"model-{kind}.gguf", kind))
             for kind in dict.fromkeys((*gguf, *controls))
             if kind != "f32"

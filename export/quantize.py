@@ -10,8 +10,7 @@ import gguf
 from mentor_edge.engines.llama_cpp import LlamaWorker
 from mentor_edge.engines.llama_protocol import FTYPES
 from mentor_edge.errors import EngineError, ExportError
-
-from .gguf import atomic_output
+from mentor_edge.files import atomic_file
 
 KINDS = tuple(FTYPES)
 
@@ -31,7 +30,7 @@ def quantize(source: Path, target: Path, kind: str, *, threads: int = 1, timeout
         raise ExportError(f"cannot quantize to {kind!r}", f"supported: {', '.join(KINDS)}")
     if not source.is_file():
         raise ExportError(f"{source} does not exist", "convert the model first")
-    with atomic_output(target) as temporary, LlamaWorker(timeout) as worker:
+    with atomic_file(target) as temporary, LlamaWorker(timeout) as worker:
         reply = worker.request(
             "quantize",
             f"quantizing {source} to {kind}",

@@ -57,7 +57,7 @@ class SupervisedTraining(_Section):
 class PolicyTraining(_Section):
     steps: Positive = 60
     prompts_per_step: Positive = 12
-    rollouts_per_prompt: int = Field(8, ge=2)
+    rollouts_per_prompt: int = Field(default=8, ge=2)
     micro_batch: Positive | None = None
     """Rollouts per backward pass; a divisor of prompts_per_step x rollouts_per_prompt. Default: all of a step."""
     learning_rate: pydantic.PositiveFloat = 2e-3

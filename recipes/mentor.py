@@ -33,9 +33,7 @@ class MentorRecipe(Recipe):
 
         config = self.config
         tasks: Mapping[str, Task] = {task.id: task for task in job.tasks}
-        rows = [
-            {"prompt": [message.to_openai() for message in task.prompt], "task_id": task.id} for task in job.tasks
-        ]
+        rows = [{"prompt": [message.to_openai() for message in task.prompt], "task_id": task.id} for task in job.tasks]
         model, tokenizer, adapter = load_trainable(job.student, config.lora)
         rollout = config.rollout
         limits = AgentLimits(rollout.tool_rounds, rollout.tokens_per_turn, rollout.completion_tokens)

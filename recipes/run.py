@@ -1,8 +1,8 @@
 """`Run`: a directory with everything a fit produced.
 
-    config.yaml     the resolved configuration       metrics.jsonl   one row per training step
-    rejected.jsonl  references that failed validation checkpoints/   for resuming
-    adapter/        the trained LoRA adapter          run.json        written last: a run without it is not complete
+config.yaml     the resolved configuration       metrics.jsonl   one row per training step
+rejected.jsonl  references that failed validation checkpoints/   for resuming
+adapter/        the trained LoRA adapter          run.json        written last: a run without it is not complete
 """
 
 from __future__ import annotations

@@ -53,7 +53,12 @@ def _trajectory(completion: list[dict[str, Any]], completion_ids: Sequence[int],
 
 
 def stock_trainer(
-    *, tasks: Mapping[str, Task], executor: ToolExecutor, train_dataset: Dataset, reward_funcs: RewardLog, **arguments: Any
+    *,
+    tasks: Mapping[str, Task],
+    executor: ToolExecutor,
+    train_dataset: Dataset,
+    reward_funcs: RewardLog,
+    **arguments: Any,
 ) -> GRPOTrainer:
     """A plain GRPOTrainer on the same tasks, reward and arguments."""
     environment_of = {key: "|".join(sorted(task.tools_by_name)) for key, task in tasks.items()}
@@ -70,9 +75,7 @@ def stock_trainer(
     trainer = GRPOTrainer(
         train_dataset=train_dataset.map(lambda row: {"environment": environment_of[row["task_id"]]}),
         reward_funcs=reward,
-        environment_factory={
-            name: _environment_class(name.split("|"), tasks, executor) for name in schemas
-        },
+        environment_factory={name: _environment_class(name.split("|"), tasks, executor) for name in schemas},
         **arguments,
     )
     # TRL would derive schemas from the methods' signatures; the tools' own are what the student must read.

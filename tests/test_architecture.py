@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "trl", "llama_cpp", "peft", "datasets", "matplotlib", "bitsandbytes")
 LIGHT = (
-    "mentor_edge", "mentor_edge.agent", "mentor_edge.cli", "mentor_edge.cli.app", "mentor_edge.tasks.bfcl", "mentor_edge.tasks.gsm8k",
-    "mentor_edge.evaluation.evaluate",
+    "mentor_edge", "mentor_edge.agent", "mentor_edge.cli", "mentor_edge.cli.app", "mentor_edge.tasks.bfcl",
+    "mentor_edge.tasks.gsm8k", "mentor_edge.evaluation.evaluate",
 )  # fmt: skip
 
 

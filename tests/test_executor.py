@@ -72,7 +72,7 @@ HOSTILE = {
     "sys_exit": (lambda: sys.exit(3), "tried to exit the interpreter (code 3)"),
     "os_exit": (lambda: os._exit(7), "exit code 7"),
     "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), "exit code -9"),
-    "segfault": (lambda: faulthandler.disable() or os.kill(os.getpid(), signal.SIGSEGV), "exit code -11"),
+    "segfault": (lambda: (faulthandler.disable(), os.kill(os.getpid(), signal.SIGSEGV)), "exit code -11"),
     "interrupts": (lambda: os.kill(os.getpid(), signal.SIGINT) or raises(), "KeyError"),
     "raises_interrupt": (lambda: (_ for _ in ()).throw(KeyboardInterrupt()), "ended its process"),
     "allocates": (lambda: len(bytearray(2**31)), "MemoryError"),

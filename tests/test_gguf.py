@@ -13,13 +13,13 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from mentor_edge.export import gguf as converter
-from mentor_edge.export import parity
-from mentor_edge.export.quantize import KINDS, quantize, tensor_types
 from tiny_models import EMBEDDING_ROWS, LLAMA3_SPLIT, MARKERS, SPECIAL, TEMPLATE, make_student, make_tokenizer
 
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
-from mentor_edge.errors import EngineError, ExportError
+from mentor_edge.errors import EngineError, ExportError, OutputError
+from mentor_edge.export import gguf as converter
+from mentor_edge.export import parity
+from mentor_edge.export.quantize import KINDS, quantize, tensor_types
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +253,7 @@ def test_a_full_disk_leaves_nothing_behind(student: Path, f32: Path, tmp_path: P
     script = """
 import resource, sys
 from pathlib import Path
-from mentor_edge.errors import ExportError
+from mentor_edge.errors import MentorEdgeError
 from mentor_edge.export.gguf import convert
 from mentor_edge.export.quantize import quantize
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -262,7 +262,7 @@ for write in (lambda: convert(student, out), lambda: quantize(f32, out, "q8_0"))
     try:
         write()
         print("no error")
-    except ExportError as error:
+    except MentorEdgeError as error:
         print(error.hint)
 """
     command = [sys.executable, "-c", script, student, f32, tmp_path / "out.gguf"]
@@ -281,7 +281,7 @@ def test_an_existing_file_survives_a_failed_conversion(
 
     (tmp_path / "out.gguf").write_text("old")
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", full)
-    with pytest.raises(ExportError, match="No space left on device\nfree some space"):
+    with pytest.raises(OutputError, match="No space left on device\nfree some space"):
         converter.convert(student, tmp_path / "out.gguf")
     assert (tmp_path / "out.gguf").read_text() == "old"
     assert leftovers(tmp_path) == []

@@ -198,4 +198,4 @@ def test_rejected_tasks_are_written_as_rows(tmp_path):
     write_rejected(path, [RejectedTask("a", "because"), RejectedTask("b", "ü\ud800")])
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["a", "b"]
     with pytest.raises(OutputError, match="cannot write"):
-        write_rejected(tmp_path / "no" / "where.jsonl", [])
+        write_rejected(path / "below-a-file.jsonl", [])

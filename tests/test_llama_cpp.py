@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mentor_edge.export.gguf import convert
 from tiny_models import make_student
 
 from mentor_edge.engines import llama_cpp
@@ -20,6 +19,7 @@ from mentor_edge.engines.base import Engine, Sampling
 from mentor_edge.engines.doctor import check_llama_cpp
 from mentor_edge.engines.llama_cpp import LlamaCppEngine, LlamaDied, LlamaWorker
 from mentor_edge.errors import EngineError
+from mentor_edge.export.gguf import convert
 from mentor_edge.messages import Message
 
 PROMPTS = [f"<|im_start|>user\nWhat is {i} times {i * 7}?<|im_end|>\n<|im_start|>assistant\n" * 3 for i in range(10)]
@@ -249,8 +249,8 @@ def test_an_interrupt_ends_the_worker_from_the_parent_only(model_file: Path, mon
         os.kill(engine._worker._process.pid, signal.SIGINT)
         assert engine.encode([""]) == [[]]
         # A reply that was not read must never answer the next request.
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(llama_cpp, "read_frame", interrupt)
+        monkeypatch.setattr(llama_cpp, "read_frame", interrupt)
+        with pytest.raises(KeyboardInterrupt):
             engine.encode(["x"])
         with pytest.raises(EngineError, match="closed"):
             engine.encode(["y"])

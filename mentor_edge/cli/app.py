@@ -203,7 +203,8 @@ def main() -> None:
         if debug:
             raise
         console.print(
-            f"[red]error:[/red] {type(error).__name__}: {_plain(error)}\nMENTOR_EDGE_DEBUG=1 shows where", soft_wrap=True
+            f"[red]error:[/red] {type(error).__name__}: {_plain(error)}\nMENTOR_EDGE_DEBUG=1 shows where",
+            soft_wrap=True,
         )
         sys.exit(1)
 

@@ -22,7 +22,8 @@ def examine() -> list[Finding]:
     from mentor_edge.engines.doctor import check_llama_cpp
 
     llama = check_llama_cpp()
-    return [_python(), *(_package(name) for name in _PACKAGES), _threads(), Finding("llama.cpp", llama.ok, llama.message)]
+    packages = [_package(name) for name in _PACKAGES]
+    return [_python(), *packages, _threads(), Finding("llama.cpp", llama.ok, llama.message)]
 
 
 def _python() -> Finding:

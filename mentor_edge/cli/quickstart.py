@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,7 @@ def _same_settings(path: Path, settings: dict[str, Any]) -> None:
 class _Session:
     """The stages of one quickstart, in order."""
 
-    def __init__(
-        self, out: Path, plan: Plan, seed: int, noise: Noise, stages: Stages, progress: StageProgress
-    ) -> None:
+    def __init__(self, out: Path, plan: Plan, seed: int, noise: Noise, stages: Stages, progress: StageProgress) -> None:
         self.out, self.plan, self.seed, self.noise = out, plan, seed, noise
         self.stages, self.progress = stages, progress
 
@@ -128,7 +127,7 @@ class _Session:
         stages.run("merge", self._merge)
         models = {"base": out / "base", "sft": out / "sft" / "merged", "mentor": out / "mentor" / "merged"}
         right = {
-            name: stages.run(f"evaluate-{name}", lambda name=name, path=path: self._evaluate(name, path, suite))
+            name: stages.run(f"evaluate-{name}", partial(self._evaluate, name, path, suite))
             for name, path in models.items()
         }
         artifacts = stages.run("export", lambda: self._export(suite))

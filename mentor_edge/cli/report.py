@@ -69,7 +69,8 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     console.print(accuracy)
     for name in summary["lift"]:
         console.print(_lift_line(summary, name), markup=False)
-    gate = Table(*_ARTIFACT_HEADER, title="gate: merged torch model against the file in llama.cpp", title_justify="left")
+    title = "gate: merged torch model against the file in llama.cpp"
+    gate = Table(*_ARTIFACT_HEADER, title=title, title_justify="left")
     for row in _artifact_rows(summary):
         gate.add_row(*(escape(cell) for cell in row), style=_STYLE[row[2]])
     console.print(gate)
@@ -111,7 +112,8 @@ def print_evaluation(evaluation: Evaluation, target: Path) -> None:
         bounds = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
         table.add_row(domain, str(counts["n"]), str(counts["correct"]), _percent(counts), bounds)
     console.print(table)
-    console.print(f"malformed {evaluation.malformed}, unknown tools {evaluation.unknown_tools} of {len(evaluation.outcomes)}")
+    total = len(evaluation.outcomes)
+    console.print(f"of {total}: malformed {evaluation.malformed}, with unknown tools {evaluation.unknown_tools}")
 
 
 def write_report(out: Path, summary: Mapping[str, Any]) -> None:
@@ -124,8 +126,8 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> None:
     conversation = summary["conversation"]
     lines = [
         "# Quickstart report", "",
-        f"Student: nano, {summary['student']['parameters']:,} parameters, seed {summary['seed']}. Teacher: programmatic, "
-        f"noise {summary['traces']['noise']}, {summary['traces']['n']} traces, "
+        f"Student: nano, {summary['student']['parameters']:,} parameters, seed {summary['seed']}. "
+        f"Teacher: programmatic, noise {summary['traces']['noise']}, {summary['traces']['n']} traces, "
         f"{summary['traces']['calls_per_trace']} calls each.", "",
         "## Accuracy, % (greedy, merged model in torch)", "",
         *_markdown(["split", "n", *summary["accuracy"]], _accuracy_rows(summary)), "",

@@ -29,9 +29,7 @@ class Generation:
 class Conversations(Protocol):
     """A batch of conversations whose KV caches live until the batch is closed."""
 
-    def extend(
-        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling
-    ) -> list[Generation]:
+    def extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
         """Append `token_ids[i]` to conversation `rows[i]`, then generate one turn for each of them.
 
         On the first call the ids are whole prompts; later they are what follows the model's last turn.

@@ -126,7 +126,7 @@ class LlamaServer:
         if not self._model:
             raise Refused(
                 self._log[0] if self._log else "llama.cpp gave no reason",
-                "the file is damaged or of an unknown kind: export it again; `mentor-edge doctor` tests llama.cpp itself",
+                "the file is damaged or of an unknown kind: export it again; `mentor-edge doctor` tests llama.cpp",
             )
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)

@@ -208,9 +208,7 @@ class _TorchConversations:
         self._lengths = [0] * size
         self._unfed: list[list[int]] = [[] for _ in range(size)]  # sampled last, not in the cache yet
 
-    def extend(
-        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling
-    ) -> list[Generation]:
+    def extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
         inputs = [self._unfed[row] + list(ids) for row, ids in zip(rows, token_ids, strict=True)]
         if self._cache is None:
             cache, logits = self._prefill_prompts(rows, inputs)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import Engine
-from mentor_edge.errors import OutputError
+from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Ending, Message, Trajectory
 from mentor_edge.rewards.mentor import is_correct
 from mentor_edge.tasks.bfcl import match_calls
@@ -65,10 +63,6 @@ class Evaluation:
         ]
         return {"n": len(chosen), "correct": sum(chosen)}
 
-    def only(self, task_ids: Collection[str]) -> Evaluation:
-        """The outcomes of these tasks, in the same order; `sha256` stays that of the suite that was run."""
-        return replace(self, outcomes=tuple(outcome for outcome in self.outcomes if outcome.task_id in task_ids))
-
     def by_domain(self) -> dict[str, dict[str, int]]:
         """`counts` of every domain, in order of appearance."""
         return {domain: self.counts(domain=domain) for domain in dict.fromkeys(o.domain for o in self.outcomes)}
@@ -101,16 +95,7 @@ class Evaluation:
 
         Raises: OutputError when it cannot be written.
         """
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("w", encoding="utf-8") as rows:
-                for outcome in self.outcomes:
-                    rows.write(json.dumps(outcome.to_json()) + "\n")
-            os.replace(partial, path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        write_jsonl(Path(path), (outcome.to_json() for outcome in self.outcomes))
 
 
 def evaluate(

@@ -97,9 +97,10 @@ def _reference(steps: list[Any], answer: str) -> Trajectory:
         where = f"steps[{i}]"
         thoughts.append(_field(step, "thought", str, where))
         executed = [_call(call, f"{where}.calls[{j}]") for j, call in enumerate(_field(step, "calls", list, where))]
-        if executed:
-            messages.append(Message("assistant", " ".join(thoughts), tuple(call for call, _ in executed)))
-            messages += [Message("tool", result, name=call.name) for call, result in executed]
+        for call, result in executed:
+            # One call a turn: within a step, later calls often take the results of earlier ones.
+            messages.append(Message("assistant", " ".join(thoughts), (call,)))
+            messages.append(Message("tool", result, name=call.name))
             thoughts = []
     messages.append(Message("assistant", " ".join(itertools.chain(thoughts, [rf"\boxed{{{answer}}}"]))))
     return Trajectory(tuple(messages), answer, Ending.ANSWERED)

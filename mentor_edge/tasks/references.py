@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mentor_edge.errors import OutputError
+from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Message, ToolCall, Trajectory
 from mentor_edge.rewards.mentor import MentorReward, RewardBreakdown
 from mentor_edge.tasks.answers import answers_equal, boxed_answer
@@ -63,10 +63,7 @@ def write_rejected(path: str | Path, rejected: Iterable[RejectedTask]) -> None:
 
     Raises: OutputError when the file cannot be written.
     """
-    try:
-        Path(path).write_text("".join(json.dumps(asdict(task)) + "\n" for task in rejected), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    write_jsonl(Path(path), map(asdict, rejected))
 
 
 def _defect(task: Task, executor: ToolExecutor, reward: BoundedReward) -> str | None:

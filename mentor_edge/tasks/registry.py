@@ -14,7 +14,7 @@ SUITES = ("nano", "gsm8k", "bfcl")
 
 LIMITS = {
     "nano": AgentLimits(tool_rounds=5, tokens_per_turn=48, completion_tokens=256),
-    "gsm8k": AgentLimits(tool_rounds=10, tokens_per_turn=192, completion_tokens=1024),
+    "gsm8k": AgentLimits(tool_rounds=12, tokens_per_turn=192, completion_tokens=1024),
     "bfcl": AgentLimits(tool_rounds=0, tokens_per_turn=256, completion_tokens=512),
 }
 """Limits of one conversation of each suite, wide enough for its references."""

@@ -61,9 +61,7 @@ def training_suite(count: int, *, seed: int = 0, noise: Noise = Noise.MILD) -> S
     return Suite("nano-train", f"{VERSION}-{noise}", tuple(tasks.values()))
 
 
-def evaluation_suite(
-    counts: Mapping[str, int] | None = None, *, seed: int = 0, exclude: Suite | None = None
-) -> Suite:
+def evaluation_suite(counts: Mapping[str, int] | None = None, *, seed: int = 0, exclude: Suite | None = None) -> Suite:
     """The test splits, disjoint from each other's questions and from those of `exclude`."""
     seen = {task.prompt[-1].content for task in exclude.tasks} if exclude is not None else set()
     tasks = []

@@ -1,0 +1,39 @@
+"""Settings that must stand before torch loads, and students shared by several test files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Inherited by child processes. Busy-waiting threads on a shared machine are a hundred times slower.
+os.environ.update(
+    OMP_WAIT_POLICY="passive",
+    OMP_NUM_THREADS="2",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    TRANSFORMERS_VERBOSITY="error",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where nano bases are kept during the tests: never in the home directory."""
+    directory = tmp_path_factory.mktemp("cache")
+    os.environ["MENTOR_EDGE_CACHE"] = str(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def nano_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano student that has half learned the first training tasks of seed 0: its rollouts are right now and then."""
+    from taught_students import teach
+
+    from mentor_edge.tasks.nano.suites import training_suite
+
+    tasks = training_suite(12, seed=0).tasks
+    return teach(tmp_path_factory.mktemp("students") / "nano", tasks, steps=60)
