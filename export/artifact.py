@@ -1,7 +1,8 @@
 """`Artifact`: a directory of exported files with a manifest that says what each one is and how it did at the gate.
 
-artifact.json      source, hashes, parity, verdicts      refused/     files that did not pass, kept apart
-model-q8_0.gguf    a file that passed
+- artifact.json: source, hashes, parity, verdicts
+- model-q8_0.gguf, ...: files that passed
+- refused/: files that did not; controls/: files made to test the gate itself
 """
 
 from __future__ import annotations

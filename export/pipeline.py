@@ -70,7 +70,7 @@ def export(
 
     `controls` are quantizations that are gated but never shipped (to see that the gate can fail). `reference` is the
     source's own evaluation on at least the gate's tasks, when it is known already. The directory `out` appears whole
-    or not at all. Files that do not pass are kept in its folder `refused`.
+    or not at all. Files that do not pass are kept in its folder `refused`, controls in `controls`.
 
     Raises: OutputError, StudentError, ExportError (parity, conversion, unknown quantization), EngineError.
     """
@@ -100,8 +100,8 @@ def export(
             candidate = evaluate_file(path, suite, lambda done: progress(f"gate: {kind}", done, total))
             candidate.write_jsonl(work / f"gate-{kind}.jsonl")
             verdict = compare(reference, candidate, margin)
-            shipped = verdict.verdict is Verdict.PASS and kind not in controls
-            name = path.name if shipped else f"refused/{path.name}"
+            folder = "controls/" if kind in controls else "" if verdict.verdict is Verdict.PASS else "refused/"
+            name = folder + path.name
             return ArtifactFile(
                 "gguf", kind, name, path.stat().st_size, sha256_of(path), types, verdict.to_json(), kind in controls
             )
@@ -109,10 +109,9 @@ def export(
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             judged = list(pool.map(judge, dict.fromkeys((*gguf, *controls))))
         for file in judged:
-            if file.file.startswith("refused/"):
-                (work / "refused").mkdir(exist_ok=True)
-                files[file.quant][0].rename(work / file.file)
-        if "f32" not in gguf:
+            (work / file.file).parent.mkdir(exist_ok=True)
+            files[file.quant][0].rename(work / file.file)
+        if "f32" not in gguf:  # then it was only a step on the way
             source.unlink(missing_ok=True)
         traced = {"name": suite.name, "version": suite.version, "sha256": suite.sha256}
         artifact = Artifact(out, str(model), report.template_sha256 or "", traced, asdict(report), judged)

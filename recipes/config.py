@@ -55,7 +55,7 @@ class SupervisedTraining(_Section):
 
 
 class PolicyTraining(_Section):
-    steps: Positive = 60
+    steps: Positive = 140
     prompts_per_step: Positive = 12
     rollouts_per_prompt: int = Field(default=8, ge=2)
     micro_batch: Positive | None = None

@@ -1,20 +1,29 @@
 """`Run`: a directory with everything a fit produced.
 
-config.yaml     the resolved configuration       metrics.jsonl   one row per training step
-rejected.jsonl  references that failed validation checkpoints/   for resuming
-adapter/        the trained LoRA adapter          run.json        written last: a run without it is not complete
+- config.yaml: the resolved configuration
+- rejected.jsonl: references that failed validation
+- metrics.jsonl: one row per training step
+- checkpoints/: for resuming
+- adapter/: the trained LoRA adapter; merged/: the student with it, made when it is first asked for
+- run.json: written last; a run without it is not complete
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mentor_edge.errors import OutputError, RunError
 from mentor_edge.files import write_json
+from mentor_edge.tasks.registry import load_suite
+from mentor_edge.tasks.types import Suite
+
+if TYPE_CHECKING:
+    from mentor_edge.export import Artifact
 
 _VERSION = 1
 
@@ -49,6 +58,31 @@ class Run:
     @property
     def adapter(self) -> Path:
         return self.directory / "adapter"
+
+    def merged(self) -> Path:
+        """The student with its adapter merged in, as a Hugging Face directory; made once.
+
+        Raises: StudentError, ExportError, OutputError.
+        """
+        from mentor_edge.export import merge  # here, so that training does not depend on export
+
+        target = self.directory / "merged"
+        return target if target.is_dir() else merge(self.student, self.adapter, target)
+
+    def export(
+        self, gguf: Sequence[str] = ("q8_0", "q4_k_m"), *, suite: Suite | None = None, out: str | Path | None = None
+    ) -> Artifact:
+        """Export and gate the student on `suite` (default: nano), into `artifact/` of the run unless `out` is given.
+
+        Raises: GateFailed or GateInconclusive when a file did not pass; ExportError, EngineError, OutputError.
+        """
+        from mentor_edge.export import export, require_pass
+
+        artifact = export(
+            self.merged(), out=out or self.directory / "artifact", suite=suite or load_suite("nano"), gguf=gguf
+        )
+        require_pass(artifact)
+        return artifact
 
     def training_log(self) -> list[dict[str, Any]]:
         """One dictionary per training step, as written to metrics.jsonl."""

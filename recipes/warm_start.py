@@ -1,7 +1,7 @@
 """Warm start: train the nano student from scratch on broad generated practice, the stand-in for pretraining.
 
 `torch.optim.Muon` takes the matrices, AdamW the rest; with AdamW alone the same number of steps reaches next to
-nothing (notes in docs/nano.md).
+nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mentor_edge.tasks.nano.suites import warm_start_stream
 from .examples import SupervisedExample, supervised_examples
 from .nano_student import build_model, build_tokenizer
 
-STEPS = 220
+STEPS = 140
 _BATCH = 64
 _WARMUP = 30
 _LEARNING_RATE = 4e-3

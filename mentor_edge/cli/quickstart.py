@@ -37,7 +37,7 @@ class Plan:
 
 
 FULL = Plan(
-    warm_steps=140, sft_steps=60, mentor_steps=80, training_tasks=1000,
+    warm_steps=140, sft_steps=60, mentor_steps=140, training_tasks=1000,
     counts={
         "id": 600, "para": 400, "comb": 400, "distract": 400, "names": 100, "long": 100, "irrel": 100, "lookup": 100,
     },
@@ -106,6 +106,7 @@ class _Session:
     def __init__(self, out: Path, plan: Plan, seed: int, noise: Noise, stages: Stages, progress: StageProgress) -> None:
         self.out, self.plan, self.seed, self.noise = out, plan, seed, noise
         self.stages, self.progress = stages, progress
+        self.mentor_evaluation: Any = None  # the gate's reference, when this session measured it
 
     def run(self) -> dict[str, Any]:
         from mentor_edge.recipes import MentorRecipe, SFTRecipe
@@ -194,6 +195,8 @@ class _Session:
             path, suite, lambda done: self.progress(f"evaluate {name} (torch)", done, total)
         )
         evaluation.write_jsonl(self.out / f"evaluation-{name}.jsonl")
+        if name == "mentor":
+            self.mentor_evaluation = evaluation
         right: dict[str, list[int]] = {}
         for outcome in evaluation.outcomes:
             right.setdefault(outcome.domain, []).append(int(outcome.correct))
@@ -207,7 +210,7 @@ class _Session:
             shutil.rmtree(target)
         artifact = export(
             self.out / "mentor" / "merged", out=target, suite=suite, gguf=("q8_0", "q4_k_m"),
-            controls=("f32", CONTROL), progress=self.progress,
+            controls=("f32", CONTROL), reference=self.mentor_evaluation, progress=self.progress,
         )  # fmt: skip
         return [file.summary() for file in artifact.files]
 

@@ -36,18 +36,15 @@ def resolve_target(target: Path, quant: str | None) -> Path:
 
 
 def merged_directory(target: Path) -> Path:
-    """A Hugging Face directory to export: TARGET itself, or a run's base with its adapter merged in (made once).
+    """A Hugging Face directory to export: TARGET itself, or a run's student with its adapter merged in.
 
     Raises: RunError, StudentError, ExportError.
     """
     if (target / "config.json").is_file():
         return target
-    from mentor_edge.export import merge
     from mentor_edge.recipes import Run
 
-    run = Run.load(target)
-    merged = run.directory / "merged"
-    return merged if merged.is_dir() else merge(run.student, run.adapter, merged)
+    return Run.load(target).merged()
 
 
 def calculator_tools(names: str) -> list[Tool]:

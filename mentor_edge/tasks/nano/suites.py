@@ -66,7 +66,7 @@ def evaluation_suite(counts: Mapping[str, int] | None = None, *, seed: int = 0, 
     seen = {task.prompt[-1].content for task in exclude.tasks} if exclude is not None else set()
     tasks = []
     for domain, count in (DEFAULT_COUNTS if counts is None else counts).items():
-        rng = random.Random(f"nano test {domain} {seed}")
+        rng = random.Random(f"nano evaluation {domain} {seed}")
         drawn = 0
         while drawn < count:
             problem = _draw(domain, rng)
