@@ -98,6 +98,7 @@ class Recipe(ABC):
     @staticmethod
     def _validated(suite: Suite, directory: Path, progress: Progress) -> list[Task]:
         total = len(suite.tasks)
+        progress("validating references", 0, total)
         with ToolExecutor() as executor:
             kept, rejected = validate_references(
                 suite.tasks, executor, on_progress=lambda done: progress("validating references", done, total)

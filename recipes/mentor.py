@@ -55,5 +55,6 @@ class MentorRecipe(Recipe):
             trainer.remove_callback(PrinterCallback)
             step = 0 if job.checkpoint is None else int(job.checkpoint.name.rpartition("-")[2])
             drop_metrics_after(metrics, step)
+            job.progress("MENTOR", step, config.train.steps)
             trainer.train(resume_from_checkpoint=None if job.checkpoint is None else str(job.checkpoint))
         trainer.model.save_pretrained(job.directory / "adapter")

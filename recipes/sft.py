@@ -69,5 +69,6 @@ class SFTRecipe(Recipe):
             ),
         )
         trainer.remove_callback(PrinterCallback)
+        job.progress("SFT", step, config.train.steps)
         trainer.train(resume_from_checkpoint=None if job.checkpoint is None else str(job.checkpoint))
         trainer.model.save_pretrained(job.directory / "adapter")

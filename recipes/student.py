@@ -32,6 +32,7 @@ def resolve_student(student: str, seed: int, progress: Callable[[str, int, int],
         directory.parent.mkdir(parents=True, exist_ok=True)
         build = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".nano-"))
         try:
+            progress("warm start", 0, STEPS)
             warm_start(build, seed=seed, on_step=lambda step, loss: progress("warm start", step, STEPS))
             if not directory.is_dir():  # another process may have been faster
                 build.rename(directory)

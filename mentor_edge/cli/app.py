@@ -197,7 +197,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == 130:  # typer's answer to Ctrl-C
-            console.print("interrupted; what is finished is kept: the same command with --resume goes on")
+            resumable = sys.argv[1:2] in (["quickstart"], ["fit"])
+            console.print("interrupted" + ("; the same command with --resume goes on" if resumable else ""))
         raise
     except Exception as error:
         if debug:

@@ -155,6 +155,7 @@ class _Session:
 
         target, steps = self.out / "base", self.plan.warm_steps
         if not target.is_dir():
+            self.progress("warm start", 0, steps)
             with atomic_directory(target) as temporary:
                 warm_start(
                     temporary, seed=self.seed, steps=steps,

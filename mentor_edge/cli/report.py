@@ -58,7 +58,7 @@ def _artifact_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-_ARTIFACT_HEADER = ("file", "MB", "gate", "n (ood)", "points", "90 % interval", "flips", "malformed")
+_ARTIFACT_HEADER = ("file", "MB", "gate", "n", "points", "90 % interval", "flips", "malformed")
 
 
 def print_summary(summary: Mapping[str, Any], out: Path) -> None:
@@ -69,7 +69,7 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     console.print(accuracy)
     for name in summary["lift"]:
         console.print(_lift_line(summary, name), markup=False)
-    title = "gate: merged torch model against the file in llama.cpp"
+    title = "gate: merged torch model against the file in llama.cpp (figures: out of domain)"
     gate = Table(*_ARTIFACT_HEADER, title=title, title_justify="left")
     for row in _artifact_rows(summary):
         gate.add_row(*(escape(cell) for cell in row), style=_STYLE[row[2]])

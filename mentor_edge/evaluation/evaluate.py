@@ -110,7 +110,7 @@ def evaluate(
 
     Tasks with an `answer` run the whole tool loop and are right when the final answer is. Tasks with `accepted_calls`
     (BFCL) stop after the first turn, without executing anything, and are right when its calls are. `on_progress` gets
-    the number of finished tasks.
+    the number of finished tasks, 0 at the start.
 
     Raises: EngineError when the runtime dies, StudentError when the template refuses a prompt.
     """
@@ -120,6 +120,7 @@ def evaluate(
         if on_progress is not None:
             on_progress(len(outcomes) + finished)
 
+    report(0)
     for first_turn_only in (False, True):
         chosen = [i for i, task in enumerate(suite.tasks) if (task.accepted_calls is not None) == first_turn_only]
         trajectories = run_conversations(
