@@ -75,7 +75,9 @@ def timed_run(engine: str, student: str, steps: int, directory: Path) -> Clock:
         }  # fmt: skip
         if engine == "edge":
             limits = AgentLimits(rollout.tool_rounds, rollout.tokens_per_turn, rollout.completion_tokens)
-            trainer = EdgeGRPOTrainer(tasks=tasks, limits=limits, executor=executor, **arguments)
+            trainer = EdgeGRPOTrainer(
+                tasks=tasks, limits=limits, decode_batch=rollout.decode_batch, executor=executor, **arguments
+            )
         else:
             trainer = stock_trainer(tasks=tasks, executor=executor, **arguments)
         trainer.remove_callback(PrinterCallback)

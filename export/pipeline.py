@@ -36,12 +36,14 @@ def gate_suite(suite: Suite) -> Suite:
     return suite.where(domains=GATED) if suite.name == "nano" else suite
 
 
-def evaluate_file(path: Path, suite: Suite, on_progress: Callable[[int], None] | None = None) -> Evaluation:
-    """Run a suite through a GGUF file in llama.cpp.
+def evaluate_file(
+    path: Path, suite: Suite, on_progress: Callable[[int], None] | None = None, *, kv: str = "f16"
+) -> Evaluation:
+    """Run a suite through a GGUF file in llama.cpp, with a cache of type `kv` ("f16", llama.cpp's default, or "f32").
 
     Raises: EngineError.
     """
-    with LlamaCppEngine(path) as engine, ToolExecutor() as executor:
+    with LlamaCppEngine(path, kv=kv) as engine, ToolExecutor() as executor:
         return evaluate(engine, suite, limits=LIMITS[suite.name], executor=executor, on_progress=on_progress)
 
 
@@ -97,13 +99,16 @@ def export(
 
         def judge(kind: str) -> ArtifactFile:
             path, types = files[kind]
-            candidate = evaluate_file(path, suite, lambda done: progress(f"gate: {kind}", done, total))
+            # An F32 file is judged with an F32 cache: it shows what the conversion alone changes, which is nothing.
+            kv = "f32" if kind == "f32" else "f16"
+            candidate = evaluate_file(path, suite, lambda done: progress(f"gate: {kind}", done, total), kv=kv)
             candidate.write_jsonl(work / f"gate-{kind}.jsonl")
             verdict = compare(reference, candidate, margin)
             folder = "controls/" if kind in controls else "" if verdict.verdict is Verdict.PASS else "refused/"
             name = folder + path.name
+            judged = verdict.to_json() | {"runtime": {"engine": "llama.cpp", "kv": kv, "flash_attention": False}}
             return ArtifactFile(
-                "gguf", kind, name, path.stat().st_size, sha256_of(path), types, verdict.to_json(), kind in controls
+                "gguf", kind, name, path.stat().st_size, sha256_of(path), types, judged, kind in controls
             )
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:

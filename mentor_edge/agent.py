@@ -101,6 +101,15 @@ def _run_wave(
     for state in states:
         if len(state.prompt_ids) + 1 > engine.context_length:
             state.ending = Ending.OUT_OF_TOKENS
+    if fitting := [state for state in states if state.ending is None]:
+        _take_turns(engine, fitting, executor, limits, temperature)
+    return [state.trajectory() for state in states]
+
+
+def _take_turns(
+    engine: Engine, states: Sequence[_State], executor: ToolExecutor, limits: AgentLimits, temperature: float
+) -> None:
+    """Let the model and the tools take turns, until every conversation has ended."""
     suffixes: dict[tuple[tuple[str | None, str], ...], list[int]] = {}
     with engine.open(len(states)) as conversations:
         while active := [row for row, state in enumerate(states) if state.ending is None]:
@@ -114,7 +123,6 @@ def _run_wave(
             for row, generation, text in zip(active, generations, texts, strict=True):
                 _take_turn(states[row], generation, text, executor, limits)
             _queue_tool_results(engine, [states[row] for row in active], limits, suffixes)
-    return [state.trajectory() for state in states]
 
 
 def _within(room: int, generation: Generation) -> Generation:

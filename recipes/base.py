@@ -133,7 +133,7 @@ def recipe_from_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     values = read_yaml(Path(path), overrides)
     name = values.get("recipe")
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise ConfigError([f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"])
     return RECIPES[name](**values)
 

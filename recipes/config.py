@@ -82,6 +82,8 @@ class RolloutConfig(_Section):
     tokens_per_turn: Positive = 28
     completion_tokens: Positive = 160
     """Budget of one rollout, tool results included."""
+    decode_batch: Positive = 96
+    """Rollouts decoded at once by the edge engine: the KV caches of this many conversations must fit in memory."""
     tool_timeout: pydantic.PositiveFloat = 5.0
     """Seconds per tool call."""
 
@@ -142,7 +144,7 @@ def _mistake(kind: type[RecipeConfig], problem: Any) -> str:
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a recipe file and apply `key.sub=value` overrides (values are YAML).
 
-    Raises: ConfigError when the file is missing, is no mapping, or an override has no "=".
+    Raises: ConfigError when the file is missing, is no mapping, or an override cannot be read.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -166,7 +168,10 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
                 problems.append(f"override {override!r}: {section} is not a section")
                 break
         else:
-            target[name] = yaml.safe_load(text)
+            try:
+                target[name] = yaml.safe_load(text)
+            except yaml.YAMLError:
+                problems.append(f"override {override!r} is not YAML after the =")
     if problems:
         raise ConfigError(problems)
     return values

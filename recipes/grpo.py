@@ -92,10 +92,17 @@ class EdgeGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose rollouts run in our agent loop, over our decode loop, with the adapter merged."""
 
     def __init__(
-        self, *, tasks: Mapping[str, Task], limits: AgentLimits, executor: ToolExecutor, **trainer_arguments: Any
+        self,
+        *,
+        tasks: Mapping[str, Task],
+        limits: AgentLimits,
+        decode_batch: int = 96,
+        executor: ToolExecutor,
+        **trainer_arguments: Any,
     ) -> None:
         self._task_of = tasks
         self._limits = limits
+        self._decode_batch = decode_batch
         self._executor = executor
         self._batch: list[Task] = []
         self._engine: TransformersEngine | None = None
@@ -110,7 +117,7 @@ class EdgeGRPOTrainer(GRPOTrainer):
         model = self.accelerator.unwrap_model(self.model)
         if self._engine is None:
             base = model.get_base_model() if hasattr(model, "get_base_model") else model
-            self._engine = TransformersEngine(base, self.processing_class, batch_size=len(self._batch))
+            self._engine = TransformersEngine(base, self.processing_class, batch_size=self._decode_batch)
         with merged_adapter(model):
             trajectories = run_conversations(
                 self._engine, self._batch, self._executor, self._limits, temperature=self.temperature

@@ -49,7 +49,9 @@ class MentorRecipe(Recipe):
                 "callbacks": [MetricsCallback(metrics, config.train.prompts_per_step, job.progress)],
             }
             if rollout.engine == "edge":
-                trainer = EdgeGRPOTrainer(tasks=tasks, limits=limits, executor=executor, **arguments)
+                trainer = EdgeGRPOTrainer(
+                    tasks=tasks, limits=limits, decode_batch=rollout.decode_batch, executor=executor, **arguments
+                )
             else:
                 trainer = stock_trainer(tasks=tasks, executor=executor, **arguments)
             trainer.remove_callback(PrinterCallback)

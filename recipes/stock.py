@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 from trl import GRPOTrainer
 
-from mentor_edge.chat import TOOL_CALL_OPEN
+from mentor_edge.chat import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.tasks.answers import boxed_answer
 from mentor_edge.tasks.types import Task
@@ -44,7 +44,7 @@ def _trajectory(completion: list[dict[str, Any]], completion_ids: Sequence[int],
         ending = Ending.TRUNCATED
     elif last.tool_calls:
         ending = Ending.OUT_OF_TURNS
-    elif TOOL_CALL_OPEN in last.content:
+    elif TOOL_CALL_OPEN in last.content or TOOL_CALL_CLOSE in last.content:
         ending = Ending.MALFORMED
     else:
         ending = Ending.ANSWERED

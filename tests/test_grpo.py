@@ -15,8 +15,10 @@ import trl
 from datasets import Dataset
 from taught_students import teach
 from trl import GRPOTrainer
+from trl.chat_template_utils import parse_response
 
 from mentor_edge.agent import AgentLimits, run_conversations
+from mentor_edge.chat import parse_turn
 from mentor_edge.engines.transformers import TransformersEngine, load_student
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.recipes import MentorRecipe, base
@@ -67,7 +69,7 @@ def make_trainer(nano_student: Path, tmp_path: Path, executor: ToolExecutor) -> 
         tasks = {task.id: task for task in TASKS}
         rows = [{"prompt": [m.to_openai() for m in task.prompt], "task_id": task.id} for task in TASKS]
         trainer = EdgeGRPOTrainer(
-            tasks=tasks, limits=LIMITS, executor=executor, model=model, processing_class=tokenizer,
+            tasks=tasks, limits=LIMITS, decode_batch=5, executor=executor, model=model, processing_class=tokenizer,
             peft_config=adapter, args=grpo_arguments(recipe.config, tmp_path / "run"),
             train_dataset=Dataset.from_list(rows), reward_funcs=reward,
         )  # fmt: skip
@@ -223,7 +225,7 @@ def test_a_batch_without_any_advantage_still_trains(make_trainer: Any) -> None:
 def fit(student: Path, directory: Path, engine: str, **rollout: Any) -> list[dict[str, Any]]:
     recipe = MentorRecipe(
         student=str(student), output_dir=directory, tasks={"limit": 12},
-        train={"steps": 2, "prompts_per_step": 6, "rollouts_per_prompt": 2, "save_every": 2},
+        train={"steps": 2, "prompts_per_step": 12, "rollouts_per_prompt": 2, "save_every": 2},
         rollout={"engine": engine, **rollout},
     )  # fmt: skip
     run = recipe.fit()
@@ -232,17 +234,14 @@ def fit(student: Path, directory: Path, engine: str, **rollout: Any) -> list[dic
 
 
 def test_both_rollout_engines_train_and_score_the_same_rollouts_alike(nano_student: Path, tmp_path: Path) -> None:
-    """Nearly greedy, so that both engines see the same rollouts until the first update."""
+    """Nearly greedy, so that both engines see the same rollouts until the first update, on what the student knows:
+    TRL tells it in other words than we do that a tool is unknown."""
     logs = {engine: fit(nano_student, tmp_path / engine, engine, temperature=0.01) for engine in ("edge", "trl")}
     assert [[row["step"] for row in log] for log in logs.values()] == [[1, 2], [1, 2]]
     edge, stock = (log[0] for log in logs.values())
     for key in ("reward", "accuracy", "zero_variance_groups", "calls", "malformed", "truncated", "completion_tokens"):
         assert edge[key] == pytest.approx(stock[key]), key
-    assert 0 < edge["accuracy"] < 1
-
-
-def conversation(task: Task, *turns: Message, ending: Ending, answer: str | None = None) -> tuple[Task, Trajectory]:
-    return task, Trajectory(turns, answer, ending, completion_ids=[1, 2])
+    assert edge["accuracy"] > 0.5
 
 
 def test_stock_rollouts_are_scored_as_ours(nano_student: Path, executor: ToolExecutor) -> None:
@@ -251,7 +250,7 @@ def test_stock_rollouts_are_scored_as_ours(nano_student: Path, executor: ToolExe
     torch.manual_seed(0)
     tasks = list(TASKS) * 4
     pairs = list(zip(tasks, run_conversations(engine, tasks, executor, LIMITS, temperature=1.3), strict=True))
-    cut = AgentLimits(tool_rounds=1, tokens_per_turn=16, completion_tokens=40)
+    cut = AgentLimits(tool_rounds=0, tokens_per_turn=28, completion_tokens=160)
     pairs += zip(tasks, run_conversations(engine, tasks, executor, cut, temperature=1.0), strict=True)
     reward, eos = MentorReward(), engine.tokenizer.eos_token_id
     endings = set()
@@ -270,6 +269,7 @@ def test_stock_rollouts_are_scored_as_ours(nano_student: Path, executor: ToolExe
         ({"role": "assistant", "content": "\\boxed{3}"}, 2, Ending.ANSWERED),
         ({"role": "assistant", "content": "\\boxed{3}"}, 7, Ending.TRUNCATED),
         ({"role": "assistant", "content": "<tool_call>{oops</tool_call>"}, 2, Ending.MALFORMED),
+        ({"role": "assistant", "content": "}\n</tool_call>\\boxed{3}"}, 2, Ending.MALFORMED),
         ({"role": "assistant", "content": "", "tool_calls": [ToolCall("add", {}).to_openai()]}, 2, Ending.OUT_OF_TURNS),
         ({"role": "tool", "name": "add", "content": "3"}, 2, Ending.TRUNCATED),
     ],
@@ -315,15 +315,15 @@ def fetching(mode: str, question: str, identity: str) -> Task:
 @pytest.fixture(scope="module")
 def provocative_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student that calls the tool in each of the ways that break it, depending on the question."""
-    tasks = [fetching(mode, f"please {mode} now", mode) for mode in MODES]
-    return teach(tmp_path_factory.mktemp("students") / "provocative", tasks, steps=40)
+    tasks = [fetching(mode, f"{mode}, {mode}, {mode}!", mode) for mode in MODES]
+    return teach(tmp_path_factory.mktemp("students") / "provocative", tasks, steps=80)
 
 
 @pytest.mark.parametrize("engine", ["edge", "trl"])
 def test_training_goes_on_when_tools_misbehave(
     provocative_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    tasks = tuple(fetching("work", f"please {mode} now", mode) for mode in MODES)  # the teacher's calls do work
+    tasks = tuple(fetching("work", f"{mode}, {mode}, {mode}!", mode) for mode in MODES)  # the teacher's calls do work
     monkeypatch.setattr(base, "load_training_suite", lambda config, seed: Suite("fetch", "1", tasks))
     recipe = MentorRecipe(
         student=str(provocative_student), output_dir=tmp_path / "run",
@@ -342,7 +342,7 @@ def test_training_goes_on_when_tools_misbehave(
 def test_every_way_to_misbehave_is_an_error_the_model_reads(provocative_student: Path) -> None:
     """What the training above ran into: each mode called, each answered with its own error."""
     engine = TransformersEngine.load(provocative_student)
-    tasks = [fetching("work", f"please {mode} now", mode) for mode in MODES]
+    tasks = [fetching("work", f"{mode}, {mode}, {mode}!", mode) for mode in MODES]
     with ToolExecutor(timeout=0.3) as executor:
         trajectories = run_conversations(engine, tasks, executor, LIMITS)
     errors = {t.calls[0].arguments["mode"]: t.messages[1].content for t in trajectories}
@@ -391,6 +391,8 @@ def test_a_prompt_without_room_in_the_context_is_a_rollout_without_reward(
 
 def test_tokenizers_of_students_come_with_a_parser_for_stock_rollouts(nano_student: Path) -> None:
     _, tokenizer = load_student(nano_student)
-    text = 'hm <tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2.5}}\n</tool_call><|im_end|>'
-    parsed = trl.chat_template_utils.parse_response(tokenizer, tokenizer(text)["input_ids"])
+    prefix = tokenizer("<|im_start|>user\n1 and 2.5?<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
+    text = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2.5}}\n</tool_call>'
+    parsed = parse_response(tokenizer, tokenizer(text + "<|im_end|>")["input_ids"], prefix=prefix)
+    assert Message.from_openai(parsed) == parse_turn(text).message
     assert parsed["tool_calls"] == [ToolCall("add", {"a": 1, "b": 2.5}).to_openai()]

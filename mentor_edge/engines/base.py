@@ -32,8 +32,8 @@ class Conversations(Protocol):
     def extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
         """Append `token_ids[i]` to conversation `rows[i]`, then generate one turn for each of them.
 
-        On the first call the ids are whole prompts; later they are what follows the model's last turn.
-        `rows` are distinct indices below the batch's size.
+        On the first call the ids are the whole prompts of all conversations; later they are what follows the model's
+        last turn in some of them. `rows` are distinct indices below the batch's size.
         """
         ...
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -48,7 +49,7 @@ def load_student(path: str | Path, *, four_bit: bool = False) -> tuple[Any, Any]
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, quantization_config=quantization
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StudentError(
             f"cannot load the student {name!r}: {first_line}",
@@ -99,10 +100,6 @@ class _RaggedLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        missing = self._cache.slots - self.keys.shape[2]
-        if missing > 0:
-            self.keys = torch.nn.functional.pad(self.keys, (0, 0, 0, missing))
-            self.values = torch.nn.functional.pad(self.values, (0, 0, 0, missing))
         rows, slots, span = self._cache.rows, self._cache.write_slots, self._cache.span
         self.keys[rows, :, slots] = key_states.transpose(1, 2)
         self.values[rows, :, slots] = value_states.transpose(1, 2)
@@ -119,25 +116,35 @@ class _RaggedLayer(CacheLayerMixin):
 
 
 class RaggedCache(Cache):
-    """A cache whose rows have different lengths. `aim` says where the next forward writes."""
+    """A cache whose rows have different lengths. `aim` says where the next forward writes; `slots` is the capacity."""
 
-    def __init__(self, layers: int) -> None:
-        self.slots = 0
+    def __init__(self, layers: int, slots: int = 0) -> None:
+        self.slots = slots
         self.span = 0
         self.rows = self.write_slots = torch.zeros(0)
         super().__init__(layers=[_RaggedLayer(self) for _ in range(layers)])
 
     def aim(self, write_slots: torch.Tensor) -> None:
-        """`write_slots` is [rows, columns]; capacity grows in steps of 64 so that it is rarely copied."""
+        """`write_slots` is [rows, columns]; capacity grows in steps of 64, so that it is rarely copied."""
         self.rows = torch.arange(write_slots.shape[0], device=write_slots.device)[:, None]
         self.write_slots = write_slots
         self.span = int(write_slots.max()) + 1
-        self.slots = max(self.slots, -(-self.span // 64) * 64)
+        self.grow(-(-self.span // 64) * 64)
+
+    def grow(self, slots: int) -> None:
+        """Make room for at least `slots` slots."""
+        missing = slots - self.slots
+        if missing <= 0:
+            return
+        self.slots = slots
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys = torch.nn.functional.pad(layer.keys, (0, 0, 0, missing))
+                layer.values = torch.nn.functional.pad(layer.values, (0, 0, 0, missing))
 
     def take(self, rows: torch.Tensor) -> RaggedCache:
         """A copy that holds the given rows, in that order."""
-        taken = RaggedCache(len(self.layers))
-        taken.slots = self.slots
+        taken = RaggedCache(len(self.layers), self.slots)
         for source, target in zip(self.layers, taken.layers, strict=True):
             target.keys, target.values = source.keys[rows], source.values[rows]
             target.is_initialized = True
@@ -145,9 +152,10 @@ class RaggedCache(Cache):
 
     def put(self, rows: torch.Tensor, source: RaggedCache) -> None:
         """Store all rows of `source` as the given rows."""
+        self.grow(source.slots)
         for mine, theirs in zip(self.layers, source.layers, strict=True):
-            slots = theirs.keys.shape[2]
-            mine.keys[rows, :, :slots], mine.values[rows, :, :slots] = theirs.keys, theirs.values
+            mine.keys[rows, :, : source.slots] = theirs.keys
+            mine.values[rows, :, : source.slots] = theirs.values
 
 
 class TransformersEngine:
@@ -223,26 +231,19 @@ class _TorchConversations:
         """Prefill each distinct prompt once and copy its cache to all rows that start with it."""
         if len(set(rows)) != self._size:
             raise ValueError("the first call of a batch must give every conversation its prompt")
-        index: dict[tuple[int, ...], int] = {}
-        source = [index.setdefault(tuple(prompt), len(index)) for prompt in prompts]
-        unique = sorted(index, key=len)
-        position = {prompt: i for i, prompt in enumerate(unique)}
-        step = max(1, _PREFILL_TOKENS // len(unique[-1]))
-        self._cache = RaggedCache(self._layers)
-        whole: RaggedCache | None = None
-        parts = []
-        for start in range(0, len(unique), step):
-            chunk = [list(prompt) for prompt in unique[start : start + step]]
-            cache = RaggedCache(self._layers)
-            cache.slots = -(-(len(unique[-1]) + 1) // 64) * 64
-            parts.append((cache, self._forward(cache, chunk, [0] * len(chunk))))
-        whole = parts[0][0] if len(parts) == 1 else _concatenated([cache for cache, _ in parts])
-        where = [position[prompt] for prompt in index]
-        spread = self._tensor([where[i] for i in source])
-        logits = torch.cat([part for _, part in parts])[spread]
-        cache = whole.take(spread)
-        self._cache = cache.take(self._tensor(sorted(range(len(rows)), key=lambda i: rows[i])))
-        return cache, logits
+        distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len)  # like lengths together: little padding
+        index = {prompt: i for i, prompt in enumerate(distinct)}
+        slots = -(-(len(distinct[-1]) + 1) // 64) * 64
+        step = max(1, _PREFILL_TOKENS // len(distinct[-1]))
+        caches, logits = [], []
+        for start in range(0, len(distinct), step):
+            chunk = distinct[start : start + step]
+            caches.append(RaggedCache(self._layers, slots))
+            logits.append(self._forward(caches[-1], chunk, [0] * len(chunk)))
+        spread = self._tensor([index[tuple(prompt)] for prompt in prompts])
+        cache = _concatenated(caches).take(spread)
+        self._cache = cache.take(self._tensor(sorted(range(self._size), key=rows.__getitem__)))
+        return cache, torch.cat(logits)[spread]
 
     def _forward(self, cache: RaggedCache, inputs: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
         """Feed ragged inputs, right-aligned, at each row's own positions; the logits after each row's last token.
@@ -277,7 +278,6 @@ class _TorchConversations:
         self, rows: Sequence[int], cache: RaggedCache, logits: torch.Tensor, sampling: Sampling
     ) -> list[Generation]:
         assert self._cache is not None
-        self._cache.slots = max(self._cache.slots, cache.slots)
         generated: list[list[int]] = [[] for _ in rows]
         finished = [False] * len(rows)
         decoded = list(range(len(rows)))  # indices into `rows`, in the order of the cache's rows
@@ -297,7 +297,7 @@ class _TorchConversations:
                 break
             if len(keep) < _COMPACT_BELOW * len(decoded):
                 kept = self._tensor(keep)
-                self._store(cache, [rows[index] for index in decoded])
+                self._cache.put(self._tensor([rows[index] for index in decoded]), cache)
                 cache, chosen = cache.take(kept), chosen[kept]
                 decoded = [decoded[i] for i in keep]
             starts = self._tensor([self._lengths[rows[index]] for index in decoded])
@@ -305,20 +305,10 @@ class _TorchConversations:
             for index in decoded:
                 if alive[index]:
                     self._lengths[rows[index]] += 1
-        self._store(cache, [rows[index] for index in decoded])
+        self._cache.put(self._tensor([rows[index] for index in decoded]), cache)
         for row, ids in zip(rows, generated, strict=True):
             self._unfed[row] = ids[-1:]
         return [Generation(ids, done) for ids, done in zip(generated, finished, strict=True)]
-
-    def _store(self, cache: RaggedCache, rows: Sequence[int]) -> None:
-        assert self._cache is not None
-        missing = cache.layers[0].keys.shape[2] - self._cache.layers[0].keys.shape[2]
-        if missing > 0:
-            self._cache.slots = cache.slots
-            for layer in self._cache.layers:
-                layer.keys = torch.nn.functional.pad(layer.keys, (0, 0, 0, missing))
-                layer.values = torch.nn.functional.pad(layer.values, (0, 0, 0, missing))
-        self._cache.put(self._tensor(rows), cache)
 
     def _tensor(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
@@ -326,8 +316,7 @@ class _TorchConversations:
 
 def _concatenated(caches: Sequence[RaggedCache]) -> RaggedCache:
     """Caches of the same capacity, row after row."""
-    whole = RaggedCache(len(caches[0].layers))
-    whole.slots = caches[0].slots
+    whole = RaggedCache(len(caches[0].layers), caches[0].slots)
     for i, layer in enumerate(whole.layers):
         layer.keys = torch.cat([cache.layers[i].keys for cache in caches])
         layer.values = torch.cat([cache.layers[i].values for cache in caches])

@@ -1,0 +1,76 @@
+"""What the documentation tells people to type is accepted, and (slow) works from the first command to the last."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from mentor_edge.cli.app import app
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "recipes" / "configs").glob("*.yaml")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def documented_commands() -> Iterator[str]:
+    for path in DOCUMENTS:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.match(r"(#\s+)?mentor-edge \w+ ", line):
+                yield line.removeprefix("#").strip()
+
+
+@pytest.mark.parametrize("line", sorted(set(documented_commands())))
+def test_a_documented_command_has_valid_arguments(line: str) -> None:
+    program, name, *arguments = shlex.split(line)
+    assert program == "mentor-edge"
+    command = typer.main.get_command(app).commands[name]
+    command.make_context(name, arguments)  # raises on unknown options, missing arguments and wrong types
+
+
+def test_the_readme_names_the_two_commands_that_the_makefile_has() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z-]+)$", README.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert named == {"quickstart", "test"} and named <= targets
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text(encoding="utf-8"))
+    assert links and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_python_of_the_readme_names_things_that_exist() -> None:
+    (block,) = blocks(README, "python")
+    compile(block, "README.md", "exec")
+    imports = [line for line in block.splitlines() if line.startswith("from ")]
+    assert imports
+    subprocess.run([sys.executable, "-c", "\n".join(imports)], check=True, cwd="/")
+
+
+@pytest.mark.slow
+def test_the_readme_works_from_the_first_command_to_the_last(tmp_path: Path) -> None:
+    """A full quickstart, then every `mentor-edge` command of the README that needs no data of its own."""
+    program = [sys.executable, "-m", "mentor_edge"]
+    subprocess.run([*program, "quickstart"], check=True, cwd=tmp_path)
+    lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line.startswith("mentor-edge ")]
+    runnable = [line for line in lines if "PATH" not in line]
+    assert len(runnable) >= 4
+    for line in runnable:
+        done = subprocess.run([*program, *shlex.split(line)[1:]], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode in ((0, 4) if " export " in line else (0,)), done.stderr
+    data = ROOT / "tests" / "data"
+    gsm8k = [*program, "fit", str(ROOT / "recipes" / "configs" / "nano-gsm8k.yaml")]
+    subprocess.run(
+        [*gsm8k, "--set", f"tasks.path={data / 'gsm8k_excerpt.jsonl'}", "--set", "student=runs/quickstart/base"],
+        check=True, cwd=tmp_path,
+    )  # fmt: skip
