@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
-from mentor_edge.engines.transformers import TransformersEngine
 from mentor_edge.errors import ExportError, GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.evaluation.statistics import Verdict
@@ -52,6 +51,8 @@ def evaluate_directory(path: str | Path, suite: Suite, on_progress: Callable[[in
 
     Raises: StudentError.
     """
+    from mentor_edge.engines.transformers import TransformersEngine  # loads torch, which a file does not need
+
     with ToolExecutor() as executor:
         engine = TransformersEngine.load(path)
         return evaluate(engine, suite, limits=LIMITS[suite.name], executor=executor, on_progress=on_progress)

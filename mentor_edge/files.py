@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.errors import OutputError
+from mentor_edge.errors import MentorEdgeError, OutputError
+
+_NEXT_TO_NOTHING = 256 * 1024
+"""Free bytes below which a disk counts as full."""
 
 
-def _refused(path: Path, error: OSError) -> OutputError:
-    return OutputError(
-        f"cannot write {path}: {error.strerror or error}", "free some space or choose another output directory"
-    )
+def _disk_is_full(path: Path, error: Exception) -> bool:
+    """Whether writing failed for want of space. Writers outside of Python say it each in their own way, or not at all,
+    so what is left on the disk counts too."""
+    if "No space left" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+        return True
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    return shutil.disk_usage(existing).free < _NEXT_TO_NOTHING
+
+
+@contextmanager
+def explained_write_errors(path: Path) -> Iterator[None]:
+    """Turn what libraries raise when `path` cannot be written into one clear error.
+
+    Raises: OutputError for a full disk and for any OSError; other exceptions pass.
+    """
+    try:
+        yield
+    except MentorEdgeError:
+        raise
+    except Exception as error:
+        if _disk_is_full(path, error):
+            reason = "no space left on the device"
+        elif isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        else:
+            raise
+        raise OutputError(
+            f"cannot write {path}: {reason}", "free some space or choose another output directory"
+        ) from error
 
 
 @contextmanager
@@ -28,13 +57,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise _refused(path, error) from error
+        with explained_write_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a parent that is no directory: then there is nothing to remove
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -47,11 +76,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         raise OutputError(f"the output directory {path} exists already", "choose another one or remove it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.rename(path)
-    except OSError as error:
-        raise _refused(path, error) from error
+        with explained_write_errors(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import yaml
 
 from mentor_edge.errors import ConfigError, TaskError
-from mentor_edge.files import write_jsonl
+from mentor_edge.files import atomic_file, explained_write_errors, write_jsonl
 from mentor_edge.tasks import gsm8k
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.references import validate_references, write_rejected
@@ -21,8 +21,7 @@ from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.executor import ToolExecutor
 
 from .config import RecipeConfig, TasksConfig, build_config, read_yaml
-from .run import Run, newest_checkpoint, prepare_output
-from .student import resolve_student
+from .run import Run, check_output, newest_checkpoint, prepare_output
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the units done and the units in all."""
@@ -71,16 +70,22 @@ class Recipe(ABC):
         """
         directory = self.config.output_dir
         resolved = self.config.model_dump(mode="json")
+        from .student import check_student, resolve_student  # loads torch, which a mistake above need not wait for
+
+        check_output(directory, resume=resume)
+        # What can be wrong with the input is found before anything is written.
+        suite = load_training_suite(self.config.tasks, self.config.seed)
+        check_student(self.config.student)
         prepare_output(directory, resume=resume)
         self._same_config(directory / "config.yaml", resolved)
         if resume and (directory / "run.json").is_file():
             return Run.load(directory)
         started = time.monotonic()
         student = resolve_student(self.config.student, self.config.seed, progress)
-        suite = load_training_suite(self.config.tasks, self.config.seed)
         tasks = self._validated(suite, directory, progress)
         checkpoint = newest_checkpoint(directory / "checkpoints")
-        self.train(TrainingJob(student, tasks, directory, checkpoint, progress))
+        with explained_write_errors(directory):
+            self.train(TrainingJob(student, tasks, directory, checkpoint, progress))
         counts = {
             "suite": suite.name, "sha256": suite.sha256, "used": len(tasks), "rejected": len(suite.tasks) - len(tasks),
         }  # fmt: skip
@@ -93,7 +98,8 @@ class Recipe(ABC):
         text = yaml.safe_dump(resolved, sort_keys=False)
         if path.is_file() and path.read_text(encoding="utf-8") != text:
             raise ConfigError([f"{path} differs from this configuration"], "resume with the same settings")
-        path.write_text(text, encoding="utf-8")
+        with atomic_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     @staticmethod
     def _validated(suite: Suite, directory: Path, progress: Progress) -> list[Task]:

@@ -12,7 +12,6 @@ from mentor_edge.tools.executor import ToolExecutor
 
 from .base import Recipe, TrainingJob, drop_metrics_after
 from .config import MentorConfig, RecipeConfig
-from .student import load_trainable
 
 
 class MentorRecipe(Recipe):
@@ -30,6 +29,7 @@ class MentorRecipe(Recipe):
 
         from .grpo import EdgeGRPOTrainer, MetricsCallback, RewardLog, grpo_arguments
         from .stock import stock_trainer
+        from .student import load_trainable
 
         config = self.config
         tasks: Mapping[str, Task] = {task.id: task for task in job.tasks}

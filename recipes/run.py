@@ -28,16 +28,24 @@ if TYPE_CHECKING:
 _VERSION = 1
 
 
-def prepare_output(directory: Path, *, resume: bool) -> None:
-    """Create an output directory, or accept an unfinished one when resuming.
+def check_output(directory: Path, *, resume: bool) -> None:
+    """Refuse an output directory that holds something, unless resuming.
 
-    Raises: OutputError when it exists and `resume` is not asked for, or cannot be created.
+    Raises: OutputError.
     """
     if directory.exists() and (not directory.is_dir() or (any(directory.iterdir()) and not resume)):
         raise OutputError(
             f"the output directory {directory} exists already",
             "choose another one, remove it, or go on with --resume",
         )
+
+
+def prepare_output(directory: Path, *, resume: bool) -> None:
+    """Create an output directory, or accept an unfinished one when resuming.
+
+    Raises: OutputError when it exists and `resume` is not asked for, or cannot be created.
+    """
+    check_output(directory, resume=resume)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from mentor_edge.engines.transformers import TransformersEngine
-
 from .base import Recipe, TrainingJob, append_metrics, drop_metrics_after
 from .config import RecipeConfig, SftConfig
 from .examples import supervised_examples
-from .student import load_trainable
 
 
 class SFTRecipe(Recipe):
@@ -24,6 +21,10 @@ class SFTRecipe(Recipe):
         from datasets import Dataset
         from transformers import PrinterCallback, TrainerCallback
         from trl import SFTConfig, SFTTrainer
+
+        from mentor_edge.engines.transformers import TransformersEngine
+
+        from .student import load_trainable
 
         config = self.config
         cuda = torch.cuda.is_available()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.engines.transformers import load_student
+from mentor_edge.engines.transformers import load_student, load_tokenizer
 
 from .config import LoraConfig
 from .warm_start import STEPS, warm_start
@@ -39,6 +39,15 @@ def resolve_student(student: str, seed: int, progress: Callable[[str, int, int],
         finally:
             shutil.rmtree(build, ignore_errors=True)
     return str(directory)
+
+
+def check_student(student: str) -> None:
+    """Load the student's tokenizer to see that it is there and can render tool calls.
+
+    Raises: StudentError.
+    """
+    if student != "nano":
+        load_tokenizer(student)
 
 
 def load_trainable(student: str, lora: LoraConfig) -> tuple[Any, Any, Any]:

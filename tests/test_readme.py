@@ -24,10 +24,13 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def documented_commands() -> Iterator[str]:
+    """Command lines in the shell blocks of documents and in the comments of recipe files."""
     for path in DOCUMENTS:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if re.match(r"(#\s+)?mentor-edge \w+ ", line):
-                yield line.removeprefix("#").strip()
+        text = path.read_text(encoding="utf-8")
+        lines = re.findall(r"^# +(.*)$", text, flags=re.MULTILINE) if path.suffix == ".yaml" else []
+        for block in blocks(path, "sh"):
+            lines += block.splitlines()
+        yield from (line for line in lines if line.startswith("mentor-edge "))
 
 
 @pytest.mark.parametrize("line", sorted(set(documented_commands())))

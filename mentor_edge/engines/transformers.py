@@ -30,6 +30,36 @@ _COMPACT_BELOW = 0.75
 """Finished rows are dropped once fewer than this part of the decoded rows is active: dropping copies the cache."""
 
 
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise StudentError(
+            f"cannot load the student {name!r}: {first_line}",
+            "give a directory with config.json, model.safetensors and a tokenizer (a hub id needs a reachable hub)",
+        ) from error
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a student, checked for a chat template.
+
+    Raises: StudentError when it cannot be loaded or has no chat template.
+    """
+    name = str(path)
+    with _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    if not tokenizer.chat_template:
+        raise StudentError(
+            f"the student {name!r} has no chat template",
+            "a tool-calling student needs one: add chat_template.jinja or use an instruct model",
+        )
+    if tokenizer.eos_token is None:
+        raise StudentError(f"the student {name!r} has no end-of-turn token (eos_token)")
+    return tokenizer
+
+
 def load_student(path: str | Path, *, four_bit: bool = False) -> tuple[Any, Any]:
     """Load a local Hugging Face directory (or, where a hub is reachable, a hub id) as (model, tokenizer).
 
@@ -44,33 +74,12 @@ def load_student(path: str | Path, *, four_bit: bool = False) -> tuple[Any, Any]
         quantization = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = load_tokenizer(name)
+    with _loading(name):
         model = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, quantization_config=quantization
         )
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StudentError(
-            f"cannot load the student {name!r}: {first_line}",
-            "give a directory with config.json, model.safetensors and a tokenizer (a hub id needs a reachable hub)",
-        ) from error
-    check_chat_template(tokenizer, name)
     return model, tokenizer
-
-
-def check_chat_template(tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer that cannot render tool calls at all.
-
-    Raises: StudentError.
-    """
-    if not tokenizer.chat_template:
-        raise StudentError(
-            f"the student {name!r} has no chat template",
-            "a tool-calling student needs one: add chat_template.jinja or use an instruct model",
-        )
-    if tokenizer.eos_token is None:
-        raise StudentError(f"the student {name!r} has no end-of-turn token (eos_token)")
 
 
 def template_of(tokenizer: Any) -> ChatTemplate:

@@ -107,7 +107,9 @@ def draw_story(rng: random.Random, style: Style, *, missing_tool: bool = False) 
     offered |= set(rng.sample([name for name in OPERATIONS if name not in offered], count - len(offered)))
     if missing_tool:
         offered.discard(operations[0])
-    tools = {name: _offer(rng, name, style) for name in sorted(offered)}
+    tools: dict[str, Tool] = {}
+    for name in sorted(offered):
+        tools[name] = _offer(rng, name, style, {tool.name for tool in tools.values()})
     listed = _in_order(rng, tools.values(), style)
     if missing_tool:
         return Problem(question, listed, (), MISSING_TOOL_ANSWER)
@@ -151,12 +153,15 @@ def _draw_start(rng: random.Random, operation: str) -> float:
     return rng.randint(2, 12) if operation == "power" else rng.randint(2, 99)
 
 
-def _offer(rng: random.Random, operation: str, style: Style) -> Tool:
-    """The tool of an operation as a problem offers it: under its own name or under a made-up one."""
+def _offer(rng: random.Random, operation: str, style: Style, taken: set[str]) -> Tool:
+    """The tool of an operation as a problem offers it: under its own name or under a made-up one that is not taken."""
     tool = TOOL_BY_OPERATION[operation]
     if rng.random() >= style.alias:
         return tool
-    name = rng.choice([alias for alias in WORDS if held_out_word(alias) == style.unseen_aliases])
+    names = [alias for alias in WORDS if held_out_word(alias) == style.unseen_aliases]
+    name = rng.choice(names)
+    while name in taken:
+        name = rng.choice(names)
     descriptions = OPERATIONS[operation].descriptions
     description = descriptions[2] if style.unseen_aliases else rng.choice(descriptions[:2])
     return Tool(name, description, tool.parameters, tool.function)

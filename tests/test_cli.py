@@ -1,0 +1,149 @@
+"""The command line as a user meets it: exit codes, one-line errors, JSON on standard output, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_models import make_student
+
+ROOT = Path(__file__).parent.parent
+NANO_GSM8K = ROOT / "recipes" / "configs" / "nano-gsm8k.yaml"
+EXCERPT = ROOT / "tests" / "data" / "gsm8k_excerpt.jsonl"
+
+
+def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mentor_edge", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_student(tmp_path_factory.mktemp("student") / "qwen3")
+
+
+def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['mentor-edge', '--help']\n"
+        "from mentor_edge.cli.app import main\n"
+        "try: main()\nexcept SystemExit as end: assert end.code == 0\n"
+        "print(sorted({'torch', 'transformers', 'trl', 'numpy', 'llama_cpp'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert all(name in done.stdout for name in ("quickstart", "fit", "evaluate", "export", "run", "doctor"))
+
+
+def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
+    assert run("fit", cwd=tmp_path).returncode == 2
+    assert run("evaluate", "x", "--limit", "none", cwd=tmp_path).returncode == 2
+    assert run("conquer", cwd=tmp_path).returncode == 2
+
+
+def failure(*arguments: str | Path, cwd: Path) -> str:
+    """The message of a command that must fail in one or two lines, without leaving anything behind."""
+    before = sorted(cwd.rglob("*"))
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    assert sorted(cwd.rglob("*")) == before
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) <= 2 and lines[0].startswith("error: "), done.stderr
+    return done.stderr
+
+
+def test_bad_input_is_one_clear_error(tmp_path: Path, student: Path) -> None:
+    assert "cannot read none.yaml" in failure("fit", "none.yaml", cwd=tmp_path)
+    assert "needs a path" in failure("fit", NANO_GSM8K, cwd=tmp_path)
+    here = ("--set", f"tasks.path={EXCERPT}", "--set", f"student={student}")
+    missing = failure("fit", NANO_GSM8K, *here[2:], "--set", "tasks.path=no.jsonl", cwd=tmp_path)
+    assert "no.jsonl" in missing
+    unknown = failure(
+        "fit", NANO_GSM8K, *here, "--set", "train.stepz=3", "--set", "lore=1", "--set", "seed=-1", cwd=tmp_path
+    )
+    assert "3 mistakes" in unknown and all(word in unknown for word in ("stepz", "lore", "seed"))
+    assert "no student here" in failure("fit", NANO_GSM8K, *here[:2], "--set", "student=no student here", cwd=tmp_path)
+    assert "is no run, artifact, GGUF file" in failure("evaluate", student.parent, cwd=tmp_path)
+    assert "there is no suite 'chess'" in failure("evaluate", student, "--suite", "chess", cwd=tmp_path)
+    assert "--data PATH" in failure("evaluate", student, "--suite", "bfcl", cwd=tmp_path)
+    assert "unknown quantization q9" in failure("export", student, "--gguf", "q9", "--out", "a", cwd=tmp_path)
+    assert "there is no run directory nowhere" in failure("export", "nowhere", cwd=tmp_path)
+    assert "unknown tools: hammer" in failure("run", student, "hi", "--tools", "hammer", cwd=tmp_path)
+
+
+def test_a_malformed_task_names_its_line_and_field(tmp_path: Path, student: Path) -> None:
+    rows = EXCERPT.read_text(encoding="utf-8").splitlines()
+    broken = json.loads(rows[3])
+    broken["steps"] = "none"
+    rows[3] = json.dumps(broken)
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text("\n".join(rows), encoding="utf-8")
+    message = failure("fit", NANO_GSM8K, "--set", f"tasks.path={tasks}", "--set", f"student={student}", cwd=tmp_path)
+    assert "tasks.jsonl:4: steps: expected a list" in message
+
+
+def test_a_student_without_chat_template_is_refused(tmp_path: Path, student: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(student, bare)
+    (bare / "chat_template.jinja").unlink()
+    message = failure("fit", NANO_GSM8K, "--set", f"tasks.path={EXCERPT}", "--set", f"student={bare}", cwd=tmp_path)
+    assert "has no chat template" in message
+
+
+def test_an_existing_output_directory_is_left_alone(tmp_path: Path, student: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    assert "out exists already" in failure("quickstart", "--smoke", "--out", "out", cwd=tmp_path)
+    assert "out exists already" in failure("export", student, "--out", "out", cwd=tmp_path)
+    assert "out exists already" in failure(
+        "fit", NANO_GSM8K, "--set", f"tasks.path={EXCERPT}", "--set", f"student={student}", "--set", "output_dir=out",
+        cwd=tmp_path,
+    )  # fmt: skip
+
+
+def test_json_is_one_object_on_standard_output(tmp_path: Path, student: Path) -> None:
+    done = run("evaluate", student, "--limit", "2", "--items", "items.jsonl", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    rows = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    assert result["n"] == len(rows) == 16
+    assert result["correct"] == sum(row["correct"] for row in rows)
+
+
+def test_an_export_that_cannot_be_judged_exits_with_4(tmp_path: Path, student: Path) -> None:
+    done = run("export", student, "--gguf", "q8_0", "--limit", "5", "--out", "a", "--json", cwd=tmp_path)
+    assert done.returncode == 4, done.stderr
+    (file,) = json.loads(done.stdout)["files"]
+    assert file["verdict"] == "inconclusive" and file["file"] == "refused/model-q8_0.gguf"
+    assert (tmp_path / "a" / file["file"]).stat().st_size == file["bytes"]
+    assert "no file of a passed the gate" in run("evaluate", "a", cwd=tmp_path).stderr
+
+
+def test_doctor_decodes_with_this_llama_cpp(tmp_path: Path) -> None:
+    done = run("doctor", "--json", cwd=tmp_path)
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 0 and findings["llama.cpp"]["ok"], done.stderr
+    assert "decodes quantized models" in findings["llama.cpp"]["message"]
+
+
+def test_ctrl_c_says_one_line_and_resume_is_offered(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mentor_edge", "quickstart", "--smoke", "--out", "out"]
+    child = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    assert child.stderr is not None
+    assert "warm start: started" in child.stderr.readline()
+    time.sleep(1)
+    child.send_signal(signal.SIGINT)
+    rest = [line for line in child.stderr.read().splitlines() if line.strip()]
+    assert child.wait(timeout=60) == 130
+    assert rest == ["interrupted; the same command with --resume goes on"]
+    assert not (tmp_path / "out" / "base").exists() and not list((tmp_path / "out").glob(".*"))
