@@ -62,10 +62,12 @@ class Artifact:
     def path(self, format: str, quant: str) -> Path:
         """The file of a format and quantization, its hash verified.
 
-        Raises: ExportError when there is none, it did not pass the gate, or its content has changed.
+        Raises: ExportError when there is none, it is a control or did not pass the gate, or its content has changed.
         """
         for file in self.files:
             if (file.format, file.quant) == (format, quant):
+                if file.control:
+                    raise ExportError(f"{file.file} is a control, made to test the gate itself", "it is never shipped")
                 if file.verdict != "pass":
                     raise ExportError(f"{file.file} did not pass the gate: {file.gate['explanation']}")
                 path = self.directory / file.file

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+from mentor_edge.agent import AgentLimits
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
 from mentor_edge.errors import ExportError, GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
@@ -43,7 +44,9 @@ def evaluate_file(
     Raises: EngineError.
     """
     with LlamaCppEngine(path, kv=kv) as engine, ToolExecutor() as executor:
-        return evaluate(engine, suite, limits=LIMITS[suite.name], executor=executor, on_progress=on_progress)
+        return evaluate(
+            engine, suite, limits=LIMITS.get(suite.name, AgentLimits()), executor=executor, on_progress=on_progress
+        )
 
 
 def evaluate_directory(path: str | Path, suite: Suite, on_progress: Callable[[int], None] | None = None) -> Evaluation:
@@ -55,7 +58,9 @@ def evaluate_directory(path: str | Path, suite: Suite, on_progress: Callable[[in
 
     with ToolExecutor() as executor:
         engine = TransformersEngine.load(path)
-        return evaluate(engine, suite, limits=LIMITS[suite.name], executor=executor, on_progress=on_progress)
+        return evaluate(
+            engine, suite, limits=LIMITS.get(suite.name, AgentLimits()), executor=executor, on_progress=on_progress
+        )
 
 
 def export(

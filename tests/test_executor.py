@@ -4,8 +4,10 @@ import faulthandler
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -255,3 +257,20 @@ def odd_type(x: Handle) -> int:
 def test_a_function_that_says_too_little_is_refused(function):
     with pytest.raises(ToolDefinitionError, match=function.__name__):
         tool(function)
+
+
+def test_the_child_ends_when_its_parent_is_killed():
+    code = (
+        "import os, signal\n"
+        "from mentor_edge.messages import ToolCall\n"
+        "from mentor_edge.tools.executor import ToolExecutor\n"
+        "from mentor_edge.tools.types import Tool\n"
+        "tool = Tool('pid', 'its process', {'type': 'object'}, os.getpid)\n"
+        "print(ToolExecutor().run(ToolCall('pid', {}), {'pid': tool}).content, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    child = int(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=60).stdout)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < deadline, "the tool process outlived the program that started it"
+        time.sleep(0.1)

@@ -143,10 +143,11 @@ def test_a_file_that_is_missing_or_empty_is_named(tmp_path, content):
 # References
 
 
-def test_every_reference_of_the_excerpt_holds(suite, executor):
+def test_references_of_the_excerpt_hold_but_one_whose_last_step_was_not_computed(suite, executor):
     done: list[int] = []
     kept, rejected = validate_references(suite.tasks, executor, on_progress=done.append)
-    assert kept == list(suite.tasks) and rejected == []
+    assert kept == [task for task in suite.tasks if task.id != "gsm8k_train_86"]
+    assert rejected == [RejectedTask("gsm8k_train_86", "no call gives the answer 6")]
     assert done == list(range(1, 21))
 
 
@@ -168,6 +169,12 @@ def test_a_wrong_reference_is_rejected_with_its_reason(suite, executor):
         (edited(task, first, result, result, *rest), "or a result no call"),
         (edited(task, first, result, *rest[:-1]), "the last message boxes None"),
         (edited(task, first, result, *rest[:-1], Message("assistant", r"\boxed{73}")), "boxes '73'"),
+        (
+            replace(
+                edited(task, first, result, *rest[:-1], Message("assistant", r"\boxed{73}"), answer="73"), answer="73"
+            ),
+            "no call gives the answer 73",
+        ),
         (replace(task, answer="73"), "reward 0.16 of 1.1: wrong answer ('72', '73')"),
         (replace(task, reference=replace(task.reference, ending=Ending.TRUNCATED)), "reward 0 of 1.1: truncated"),
     ]

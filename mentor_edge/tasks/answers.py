@@ -23,7 +23,8 @@ def boxed_answer(text: str) -> str | None:
     return None
 
 
-def _number(text: str) -> float | None:
+def as_number(text: str) -> float | None:
+    """The number that a text says ("1,200", "$5", "40%"), or None when it says something else."""
     bare = text.strip().strip("$%").strip()
     if not _NUMBER.fullmatch(bare):
         return None
@@ -33,7 +34,7 @@ def _number(text: str) -> float | None:
 
 def answers_equal(given: str, accepted: str) -> bool:
     """Whether two answers mean the same: as numbers (relative tolerance 1e-6) or as text without case and spaces."""
-    given_number, accepted_number = _number(given), _number(accepted)
+    given_number, accepted_number = as_number(given), as_number(accepted)
     if given_number is not None and accepted_number is not None:
         return math.isclose(given_number, accepted_number, rel_tol=1e-6, abs_tol=1e-9)
     return "".join(given.split()).casefold() == "".join(accepted.split()).casefold()

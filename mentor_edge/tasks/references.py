@@ -11,7 +11,7 @@ from typing import Protocol
 from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Message, ToolCall, Trajectory
 from mentor_edge.rewards.mentor import MentorReward, RewardBreakdown
-from mentor_edge.tasks.answers import answers_equal, boxed_answer
+from mentor_edge.tasks.answers import answers_equal, as_number, boxed_answer
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.executor import ToolExecutor
 
@@ -41,7 +41,8 @@ def validate_references(
     """Split tasks into those whose reference holds and the rest, both in the order given.
 
     A reference holds when every call executes without error, each result equals the recorded tool message (as numbers,
-    where both are), the last message boxes its answer, and `reward` (MENTOR's when None) gives its maximum.
+    where both are), the last message boxes its answer, some call gives it (where it is a number), and `reward`
+    (MENTOR's when None) gives its maximum.
     `on_progress` gets the number of tasks looked at.
     """
     reward = MentorReward() if reward is None else reward
@@ -82,6 +83,9 @@ def _defect(task: Task, executor: ToolExecutor, reward: BoundedReward) -> str | 
     boxed = boxed_answer(reference.messages[-1].content) if reference.messages else None
     if reference.answer is None or boxed != reference.answer:
         return f"the last message boxes {boxed!r}, the reference's answer is {reference.answer!r}"
+    # Answers in words may be said without a call that gives them; a number that no call gives was not computed.
+    if recorded and as_number(boxed) is not None and not any(answers_equal(result, boxed) for _, result in recorded):
+        return f"no call gives the answer {boxed}"
     score = reward(reference, task)
     if score.total != reward.maximum:
         return f"reward {score.total:g} of {reward.maximum:g}: {score.reason} ({reference.answer!r}, {task.answer!r})"

@@ -87,8 +87,12 @@ def _serve(
     with open("/proc/self/statm") as statm:  # the fork inherits the parent's address space
         used = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, used + memory_bytes))
+    parent = os.getppid()
     with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
+        # The other end of the pipe was inherited too, so a parent that was killed leaves no end-of-file behind.
+        while os.getppid() == parent:
+            if not connection.poll(1.0):
+                continue
             index, arguments = json.loads(connection.recv_bytes())
             connection.send_bytes(json.dumps(_call(functions[index], arguments, output_limit)).encode())
 

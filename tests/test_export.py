@@ -1,0 +1,395 @@
+"""Export end to end on a taught nano student, and the gate's verdicts on constructed outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mentor_edge.agent import ToolAgent
+from mentor_edge.chat import ChatTemplate
+from mentor_edge.errors import ExportError, GateFailed, GateInconclusive, OutputError, StudentError
+from mentor_edge.evaluation.evaluate import Evaluation, Outcome
+from mentor_edge.evaluation.statistics import Verdict
+from mentor_edge.export import Artifact, evaluate_directory, evaluate_file, export, merge, pipeline, require_pass
+from mentor_edge.export.artifact import MANIFEST
+from mentor_edge.export.gate import compare
+from mentor_edge.messages import Ending
+from mentor_edge.recipes import SFTRecipe
+from mentor_edge.recipes.nano_student import TEMPLATE
+from mentor_edge.tasks.nano.suites import GATED, evaluation_suite, training_suite
+from mentor_edge.tasks.types import Suite, Task
+
+MARGIN = 0.25
+"""Wide, so that a few items are enough to pass."""
+
+
+def suite_of(tasks: Sequence[Task], name: str = "taught") -> Suite:
+    return Suite(name, "1", tuple(tasks))
+
+
+@pytest.fixture(scope="module")
+def taught() -> Suite:
+    """What the student has learned, half of it called out of domain."""
+    known = training_suite(12, seed=0).tasks
+    return suite_of([*known, *(replace(task, id=f"ood-{task.id}", split="ood", domain="again") for task in known)])
+
+
+@pytest.fixture(scope="module")
+def reference(nano_student: Path, taught: Suite) -> Evaluation:
+    return evaluate_directory(nano_student, taught)
+
+
+@pytest.fixture(scope="module")
+def artifact(nano_student: Path, taught: Suite, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out = tmp_path_factory.mktemp("export") / "artifact"
+    return export(
+        nano_student, out=out, suite=taught, gguf=("q8_0", "f16"), controls=("f32", "q2_k"), margin=MARGIN
+    )  # fmt: skip
+
+
+# End to end
+
+
+def test_an_artifact_holds_what_its_manifest_says(artifact: Artifact, nano_student: Path, taught: Suite) -> None:
+    assert Artifact.load(artifact.directory) == replace(artifact, files=tuple(artifact.files))
+    manifest = json.loads((artifact.directory / MANIFEST).read_text())
+    assert manifest["source"] == str(nano_student)
+    assert manifest["suite"] == {"name": "taught", "version": "1", "sha256": taught.sha256}
+    assert manifest["template_sha256"] == hashlib.sha256(TEMPLATE.encode()).hexdigest()
+    assert manifest["parity"]["max_difference"] <= 1e-3 and manifest["parity"]["top1_agreement"] == 1
+    assert [(row["quant"], row["control"]) for row in manifest["files"]] == [
+        ("q8_0", False), ("f16", False), ("f32", True), ("q2_k", True),
+    ]  # fmt: skip
+    for row in manifest["files"]:
+        content = (artifact.directory / row["file"]).read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (row["bytes"], row["sha256"])
+        assert row["gate"]["margin"] == MARGIN and set(row["gate"]["splits"]) == {"id", "ood"}
+        items = (artifact.directory / f"gate-{row['quant']}.jsonl").read_text().splitlines()
+        assert [json.loads(item)["task_id"] for item in items] == [task.id for task in taught.tasks]
+
+
+def test_files_lie_where_their_verdict_puts_them(artifact: Artifact) -> None:
+    for file in artifact.files:
+        folder = "controls" if file.control else "." if file.verdict == "pass" else "refused"
+        assert Path(file.file).parent == Path(folder)
+    expected = (
+        {MANIFEST} | {file.file for file in artifact.files} | {f"gate-{file.quant}.jsonl" for file in artifact.files}
+    )
+    found = {str(path.relative_to(artifact.directory)) for path in artifact.directory.rglob("*") if path.is_file()}
+    assert found == expected  # in particular no F32 file that was only a step on the way
+
+
+def test_tensors_have_the_types_that_the_manifest_says(artifact: Artifact) -> None:
+    wanted = {"q8_0": "Q8_0", "f16": "F16", "q2_k": "Q2_K", "f32": "F32"}
+    for file in artifact.files:
+        assert wanted[file.quant] in file.tensor_types
+        tensors = gguf.GGUFReader(artifact.directory / file.file).tensors
+        assert sum(file.tensor_types.values()) == len(tensors)
+
+
+def test_the_f32_file_flips_nothing(artifact: Artifact, reference: Evaluation) -> None:
+    f32 = next(file for file in artifact.files if file.quant == "f32")
+    assert f32.summary()["flips"] == 0
+    assert reference.counts()["correct"] > 6  # there was something to flip
+    ran = [json.loads(line) for line in (artifact.directory / "gate-f32.jsonl").read_text().splitlines()]
+    assert [row["messages"] for row in ran] == [
+        [message.to_openai() for message in outcome.messages] for outcome in reference.outcomes
+    ]
+
+
+def test_q8_passes_and_answers_with_real_tools(artifact: Artifact, taught: Suite, reference: Evaluation) -> None:
+    path = artifact.path("gguf", "q8_0")
+    right = next(o.task_id for o in reference.outcomes if o.correct and o.calls)
+    task = next(task for task in taught.tasks if task.id == right)
+    with ToolAgent.load(path, task.tools) as agent:
+        trajectory = agent.run(task.prompt)
+    assert trajectory.calls and trajectory.ending is Ending.ANSWERED
+    results = [message.content for message in trajectory.messages if message.role == "tool"]
+    call = trajectory.calls[0]
+    assert results[0] == json.dumps(task.tools_by_name[call.name].function(**call.arguments))
+
+
+def test_the_template_is_shipped_byte_for_byte(artifact: Artifact) -> None:
+    for file in artifact.files:
+        field = gguf.GGUFReader(artifact.directory / file.file).get_field("tokenizer.chat_template")
+        assert field is not None and ChatTemplate(field.contents(), "").sha256 == artifact.template_sha256
+
+
+def test_controls_are_never_shipped(artifact: Artifact) -> None:
+    for quant in ("f32", "q2_k"):
+        with pytest.raises(ExportError, match="is a control"):
+            artifact.path("gguf", quant)
+    judged = [file for file in artifact.files if not file.control]
+    if all(file.verdict == "pass" for file in judged):
+        require_pass(artifact)  # whatever became of the controls
+
+
+def test_unknown_files_are_named_with_those_there_are(artifact: Artifact) -> None:
+    with pytest.raises(ExportError, match=r"holds no onnx/int4 \(it holds gguf/q8_0, gguf/f16, gguf/f32, gguf/q2_k\)"):
+        artifact.path("onnx", "int4")
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "gone"])
+def test_a_damaged_file_is_not_handed_out(artifact: Artifact, tmp_path: Path, damage: str) -> None:
+    copied = Artifact.load(shutil.copytree(artifact.directory, tmp_path / "copy"))
+    path = copied.path("gguf", "q8_0")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "byte" else content[:-1])
+    with pytest.raises(ExportError, match="missing or differs from its manifest"):
+        copied.path("gguf", "q8_0")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"files": [{"format": "gguf"}]}'])
+def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(ExportError, match="is damaged"):
+        Artifact.load(tmp_path)
+
+
+def test_a_directory_without_manifest_is_no_artifact(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="holds no artifact"):
+        Artifact.load(tmp_path)
+
+
+def test_only_splits_that_a_nano_student_can_do_are_gated() -> None:
+    suite = evaluation_suite({"id": 3, "comb": 3, "names": 3, "irrel": 3})
+    assert {task.domain for task in pipeline.gate_suite(suite).tasks} == set(GATED) & {"id", "comb"}
+    assert pipeline.gate_suite(replace(suite, name="other")).tasks == suite.tasks
+
+
+def test_a_merged_run_exports_and_keeps_what_it_learned(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
+    """The adapter changes the weights that are shipped; its base is left as it was."""
+    before = (nano_student / "model.safetensors").read_bytes()
+    run = SFTRecipe(
+        student=str(nano_student), output_dir=tmp_path / "run", tasks={"limit": 12},
+        train={"steps": 30, "batch_size": 12, "learning_rate": 5e-3, "save_every": 30},
+    ).fit()  # fmt: skip
+    merged = merge(run.student, run.adapter, tmp_path / "merged")
+    assert (nano_student / "model.safetensors").read_bytes() == before
+    assert (merged / "chat_template.jinja").read_text() == TEMPLATE
+    scores = [evaluate_directory(path, taught).counts()["correct"] for path in (nano_student, merged)]
+    assert scores[1] > scores[0] or scores[1] == len(taught.tasks)
+    made = export(merged, out=tmp_path / "out", suite=taught, gguf=["f32"], margin=MARGIN)
+    assert (made.files[0].verdict, made.files[0].summary()["flips"]) == ("pass", 0)
+    assert made.path("gguf", "f32").is_file()
+
+
+def test_an_adapter_of_another_student_is_refused(nano_student: Path, tmp_path: Path) -> None:
+    from tiny_models import make_student
+
+    run = SFTRecipe(
+        student=str(nano_student), output_dir=tmp_path / "run", tasks={"limit": 4}, train={"steps": 1, "batch_size": 2}
+    ).fit()
+    with pytest.raises(ExportError, match="does not fit the base"):
+        merge(str(make_student(tmp_path / "other")), run.adapter, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+# Verdicts that come from a real export
+
+
+def test_a_reference_that_solves_nothing_proves_nothing(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
+    hopeless = suite_of([replace(task, answer="-987654") for task in taught.tasks[:6]])
+    made = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"])
+    assert (made.files[0].verdict, made.files[0].file) == ("inconclusive", "refused/model-q8_0.gguf")
+    assert "solves 0 of 6" in made.files[0].gate["explanation"]
+    with pytest.raises(ExportError, match="did not pass the gate"):
+        made.path("gguf", "q8_0")
+    with pytest.raises(GateInconclusive, match=r"q8_0: .*too few to lose any\nthe file is kept in .*refused") as raised:
+        require_pass(made)
+    assert raised.value.exit_code == 4
+
+
+def test_a_file_that_lost_the_skill_fails(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
+    """The file solves nothing of what the reference is said to have solved."""
+    hopeless = suite_of([replace(task, answer="-987654") for task in taught.tasks])
+    before = evaluate_directory(nano_student, hopeless)
+    claimed = replace(before, outcomes=tuple(replace(outcome, correct=True) for outcome in before.outcomes))
+    made = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"], reference=claimed)
+    assert (made.files[0].verdict, made.files[0].file) == ("fail", "refused/model-q8_0.gguf")
+    assert (tmp_path / "out" / "refused" / "model-q8_0.gguf").is_file()
+    with pytest.raises(GateFailed, match="12 lost, 0 gained") as raised:
+        require_pass(made)
+    assert raised.value.exit_code == 3
+
+
+# What must leave nothing behind
+
+
+def edited_copy(student: Path, directory: Path, **changes: Any) -> Path:
+    copied = Path(shutil.copytree(student, directory))
+    config = json.loads((copied / "config.json").read_text()) | changes
+    (copied / "config.json").write_text(json.dumps(config))
+    return copied
+
+
+def test_an_unknown_quantization_is_named_before_any_work(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"unknown quantization q3_x, int4\nknown: f32, .*q4_k_m"):
+        export(nano_student, out=tmp_path / "out", suite=taught, gguf=["q8_0", "q3_x"], controls=["int4"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_directory_is_left_alone(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        export(nano_student, out=tmp_path / "out", suite=taught)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+def test_unsupported_architectures_leave_nothing(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
+    student = edited_copy(nano_student, tmp_path / "student", architectures=["MambaForCausalLM"])
+    with pytest.raises(ExportError, match="MambaForCausalLM"):
+        export(student, out=tmp_path / "out", suite=taught)
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_a_missing_model_leaves_nothing(taught: Suite, tmp_path: Path) -> None:
+    with pytest.raises((ExportError, StudentError), match="none"):
+        export(tmp_path / "none", out=tmp_path / "out", suite=taught)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", [200_000, 3_000_000])
+def test_a_full_disk_is_one_error_and_leaves_nothing(nano_student: Path, tmp_path: Path, limit: int) -> None:
+    """A real limit of the operating system on the size of files, in a child process."""
+    script = """
+import resource, sys
+from mentor_edge.errors import MentorEdgeError
+from mentor_edge.export import export
+from mentor_edge.tasks.nano.suites import evaluation_suite
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
+try:
+    export(sys.argv[1], out=sys.argv[2], suite=evaluation_suite({"id": 2}), gguf=["q8_0"])
+except MentorEdgeError as error:
+    print(type(error).__name__, error.hint)
+"""
+    command = [sys.executable, "-c", script, nano_student, tmp_path / "out", str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "Error free some space" in done.stdout, done.stderr[-2000:]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_failures_at_the_gate_leave_nothing(
+    nano_student: Path, taught: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(pipeline, "evaluate_file", fail)
+    with pytest.raises(OutputError if isinstance(failure, OSError) else KeyboardInterrupt):
+        export(nano_student, out=tmp_path / "out", suite=suite_of(taught.tasks[:2]), gguf=["q8_0"])
+    assert list(tmp_path.iterdir()) == []
+
+
+# The gate by construction
+
+
+def evaluation(bits: Sequence[bool], *, split: str = "ood", malformed: int = 0, start: int = 0) -> Evaluation:
+    outcomes = tuple(
+        Outcome(
+            f"{split}-{start + i}", split, "d", correct, malformed=i < malformed, unknown_tool=False,
+            ending=Ending.ANSWERED, answer=None, error=None, calls=0, turns=1, tokens=1, tool_errors=0, messages=(),
+        )
+        for i, correct in enumerate(bits)
+    )  # fmt: skip
+    return Evaluation("s", "1", "0" * 64, outcomes)
+
+
+def together(*parts: Evaluation) -> Evaluation:
+    return replace(parts[0], outcomes=tuple(outcome for part in parts for outcome in part.outcomes))
+
+
+@pytest.mark.parametrize(
+    ("n", "lost", "gained", "margin", "verdict"),
+    [
+        (200, 0, 0, 0.02, Verdict.PASS),  # nothing changed, enough items
+        (100, 0, 0, 0.02, Verdict.INCONCLUSIVE),  # nothing changed, too few items to say so
+        (1200, 4, 3, 0.02, Verdict.PASS),
+        (1200, 40, 39, 0.02, Verdict.PASS),  # many flips, but as many in each direction
+        (1200, 60, 30, 0.02, Verdict.FAIL),
+        (200, 40, 0, 0.02, Verdict.FAIL),
+        (200, 8, 5, 0.02, Verdict.INCONCLUSIVE),
+        (1200, 12, 0, 0.02, Verdict.PASS),  # a loss for sure, but a smaller one than the margin
+        (1200, 0, 60, 0.02, Verdict.PASS),
+    ],
+)
+def test_verdicts(n: int, lost: int, gained: int, margin: float, verdict: Verdict) -> None:
+    before = [True] * (n // 2) + [False] * (n - n // 2)
+    after = [False] * lost + before[lost : n - gained] + [True] * gained
+    report = compare(evaluation(before), evaluation(after), margin)
+    assert report.verdict is verdict
+    difference = report.headline.difference
+    assert (difference.n, difference.lost, difference.gained) == (n, lost, gained)
+    assert f"{lost} lost, {gained} gained" in report.explanation
+    assert ("needs about" in report.explanation) == (verdict is Verdict.INCONCLUSIVE)
+
+
+def test_the_worst_split_decides() -> None:
+    good, bad = [True] * 300, [False] * 60 + [True] * 240
+    before = together(evaluation(good, split="id"), evaluation(good))
+    assert compare(before, before).verdict is Verdict.PASS
+    worse = together(evaluation(bad, split="id"), evaluation(good))
+    report = compare(before, worse)
+    assert report.verdict is Verdict.FAIL
+    assert (report.splits["id"].verdict, report.splits["ood"].verdict) == (Verdict.FAIL, Verdict.PASS)
+    assert report.headline is report.splits["ood"]
+    few = together(evaluation(good, split="id"), evaluation([True] * 20))
+    assert compare(few, few).verdict is Verdict.INCONCLUSIVE
+
+
+def test_malformed_output_is_reported_apart() -> None:
+    bits = [True] * 200 + [False] * 100
+    report = compare(evaluation(bits), evaluation(bits, malformed=7))
+    assert report.to_json()["malformed"] == {"reference": 0, "artifact": 7}
+    assert report.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(("solved", "verdict"), [(5, Verdict.INCONCLUSIVE), (6, Verdict.PASS)])
+def test_a_reference_must_solve_as_much_as_the_margin(solved: int, verdict: Verdict) -> None:
+    bits = [True] * solved + [False] * (300 - solved)
+    report = compare(evaluation(bits), evaluation(bits), 0.02)
+    assert report.verdict is verdict
+    assert (f"the reference solves {solved} of 300" in report.explanation) == (verdict is Verdict.INCONCLUSIVE)
+
+
+def test_sides_that_ran_different_tasks_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="different tasks"):
+        compare(evaluation([True] * 3), evaluation([True] * 3, start=1))
+    with pytest.raises(ValueError, match="shorter"):
+        compare(evaluation([True] * 3), evaluation([True] * 2))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200), st.floats(0.01, 0.3))
+def test_a_file_never_passes_for_losing_more(pairs: list[tuple[bool, bool]], margin: float) -> None:
+    """Turning a right answer of the file into a wrong one never improves the verdict."""
+    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
+    before, after = (list(side) for side in zip(*pairs, strict=True))
+    verdict = compare(evaluation(before), evaluation(after), margin).verdict
+    if True in after:
+        after[after.index(True)] = False
+        worse = compare(evaluation(before), evaluation(after), margin).verdict
+        assert order.index(worse) <= order.index(verdict)
+
+
+def test_evaluations_of_files_can_be_limited_by_the_caller(artifact: Artifact, taught: Suite) -> None:
+    done: list[int] = []
+    small = suite_of(taught.tasks[:3])
+    result = evaluate_file(artifact.path("gguf", "f16"), small, done.append)
+    assert (result.counts()["n"], done[-1]) == (3, 3)
