@@ -306,16 +306,11 @@ def test_gsm8k_fits_and_lists_what_it_leaves_out(nano_student: Path, tmp_path: P
     rejected = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
     by_id = {row["id"]: row["reason"] for row in rejected}
     assert "recorded is" in by_id[rows[3]["id"]]
-    assert run.tasks["rejected"] == len(rejected) == 1
+    assert by_id["gsm8k_train_86"] == "no call gives the answer 6"
+    assert run.tasks["rejected"] == len(rejected) == 2
     assert run.tasks["used"] + len(rejected) == len(rows)
     assert run.tasks["sha256"] == gsm8k.load(path).sha256
     assert [row["step"] for row in run.training_log()] == [1, 2]
-
-
-def test_the_whole_excerpt_is_used(nano_student: Path, tmp_path: Path) -> None:
-    run = gsm8k_recipe(nano_student, EXCERPT, tmp_path / "run").fit()
-    assert (run.tasks["used"], run.tasks["rejected"]) == (20, 0)
-    assert (run.directory / "rejected.jsonl").read_text() == ""
 
 
 def test_no_valid_reference_at_all_is_an_error(nano_student: Path, tmp_path: Path) -> None:
@@ -355,7 +350,7 @@ def test_a_run_that_failed_over_its_tasks_can_be_started_again(nano_student: Pat
     with pytest.raises(TaskError, match="cannot read tasks"):
         recipe.fit()
     shutil.copy(EXCERPT, path)
-    assert recipe.fit(resume=True).tasks["used"] == 20
+    assert recipe.fit(resume=True).tasks["used"] == 19
 
 
 # Resuming
