@@ -44,7 +44,7 @@ class ArtifactFile:
             "format": self.format, "quant": self.quant, "file": self.file, "bytes": self.bytes, "sha256": self.sha256,
             "verdict": self.verdict, "n": headline["n"], "delta": headline["delta"],
             "ci": [headline["low"], headline["high"]], "malformed": self.gate["malformed"]["artifact"],
-            "flips": headline["lost"] + headline["gained"], "control": self.control,
+            "flips": headline["lost"] + headline["gained"], "control": self.control, "splits": self.gate["splits"],
         }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import Any, ClassVar
 import yaml
 
 from mentor_edge.errors import ConfigError, TaskError
-from mentor_edge.files import atomic_file, explained_write_errors, write_jsonl
+from mentor_edge.files import atomic_file, explained_write_errors
 from mentor_edge.tasks import gsm8k
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.references import validate_references, write_rejected
@@ -142,15 +141,3 @@ def recipe_from_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(name, str) or name not in RECIPES:
         raise ConfigError([f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"])
     return RECIPES[name](**values)
-
-
-def append_metrics(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def drop_metrics_after(path: Path, step: int) -> None:
-    """Forget the rows that a resumed run is going to write again."""
-    if path.is_file():
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
-        write_jsonl(path, map(json.loads, kept))

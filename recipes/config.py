@@ -51,6 +51,7 @@ class SupervisedTraining(_Section):
     steps: Positive = 60
     batch_size: Positive = 64
     learning_rate: pydantic.PositiveFloat = 2e-3
+    warmup_steps: pydantic.NonNegativeInt = 5
     save_every: Positive = 20
 
 

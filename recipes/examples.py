@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.engines.base import Engine
+from mentor_edge.engines.transformers import template_of
 from mentor_edge.errors import StudentError
 from mentor_edge.tasks.types import Task
 
@@ -40,15 +40,17 @@ def _segments(template: ChatTemplate, task: Task) -> list[tuple[str, bool]]:
     return pieces
 
 
-def supervised_examples(engine: Engine, tasks: Sequence[Task]) -> list[SupervisedExample]:
-    """Encode each task with its reference.
+def supervised_examples(tokenizer: Any, tasks: Sequence[Task]) -> list[SupervisedExample]:
+    """Encode each task with its reference, in the tokenizer's own chat template.
 
     Pieces are tokenized one by one, because that is how a rollout meets them: prompt, own tokens, tool result.
 
     Raises: StudentError when the chat template is not prefix-preserving.
     """
-    pieces = [_segments(engine.template, task) for task in tasks]
-    encoded = iter(engine.encode([text for conversation in pieces for text, _ in conversation]))
+    template = template_of(tokenizer)
+    pieces = [_segments(template, task) for task in tasks]
+    texts = [text for conversation in pieces for text, _ in conversation]
+    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     examples: list[SupervisedExample] = []
     for conversation in pieces:
         example = SupervisedExample(input_ids=[], assistant_masks=[])

@@ -17,7 +17,6 @@ from typing import Any
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
-from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from mentor_edge.agent import AgentLimits, run_conversations
@@ -27,20 +26,18 @@ from mentor_edge.rewards.mentor import RewardBreakdown
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.executor import ToolExecutor
 
-from .base import Progress, append_metrics
 from .config import MentorConfig
+from .trainer import common_arguments
 
 RewardFunction = Callable[[Trajectory, Task], RewardBreakdown]
 
 
 def grpo_arguments(config: MentorConfig, directory: Path) -> GRPOConfig:
     """TRL's arguments for a config. One on-policy update per step, no KL term, groups normalised by their spread."""
-    cuda = torch.cuda.is_available()
     rollouts = config.train.prompts_per_step * config.train.rollouts_per_prompt
     micro_batch = config.train.micro_batch or rollouts
     return GRPOConfig(
-        output_dir=str(directory / "checkpoints"),
-        max_steps=config.train.steps,
+        **common_arguments(directory, seed=config.seed, steps=config.train.steps, save_every=config.train.save_every),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=rollouts // micro_batch,
         num_generations=config.train.rollouts_per_prompt,
@@ -53,16 +50,6 @@ def grpo_arguments(config: MentorConfig, directory: Path) -> GRPOConfig:
         max_tool_calling_iterations=config.rollout.tool_rounds,
         loss_type="dapo",
         beta=0.0,
-        seed=config.seed,
-        save_steps=config.train.save_every,
-        save_total_limit=2,
-        logging_steps=1,
-        use_cpu=not cuda,
-        bf16=cuda,
-        gradient_checkpointing=cuda,
-        report_to="none",
-        disable_tqdm=True,
-        log_level="error",
     )
 
 
@@ -143,28 +130,18 @@ class EdgeGRPOTrainer(GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
 
-class MetricsCallback(TrainerCallback):
-    """Writes one row per step to metrics.jsonl, reports progress, and marks checkpoints as complete."""
+def step_row(groups: int) -> Callable[[Mapping[str, float]], dict[str, Any] | None]:
+    """What metrics.jsonl keeps of a step with `groups` groups of rollouts."""
 
-    def __init__(self, path: Path, groups: int, progress: Progress) -> None:
-        self._path = path
-        self._groups = groups
-        self._progress = progress
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
+    def row(logs: Mapping[str, float]) -> dict[str, Any] | None:
         if "reward" not in logs:
-            return
-        row = {
-            "step": state.global_step,
+            return None
+        return {
             "reward": logs["reward"],
             "accuracy": logs["accuracy"],
-            "zero_variance_groups": round(logs["frac_reward_zero_std"] * self._groups),
+            "zero_variance_groups": round(logs["frac_reward_zero_std"] * groups),
             **{key: logs[key] for key in ("malformed", "truncated", "tool_errors", "calls", "loss", "entropy")},
             "completion_tokens": logs["completions/mean_length"],
         }
-        append_metrics(self._path, row)
-        self._progress("MENTOR", state.global_step, state.max_steps)
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (checkpoint / "complete").touch()
+    return row

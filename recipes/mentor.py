@@ -10,7 +10,7 @@ from mentor_edge.rewards.mentor import MentorReward
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.executor import ToolExecutor
 
-from .base import Recipe, TrainingJob, drop_metrics_after
+from .base import Recipe, TrainingJob
 from .config import MentorConfig, RecipeConfig
 
 
@@ -25,11 +25,11 @@ class MentorRecipe(Recipe):
 
     def train(self, job: TrainingJob) -> None:
         from datasets import Dataset
-        from transformers import PrinterCallback
 
-        from .grpo import EdgeGRPOTrainer, MetricsCallback, RewardLog, grpo_arguments
+        from .grpo import EdgeGRPOTrainer, RewardLog, grpo_arguments, step_row
         from .stock import stock_trainer
         from .student import load_trainable
+        from .trainer import run_training
 
         config = self.config
         tasks: Mapping[str, Task] = {task.id: task for task in job.tasks}
@@ -37,7 +37,6 @@ class MentorRecipe(Recipe):
         model, tokenizer, adapter = load_trainable(job.student, config.lora)
         rollout = config.rollout
         limits = AgentLimits(rollout.tool_rounds, rollout.tokens_per_turn, rollout.completion_tokens)
-        metrics = job.directory / "metrics.jsonl"
         with ToolExecutor(timeout=rollout.tool_timeout) as executor:
             arguments: dict[str, Any] = {
                 "model": model,
@@ -46,7 +45,6 @@ class MentorRecipe(Recipe):
                 "args": grpo_arguments(config, job.directory),
                 "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json"),
                 "reward_funcs": RewardLog(MentorReward(), tasks),
-                "callbacks": [MetricsCallback(metrics, config.train.prompts_per_step, job.progress)],
             }
             if rollout.engine == "edge":
                 trainer = EdgeGRPOTrainer(
@@ -54,9 +52,4 @@ class MentorRecipe(Recipe):
                 )
             else:
                 trainer = stock_trainer(tasks=tasks, executor=executor, **arguments)
-            trainer.remove_callback(PrinterCallback)
-            step = 0 if job.checkpoint is None else int(job.checkpoint.name.rpartition("-")[2])
-            drop_metrics_after(metrics, step)
-            job.progress("MENTOR", step, config.train.steps)
-            trainer.train(resume_from_checkpoint=None if job.checkpoint is None else str(job.checkpoint))
-        trainer.model.save_pretrained(job.directory / "adapter")
+            run_training(trainer, "MENTOR", job, step_row(config.train.prompts_per_step))

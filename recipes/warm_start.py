@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.engines.transformers import TransformersEngine
 from mentor_edge.tasks.nano.suites import warm_start_stream
 
 from .examples import SupervisedExample, supervised_examples
@@ -59,7 +58,6 @@ def warm_start(
     random.seed(seed)
     tokenizer = build_tokenizer(seed)
     model = build_model(tokenizer, seed)
-    engine = TransformersEngine(model, tokenizer)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed_tokens" in name]
     optimizers = [
@@ -73,7 +71,7 @@ def warm_start(
     model.train()
     for step in range(steps):
         ids, labels = _batch(
-            supervised_examples(engine, list(itertools.islice(practice, _BATCH))), tokenizer.pad_token_id
+            supervised_examples(tokenizer, list(itertools.islice(practice, _BATCH))), tokenizer.pad_token_id
         )
         # Padding is on the right and has no labels, so causal attention needs no mask.
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]

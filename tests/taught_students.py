@@ -12,13 +12,12 @@ def teach(directory: Path, tasks: Sequence[Task], *, steps: int, learning_rate: 
     """Train a new nano student on the references of `tasks`, all of them at every step, and save it."""
     import torch
 
-    from mentor_edge.engines.transformers import TransformersEngine
     from mentor_edge.recipes.examples import supervised_examples
     from mentor_edge.recipes.nano_student import build_model, build_tokenizer
 
     tokenizer = build_tokenizer(seed=0, conversations=300)
     model = build_model(tokenizer, seed=0)
-    examples = supervised_examples(TransformersEngine(model, tokenizer), tasks)
+    examples = supervised_examples(tokenizer, tasks)
     width = max(len(example["input_ids"]) for example in examples)
     ids = torch.full((len(examples), width), tokenizer.pad_token_id)
     labels = torch.full_like(ids, -100)

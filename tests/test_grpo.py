@@ -23,7 +23,7 @@ from mentor_edge.engines.transformers import TransformersEngine, load_student
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.recipes import MentorRecipe, base, mentor
 from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog, grpo_arguments
-from mentor_edge.recipes.stock import _trajectory
+from mentor_edge.recipes.stock import _trajectory, stock_trainer
 from mentor_edge.recipes.student import load_trainable
 from mentor_edge.rewards.mentor import MentorReward, RewardBreakdown
 from mentor_edge.tasks.nano.suites import training_suite
@@ -233,6 +233,11 @@ class RecordingReward(MentorReward):
         return breakdown
 
 
+def what_happened(trajectory: Trajectory) -> tuple[Any, ...]:
+    results = [message.content for message in trajectory.messages if message.role == "tool"]
+    return trajectory.calls, results, trajectory.answer, trajectory.ending
+
+
 def test_both_rollout_engines_train_and_score_the_same_rollouts_alike(
     nano_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,7 +260,8 @@ def test_both_rollout_engines_train_and_score_the_same_rollouts_alike(
     for (ours, task, reward), (stock, same_task, stock_reward) in zip(*first_step.values(), strict=True):
         assert task == same_task
         if not ours.unknown_tools:  # TRL has other words for that, which a student may answer differently
-            assert (ours.messages, ours.answer, reward) == (stock.messages, stock.answer, stock_reward)
+            assert what_happened(ours) == what_happened(stock)
+            assert reward == stock_reward
             seen.append(reward)
     assert len(seen) >= 12 and min(seen) < max(seen) == pytest.approx(1.1)
 
@@ -363,7 +369,7 @@ def test_every_way_to_misbehave_is_an_error_the_model_reads(provocative_student:
         trajectories = run_conversations(engine, tasks, executor, LIMITS)
     errors = {t.calls[0].arguments["mode"]: t.messages[1].content for t in trajectories}
     assert errors.keys() == set(MODES)
-    assert all(t.tool_errors == 1 and t.ending is Ending.ANSWERED for t in trajectories)
+    assert all(trajectory.tool_errors >= 1 for trajectory in trajectories)
     assert "the tool broke" in errors["raise"]
     assert "within 0.3 s" in errors["hang"]
     assert "printed more than" in errors["print"]
@@ -403,6 +409,27 @@ def test_a_prompt_without_room_in_the_context_is_a_rollout_without_reward(
     trainer.train()
     assert sorted(total for identity, total in scored if identity == "long") == [0.0, 0.0]
     assert trainer.state.global_step == 1
+
+
+def test_stock_prompts_are_those_of_our_own_rollouts(
+    nano_student: Path, tmp_path: Path, executor: ToolExecutor
+) -> None:
+    """TRL renders each row with the schemas of its own tools, not with those it derives from our environments."""
+    config = MentorRecipe(student=str(nano_student), train={"prompts_per_step": 2, "rollouts_per_prompt": 2}).config
+    model, tokenizer, adapter = load_trainable(str(nano_student), config.lora)
+    rows = [{"prompt": [m.to_openai() for m in task.prompt], "task_id": task.id} for task in TASKS]
+    tasks = {task.id: task for task in TASKS}
+    trainer = stock_trainer(
+        tasks=tasks, executor=executor, train_dataset=Dataset.from_list(rows),
+        reward_funcs=RewardLog(MentorReward(), tasks), model=model, processing_class=tokenizer, peft_config=adapter,
+        args=grpo_arguments(config, tmp_path),
+    )  # fmt: skip
+    trainer._batch_environments = trainer.train_dataset["environment"]
+    assert len(set(trainer._batch_environments)) > 3
+    theirs, _, _ = trainer._tokenize_prompts(list(trainer.train_dataset["prompt"]))
+    engine = TransformersEngine(model, tokenizer)
+    texts = [engine.template.render(t.prompt, t.tool_schemas, add_generation_prompt=True) for t in TASKS]
+    assert theirs == engine.encode(texts)
 
 
 def test_tokenizers_of_students_come_with_a_parser_for_stock_rollouts(nano_student: Path) -> None:

@@ -225,7 +225,7 @@ def test_a_template_that_rewrites_the_past_is_refused(tmp_path: Path) -> None:
     tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
     engine = TransformersEngine.load(make_student(tmp_path / "student", tokenizer=tokenizer))
     with pytest.raises(StudentError, match="changes earlier text when a message is added"):
-        supervised_examples(engine, training_suite(2).tasks)
+        supervised_examples(engine.tokenizer, training_suite(2).tasks)
 
 
 def test_the_nano_student_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,7 +496,7 @@ def test_examples_are_what_the_agent_loop_would_see(nano_engine: TransformersEng
         # One reference records 2 where the calculator gives 2.0000000001: equal as numbers, not as tokens.
         tasks = tuple(task for task in gsm8k.load(EXCERPT).tasks if exact(task))
         assert len(tasks) == 19
-    examples = supervised_examples(nano_engine, tasks)
+    examples = supervised_examples(nano_engine.tokenizer, tasks)
     with ToolExecutor() as executor:
         for task, example in zip(tasks, examples, strict=True):
             assert task.reference is not None
@@ -527,7 +527,7 @@ def test_the_mask_covers_the_assistants_turns_and_nothing_else(
 ) -> None:
     engine = nano_engine if family_template == "nano" else TransformersEngine.load(make_student(tmp_path))
     tasks = evaluation_suite({"id": 6, "irrel": 2, "lookup": 4}).tasks
-    for task, example in zip(tasks, supervised_examples(engine, tasks), strict=True):
+    for task, example in zip(tasks, supervised_examples(engine.tokenizer, tasks), strict=True):
         assert task.reference is not None
         spans, previous = [], 0
         for token, mask in zip(example["input_ids"], example["assistant_masks"], strict=True):

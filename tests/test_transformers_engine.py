@@ -17,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from tiny_models import EMBEDDING_ROWS, make_student, make_tokenizer
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
+from mentor_edge.engines import transformers as transformers_engine
 from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.transformers import TransformersEngine, load_student, merged_adapter
 from mentor_edge.errors import StudentError
@@ -139,6 +140,16 @@ def test_rows_go_on_right_after_others_were_dropped(qwen3: Path) -> None:
     for history, tokens, _ in played:
         assert tokens == generated(engine.model, history, 20, ends)
     assert sum(finished for *_, finished in played[:8]) >= 6
+
+
+def test_prompts_prefilled_in_parts_end_in_the_right_rows(qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine.load(qwen3)
+    monkeypatch.setattr(transformers_engine, "_PREFILL_TOKENS", 25)
+    prompts = [[i, 3, 5] * (1 + 5 * i % 4) for i in (4, 1, 3, 2, 1, 5, 3)]
+    with ending_at(engine, {-1}):
+        played = converse(engine, prompts, [6, 0, 5, 1, 4, 2, 3], [([2, 6], [[8], [9, 9]])], 6)
+    for history, tokens, _ in played:
+        assert tokens == generated(engine.model, history, 6, {-1})
 
 
 def test_a_batch_needs_all_prompts_at_once(qwen3: Path) -> None:

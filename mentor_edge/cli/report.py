@@ -48,17 +48,20 @@ def _lift_line(summary: Mapping[str, Any], name: str) -> str:
 
 
 def _artifact_rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    return [
-        [
-            file["quant"] + (" (control)" if file["control"] else ""), f"{file['bytes'] / 1e6:.2f}", file["verdict"],
-            str(file["n"]), f"{100 * file['delta']:+.2f}", _points(file["ci"]), str(file["flips"]),
-            str(file["malformed"]),
-        ]
-        for file in summary["artifacts"]
-    ]  # fmt: skip
+    """One row per file and split; the file's verdict is the worst of its splits."""
+    rows = []
+    for file in summary["artifacts"]:
+        name = file["quant"] + (" (control)" if file["control"] else "")
+        for split, result in file["splits"].items():
+            flips = result["lost"] + result["gained"]
+            interval = _points((result["low"], result["high"]))
+            figures = [str(result["n"]), f"{100 * result['delta']:+.2f}", interval, str(flips), result["verdict"]]
+            rows.append([name, f"{file['bytes'] / 1e6:.2f}", file["verdict"], split, *figures])
+            name = ""
+    return rows
 
 
-_ARTIFACT_HEADER = ("file", "MB", "gate", "n", "points", "90 % interval", "flips", "malformed")
+_ARTIFACT_HEADER = ("file", "MB", "gate", "split", "n", "points", "90 % interval", "flips", "split's verdict")
 
 
 def print_summary(summary: Mapping[str, Any], out: Path) -> None:
@@ -69,7 +72,7 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     console.print(accuracy)
     for name in summary["lift"]:
         console.print(_lift_line(summary, name), markup=False)
-    title = "gate: merged torch model against the file in llama.cpp (figures: out of domain)"
+    title = "gate: merged torch model against the file in llama.cpp"
     gate = Table(*_ARTIFACT_HEADER, title=title, title_justify="left")
     for row in _artifact_rows(summary):
         gate.add_row(*(escape(cell) for cell in row), style=_STYLE[row[2]])
@@ -100,7 +103,12 @@ def print_gate(artifact: Artifact) -> None:
         table.add_row(*(escape(cell) for cell in row), style=_STYLE[row[2]])
     console.print(table)
     for file in artifact.files:
-        console.print(f"{file.quant}: {file.gate['explanation']}; tensors {file.tensor_types}", markup=False)
+        malformed = file.gate["malformed"]
+        console.print(
+            f"{file.quant}: {file.gate['explanation']}; malformed {malformed['artifact']} (reference "
+            f"{malformed['reference']}); tensors {file.tensor_types}",
+            markup=False,
+        )
     console.print(f"written: {artifact.directory}")
 
 
@@ -134,8 +142,8 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> None:
         *(f"- {_lift_line(summary, name)}" for name in summary["lift"]), "",
         "![reward and accuracy of the MENTOR rollouts](training.png)", "",
         "## Gate", "",
-        "Merged torch model against the file in llama.cpp, item by item; the verdict is the worst of id and ood, the "
-        "figures are those of ood. A control is expected to show what the gate can see and is never shipped.", "",
+        "Merged torch model against the file in llama.cpp, item by item; a file's verdict is the worst of its splits. "
+        "Controls show what the gate can see and are never shipped.", "",
         *_markdown(_ARTIFACT_HEADER, _artifact_rows(summary)), "",
         "![gate intervals](gate.png)", "",
         f"## One conversation with {conversation['file']}", "",
@@ -175,17 +183,20 @@ def _draw_training(path: Path, log: Sequence[Mapping[str, float]]) -> None:
 
 
 def _draw_gate(path: Path, artifacts: Sequence[Mapping[str, Any]]) -> None:
+    from mentor_edge.export.gate import MARGIN
+
     figure = _figure()
     axes = figure.subplots()
     colours = {"pass": "tab:green", "fail": "tab:red", "inconclusive": "tab:orange"}
-    for row, file in enumerate(artifacts):
-        low, high = file["ci"]
-        axes.plot([100 * low, 100 * high], [row, row], color=colours[file["verdict"]], linewidth=3)
-        axes.plot(100 * file["delta"], row, "o", color=colours[file["verdict"]])
+    rows = [(f"{file['quant']} {split}", result) for file in artifacts for split, result in file["splits"].items()]
+    for row, (_, result) in enumerate(rows):
+        colour = colours[result["verdict"]]
+        axes.plot([100 * result["low"], 100 * result["high"]], [row, row], color=colour, linewidth=3)
+        axes.plot(100 * result["delta"], row, "o", color=colour)
     axes.axvline(0, color="grey", linewidth=0.8)
-    axes.axvline(-2, color="grey", linewidth=0.8, linestyle="--")
-    axes.set_yticks(range(len(artifacts)), [file["quant"] for file in artifacts])
-    axes.set(xlabel="out-of-domain accuracy, points against the merged model (dashed: margin)")
+    axes.axvline(-100 * MARGIN, color="grey", linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.set(xlabel="accuracy, points against the merged model (90 % interval; dashed: margin)")
     axes.invert_yaxis()
     with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
