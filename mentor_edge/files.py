@@ -39,7 +39,7 @@ def explained_write_errors(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if _disk_is_full(path, error):
-            reason = "no space left on the device"
+            reason = "No space left on device"
         elif isinstance(error, OSError):
             reason = error.strerror or str(error)
         else:

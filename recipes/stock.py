@@ -13,6 +13,7 @@ from datasets import Dataset
 from trl import GRPOTrainer
 
 from mentor_edge.chat import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
+from mentor_edge.errors import StudentError
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.tasks.answers import boxed_answer
 from mentor_edge.tasks.types import Task
@@ -60,7 +61,10 @@ def stock_trainer(
     reward_funcs: RewardLog,
     **arguments: Any,
 ) -> GRPOTrainer:
-    """A plain GRPOTrainer on the same tasks, reward and arguments."""
+    """A plain GRPOTrainer on the same tasks, reward and arguments.
+
+    Raises: StudentError when TRL cannot parse the tool calls of the student's chat template.
+    """
     environment_of = {key: "|".join(sorted(task.tools_by_name)) for key, task in tasks.items()}
     schemas = {
         environment_of[key]: sorted(task.tool_schemas, key=lambda schema: str(schema["function"]["name"]))
@@ -72,12 +76,20 @@ def stock_trainer(
         trajectories = [_trajectory(*pair, eos) for pair in zip(completions, completion_ids, strict=True)]
         return reward_funcs(trajectory=trajectories, **columns)
 
-    trainer = GRPOTrainer(
-        train_dataset=train_dataset.map(lambda row: {"environment": environment_of[row["task_id"]]}),
-        reward_funcs=reward,
-        environment_factory={name: _environment_class(name.split("|"), tasks, executor) for name in schemas},
-        **arguments,
-    )
+    try:
+        trainer = GRPOTrainer(
+            train_dataset=train_dataset.map(lambda row: {"environment": environment_of[row["task_id"]]}),
+            reward_funcs=reward,
+            environment_factory={name: _environment_class(name.split("|"), tasks, executor) for name in schemas},
+            **arguments,
+        )
+    except ValueError as error:
+        if "chat template" not in str(error):
+            raise
+        raise StudentError(
+            f"TRL does not know how this student's chat template writes tool calls: {str(error).splitlines()[0]}",
+            "set rollout.engine to edge, or give the tokenizer a response_template",
+        ) from error
     # TRL would derive schemas from the methods' signatures; the tools' own are what the student must read.
     trainer._env_tools = schemas
     return trainer

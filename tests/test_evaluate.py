@@ -170,7 +170,7 @@ def test_a_mixed_suite_keeps_its_order_decodes_greedily_and_reports_progress(exe
     found = evaluate(engine, Suite("s", "1", tasks), limits=LIMITS, executor=executor, on_progress=done.append)
     assert [o.task_id for o in found.outcomes] == [task.id for task in tasks]
     assert [o.correct for o in found.outcomes] == [True, True, True, False]
-    assert done == [1, 2, 3, 4] and set(engine.temperatures) == {0.0}
+    assert done == [0, 1, 2, 3, 4] and set(engine.temperatures) == {0.0}
 
 
 def test_an_empty_suite_is_an_empty_evaluation(executor):

@@ -228,6 +228,18 @@ def test_a_template_that_rewrites_the_past_is_refused(tmp_path: Path) -> None:
         supervised_examples(engine.tokenizer, training_suite(2).tasks)
 
 
+def test_stock_rollouts_need_a_template_that_trl_can_parse(any_student: Path, tmp_path: Path) -> None:
+    recipe = MentorRecipe(
+        student=str(any_student), tasks={"limit": 4}, output_dir=tmp_path / "run", train=QUICK,
+        rollout={"engine": "trl"},
+    )  # fmt: skip
+    with pytest.raises(
+        StudentError, match="does not know how this student's chat template writes tool calls"
+    ) as refused:
+        recipe.fit()
+    assert refused.value.hint is not None and "rollout.engine to edge" in refused.value.hint
+
+
 def test_the_nano_student_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mentor_edge.recipes import student
 
