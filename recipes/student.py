@@ -15,7 +15,7 @@ from .config import LoraConfig
 from .warm_start import STEPS, warm_start
 
 NANO_VERSION = "1"
-"""Raise it when the warm start changes, so that cached bases are not mixed up."""
+"""Raise it when the warm start changes after a release, so that cached bases are not mixed up."""
 
 
 def cache_directory() -> Path:
@@ -24,9 +24,10 @@ def cache_directory() -> Path:
 
 
 def resolve_student(student: str, seed: int, progress: Callable[[str, int, int], None]) -> str:
-    """The directory or hub id to load. "nano" is trained once per seed (about two minutes) and cached."""
+    """The directory, as an absolute path, or the hub id to load. "nano" is trained once per seed (about two minutes)
+    and cached."""
     if student != "nano":
-        return student
+        return str(Path(student).resolve()) if Path(student).is_dir() else student
     directory = cache_directory() / f"nano-{NANO_VERSION}-seed{seed}"
     if not directory.is_dir():
         directory.parent.mkdir(parents=True, exist_ok=True)
