@@ -6,6 +6,7 @@ task, so each distinct set of tools becomes one environment class, which TRL pic
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,11 +66,12 @@ def stock_trainer(
 
     Raises: StudentError when TRL cannot parse the tool calls of the student's chat template.
     """
-    environment_of = {key: "|".join(sorted(task.tools_by_name)) for key, task in tasks.items()}
-    schemas = {
-        environment_of[key]: sorted(task.tool_schemas, key=lambda schema: str(schema["function"]["name"]))
-        for key, task in tasks.items()
-    }
+    environment_of: dict[str, str] = {}
+    schemas: dict[str, list[dict[str, Any]]] = {}
+    for key, task in tasks.items():
+        listed = sorted(task.tool_schemas, key=lambda schema: str(schema["function"]["name"]))
+        environment_of[key] = json.dumps(listed, sort_keys=True)
+        schemas[environment_of[key]] = listed
     eos = arguments["processing_class"].eos_token_id
 
     def reward(completions: Any, completion_ids: Any, **columns: Any) -> list[float]:
@@ -80,7 +82,10 @@ def stock_trainer(
         trainer = GRPOTrainer(
             train_dataset=train_dataset.map(lambda row: {"environment": environment_of[row["task_id"]]}),
             reward_funcs=reward,
-            environment_factory={name: _environment_class(name.split("|"), tasks, executor) for name in schemas},
+            environment_factory={
+                name: _environment_class([schema["function"]["name"] for schema in listed], tasks, executor)
+                for name, listed in schemas.items()
+            },
             **arguments,
         )
     except ValueError as error:
