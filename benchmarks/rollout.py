@@ -30,7 +30,7 @@ from mentor_edge.recipes.config import MentorConfig, PolicyTraining, RolloutConf
 from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog, grpo_arguments
 from mentor_edge.recipes.stock import stock_trainer
 from mentor_edge.recipes.student import load_trainable, resolve_student
-from mentor_edge.rewards.mentor import MentorReward
+from mentor_edge.rewards import MentorReward
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tools.executor import ToolExecutor
 
@@ -71,7 +71,7 @@ def timed_run(engine: str, student: str, steps: int, directory: Path) -> Clock:
             "model": model, "processing_class": tokenizer, "peft_config": adapter,
             "args": grpo_arguments(config, directory),
             "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json"),
-            "reward_funcs": RewardLog(MentorReward(), tasks), "callbacks": [clock],
+            "reward_funcs": RewardLog(MentorReward(), tasks, config.train.rollouts_per_prompt), "callbacks": [clock],
         }  # fmt: skip
         if engine == "edge":
             limits = AgentLimits(rollout.tool_rounds, rollout.tokens_per_turn, rollout.completion_tokens)

@@ -45,6 +45,14 @@ class EngineError(MentorEdgeError):
     """A runtime could not load a model or died while decoding."""
 
 
+class RewardError(MentorEdgeError):
+    """A user's reward function raised, or gave something that is no finite number."""
+
+
+class StalledError(MentorEdgeError):
+    """Training stopped: for many steps no group of rollouts differed in reward, so nothing could be learned."""
+
+
 class OutputError(MentorEdgeError):
     """An output directory is in the way, or a file cannot be written."""
 

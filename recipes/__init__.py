@@ -6,7 +6,20 @@ from .base import Recipe, recipe_from_yaml
 from .mentor import MentorRecipe
 from .run import Run
 from .sft import SFTRecipe
+from .sparse import SparseRecipe
+from .strict import StrictRecipe
 
-RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (SFTRecipe, MentorRecipe)}
+RECIPES: dict[str, type[Recipe]] = {
+    recipe.name: recipe for recipe in (SFTRecipe, SparseRecipe, StrictRecipe, MentorRecipe)
+}
 
-__all__ = ["RECIPES", "MentorRecipe", "Recipe", "Run", "SFTRecipe", "recipe_from_yaml"]
+__all__ = [
+    "RECIPES",
+    "MentorRecipe",
+    "Recipe",
+    "Run",
+    "SFTRecipe",
+    "SparseRecipe",
+    "StrictRecipe",
+    "recipe_from_yaml",
+]

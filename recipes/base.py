@@ -14,8 +14,9 @@ import yaml
 from mentor_edge.errors import ConfigError, TaskError
 from mentor_edge.files import atomic_file, explained_write_errors
 from mentor_edge.tasks import gsm8k
+from mentor_edge.tasks.checks import task_mistakes
 from mentor_edge.tasks.nano.suites import training_suite
-from mentor_edge.tasks.references import validate_references, write_rejected
+from mentor_edge.tasks.references import shortest_reference, validate_references, write_rejected
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.executor import ToolExecutor
 
@@ -32,13 +33,17 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What `fit` prepares for a method: the student's directory, valid tasks, and where to write."""
+    """What `fit` prepares for a method: the student's directory, valid tasks, and where to write.
+
+    `validation` tasks are answered greedily at every checkpoint, for the learning curve; they are never trained on.
+    """
 
     student: str
     tasks: Sequence[Task]
     directory: Path
     checkpoint: Path | None
     progress: Progress
+    validation: Suite | None = None
 
 
 class Recipe(ABC):
@@ -51,6 +56,8 @@ class Recipe(ABC):
 
     config_type: ClassVar[type[RecipeConfig]]
     name: ClassVar[str]
+    needs_reference: ClassVar[bool] = True
+    """Whether the method learns from what the teacher did; a task's answer is always needed."""
 
     def __init__(self, **settings: Any) -> None:
         self.config = build_config(self.config_type, settings)
@@ -59,13 +66,14 @@ class Recipe(ABC):
     def train(self, job: TrainingJob) -> None:
         """Train and leave the adapter in `job.directory / "adapter"`."""
 
-    def fit(self, *, resume: bool = False, progress: Progress = no_progress) -> Run:
+    def fit(self, *, resume: bool = False, progress: Progress = no_progress, validation: Suite | None = None) -> Run:
         """Validate the references, train, and return the finished run.
 
         With `resume`, an unfinished run in the output directory goes on from its last checkpoint and a finished one
-        is returned as it is.
+        is returned as it is. Greedy accuracy on the `validation` tasks goes to validation.jsonl at every checkpoint.
 
-        Raises: OutputError, StudentError, TaskError, ConfigError (resuming with another configuration).
+        Raises: OutputError, StudentError, TaskError, RunError (`from_run` is not finished), StalledError, RewardError,
+        ConfigError (tasks that the method cannot use; resuming with another configuration).
         """
         directory = self.config.output_dir
         resolved = self.config.model_dump(mode="json")
@@ -74,17 +82,24 @@ class Recipe(ABC):
         check_output(directory, resume=resume)
         # What can be wrong with the input is found before anything is written.
         suite = load_training_suite(self.config.tasks, self.config.seed)
-        check_student(self.config.student)
+        if mistakes := task_mistakes(suite.tasks, method=self.name, needs_reference=self.needs_reference):
+            raise ConfigError(mistakes)
+        start = None if self.config.from_run is None else Run.load(self.config.from_run)
+        if start is None:
+            check_student(self.config.student)
         prepare_output(directory, resume=resume)
         self._same_config(directory / "config.yaml", resolved)
         if resume and (directory / "run.json").is_file():
             return Run.load(directory)
         started = time.monotonic()
-        student = resolve_student(self.config.student, self.config.seed, progress)
+        if start is None:
+            student = resolve_student(self.config.student, self.config.seed, progress)
+        else:
+            student = str(start.merged().resolve())
         tasks = self._validated(suite, directory, progress)
         checkpoint = newest_checkpoint(directory / "checkpoints")
         with explained_write_errors(directory):
-            self.train(TrainingJob(student, tasks, directory, checkpoint, progress))
+            self.train(TrainingJob(student, tasks, directory, checkpoint, progress, validation))
         counts = {
             "suite": suite.name, "sha256": suite.sha256, "used": len(tasks), "rejected": len(suite.tasks) - len(tasks),
         }  # fmt: skip
@@ -100,15 +115,19 @@ class Recipe(ABC):
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    @staticmethod
-    def _validated(suite: Suite, directory: Path, progress: Progress) -> list[Task]:
-        total = len(suite.tasks)
+    def _validated(self, suite: Suite, directory: Path, progress: Progress) -> list[Task]:
+        taught = [task for task in suite.tasks if task.references]
+        total = len(taught)
         progress("validating references", 0, total)
         with ToolExecutor() as executor:
-            kept, rejected = validate_references(
-                suite.tasks, executor, on_progress=lambda done: progress("validating references", done, total)
+            sound, rejected = validate_references(
+                taught, executor, on_progress=lambda done: progress("validating references", done, total)
             )
         write_rejected(directory / "rejected.jsonl", rejected)
+        if self.config.tasks.keep_references == "shortest":
+            sound = [shortest_reference(task) for task in sound]
+        by_id = {task.id: task for task in (*sound, *(task for task in suite.tasks if not task.references))}
+        kept = [by_id[task.id] for task in suite.tasks if task.id in by_id]
         if not kept:
             raise TaskError(
                 f"none of the {total} references passed validation; the first: {rejected[0].id}: {rejected[0].reason}",
@@ -123,7 +142,7 @@ def load_training_suite(config: TasksConfig, seed: int) -> Suite:
     Raises: TaskError when the tasks file is missing or malformed.
     """
     if config.suite == "nano":
-        return training_suite(config.limit or 1000, seed=seed, noise=config.teacher_noise)
+        return training_suite(config.limit or 1000, seed=seed, noise=config.teacher_noise, references=config.references)
     assert config.path is not None  # checked by TasksConfig
     suite = gsm8k.load(config.path)
     return Suite(suite.name, suite.version, suite.tasks[: config.limit])

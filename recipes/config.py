@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import pydantic
 import yaml
 from pydantic import Field
 
 from mentor_edge.errors import ConfigError
+from mentor_edge.rewards import CombinedReward, Matching, MentorReward, Reward, SparseReward, reward_function
 from mentor_edge.teacher.programmatic import Noise
 
 Positive = pydantic.PositiveInt
@@ -30,6 +32,18 @@ class TasksConfig(_Section):
     """At most this many tasks, from the start."""
     teacher_noise: Noise = Noise.MILD
     """How imperfect the nano suite's programmatic teacher is."""
+    references: Positive = 1
+    """Traces that the nano suite's teacher gives for each task. Of several, the one that matches best counts for
+    MENTOR, and SFT imitates all of them."""
+    keep_references: Literal["all", "shortest"] = "all"
+    """"shortest": of a task's references that passed validation, keep the one with the fewest calls."""
+
+    @pydantic.field_validator("references")
+    @classmethod
+    def _references_there(cls, value: int, others: pydantic.ValidationInfo) -> int:
+        if others.data.get("suite") == "gsm8k" and value > 1:
+            raise ValueError("suite gsm8k has one reference for each task")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _path_where_needed(self) -> Self:
@@ -64,6 +78,8 @@ class PolicyTraining(_Section):
     learning_rate: pydantic.PositiveFloat = 2e-3
     warmup_steps: pydantic.NonNegativeInt = 5
     save_every: Positive = 10
+    stop_after_dead_steps: Positive = 20
+    """Stop when this many steps in a row had no group of rollouts that differ in reward: nothing can be learned."""
 
     @pydantic.model_validator(mode="after")
     def _micro_batch_divides(self) -> Self:
@@ -89,11 +105,86 @@ class RolloutConfig(_Section):
     """Seconds per tool call."""
 
 
+_NO_WEIGHTS = ("matching", "bonus_needs_call")
+
+
+class ExtraReward(_Section):
+    """A user's own reward: a function of (trajectory, task) that returns a number."""
+
+    function: str
+    """Dotted path, such as my_rewards.brevity; the working directory is searched too."""
+    weight: pydantic.FiniteFloat = 1.0
+
+    @pydantic.field_validator("function")
+    @classmethod
+    def _can_be_imported(cls, value: str) -> str:
+        try:
+            reward_function(value)
+        except ConfigError as error:
+            raise ValueError(error.problems[0]) from None
+        return value
+
+
+class SparseRewardConfig(_Section):
+    """`SparseReward`'s weights, and further rewards."""
+
+    kind: ClassVar[Callable[..., Reward]] = SparseReward
+
+    weights: Mapping[str, Any] = Field(default_factory=dict)
+    """Weights that differ from the released code's: those of the reward's class."""
+    extra: tuple[ExtraReward, ...] = ()
+    """Further rewards, each added with its weight."""
+
+    @pydantic.field_validator("weights")
+    @classmethod
+    def _weights_fit(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        known = [name for name in inspect.signature(cls.kind).parameters if name not in _NO_WEIGHTS]
+        problems = [f"unknown weight {name} (known: {', '.join(known)})" for name in value if name not in known]
+        try:
+            cls.kind(**{name: weight for name, weight in value.items() if name in known})
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            raise ValueError("; ".join(problems))
+        return value
+
+    def base(self) -> Reward:
+        """The reward without the extras."""
+        return self.kind(**self.weights)
+
+    def build(self) -> Reward:
+        """The reward as configured."""
+        extras = [(reward_function(extra.function), extra.weight) for extra in self.extra]
+        return CombinedReward(self.base(), extras) if extras else self.base()
+
+
+class StrictRewardConfig(SparseRewardConfig):
+    """`MentorReward`'s weights with the matching that the strict method stands for."""
+
+    kind: ClassVar[Callable[..., Reward]] = MentorReward
+
+    def base(self) -> Reward:
+        return MentorReward("strict", **self.weights)
+
+
+class MentorRewardConfig(SparseRewardConfig):
+    """`MentorReward`'s arguments, and further rewards."""
+
+    kind: ClassVar[Callable[..., Reward]] = MentorReward
+    matching: Matching = "set"
+    bonus_needs_call: bool = False
+
+    def base(self) -> Reward:
+        return MentorReward(self.matching, bonus_needs_call=self.bonus_needs_call, **self.weights)
+
+
 class RecipeConfig(_Section):
     """What every recipe needs."""
 
     student: str = "nano"
-    """"nano", a local Hugging Face directory, or a hub id where a hub is reachable."""
+    """"nano" or "nano-broad" (made on the spot), a local Hugging Face directory, or a hub id if a hub is in reach."""
+    from_run: Path | None = None
+    """A finished run whose student, with its adapter merged in, is trained further; it stands in for `student`."""
     tasks: TasksConfig = TasksConfig()
     output_dir: Path = Path("runs/fit")
     seed: pydantic.NonNegativeInt = 0
@@ -104,16 +195,40 @@ class RecipeConfig(_Section):
     def _suite_shorthand(cls, value: Any) -> Any:
         return {"suite": value} if isinstance(value, str) else value
 
+    @pydantic.field_validator("from_run")
+    @classmethod
+    def _one_start(cls, value: Path | None, others: pydantic.ValidationInfo) -> Path | None:
+        if value is not None and others.data.get("student", "nano") != "nano":
+            raise ValueError(f"student {others.data['student']!r} says where to start, too; give one of the two")
+        return value
+
 
 class SftConfig(RecipeConfig):
     recipe: Literal["sft"] = "sft"
     train: SupervisedTraining = SupervisedTraining()
 
 
-class MentorConfig(RecipeConfig):
-    recipe: Literal["mentor"] = "mentor"
+class PolicyConfig(RecipeConfig):
+    """What every method needs that learns from its own rollouts."""
+
     train: PolicyTraining = PolicyTraining()
     rollout: RolloutConfig = RolloutConfig()
+    reward: SparseRewardConfig
+
+
+class SparseConfig(PolicyConfig):
+    recipe: Literal["sparse"] = "sparse"
+    reward: SparseRewardConfig = SparseRewardConfig()
+
+
+class StrictConfig(PolicyConfig):
+    recipe: Literal["strict"] = "strict"
+    reward: StrictRewardConfig = StrictRewardConfig()
+
+
+class MentorConfig(PolicyConfig):
+    recipe: Literal["mentor"] = "mentor"
+    reward: MentorRewardConfig = MentorRewardConfig()
 
 
 _Config = TypeVar("_Config", bound=RecipeConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypedDict
 
 from mentor_edge.chat import ChatTemplate
@@ -38,6 +39,11 @@ def _segments(template: ChatTemplate, task: Task) -> list[tuple[str, bool]]:
         pieces += [(before[len(done) :], False), (after[len(before) :], True)]
         done = after
     return pieces
+
+
+def one_reference_each(tasks: Sequence[Task]) -> list[Task]:
+    """A task with several references as several tasks with one: imitation takes every trace."""
+    return [replace(task, reference=trace, other_references=()) for task in tasks for trace in task.references]
 
 
 def supervised_examples(tokenizer: Any, tasks: Sequence[Task]) -> list[SupervisedExample]:

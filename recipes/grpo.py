@@ -22,17 +22,18 @@ from trl import GRPOConfig, GRPOTrainer
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.transformers import TransformersEngine, merged_adapter
 from mentor_edge.messages import Ending, Trajectory
-from mentor_edge.rewards.mentor import RewardBreakdown
+from mentor_edge.rewards import Reward, RewardBreakdown
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.executor import ToolExecutor
 
-from .config import MentorConfig
+from .config import PolicyConfig
 from .trainer import common_arguments
 
-RewardFunction = Callable[[Trajectory, Task], RewardBreakdown]
+_FLAT = 1e-6
+"""Rewards closer than this are the same reward."""
 
 
-def grpo_arguments(config: MentorConfig, directory: Path) -> GRPOConfig:
+def grpo_arguments(config: PolicyConfig, directory: Path) -> GRPOConfig:
     """TRL's arguments for a config. One on-policy update per step, no KL term, groups normalised by their spread."""
     rollouts = config.train.prompts_per_step * config.train.rollouts_per_prompt
     micro_batch = config.train.micro_batch or rollouts
@@ -54,13 +55,22 @@ def grpo_arguments(config: MentorConfig, directory: Path) -> GRPOConfig:
 
 
 class RewardLog:
-    """Calls the reward as TRL wants it, and keeps what the last batch was like for the metrics of the step."""
+    """Calls the reward as TRL wants it, and keeps what the last batch was like for the metrics of the step.
+
+    `flat_groups` says which groups of the last step did not differ in reward, and so taught nothing: one entry per
+    reward and reason, with the tasks. `dead_steps` counts the steps in a row in which no group differed, and `solved`
+    says whether the last of them was because everything earned the maximum.
+    """
 
     __name__ = "reward"
 
-    def __init__(self, reward: RewardFunction, tasks: Mapping[str, Task]) -> None:
+    def __init__(self, reward: Reward, tasks: Mapping[str, Task], group_size: int) -> None:
         self._reward = reward
         self._tasks = tasks
+        self._group_size = group_size
+        self.flat_groups: list[dict[str, Any]] = []
+        self.dead_steps = 0
+        self.solved = False
 
     def __call__(
         self, *, task_id: Sequence[str], trajectory: Sequence[Trajectory], log_metric: Callable[..., None], **_: Any
@@ -72,7 +82,25 @@ class RewardLog:
         log_metric("truncated", sum(not t.terminated for t in trajectory) / count)
         log_metric("tool_errors", sum(t.tool_errors for t in trajectory) / count)
         log_metric("calls", sum(len(t.calls) for t in trajectory) / count)
+        log_metric("sampled_tokens", sum(sum(t.sampled) for t in trajectory))
+        self._diagnose(task_id, scored)
         return [breakdown.total for breakdown in scored]
+
+    def _diagnose(self, task_ids: Sequence[str], scored: Sequence[RewardBreakdown]) -> None:
+        flat: dict[tuple[float, str], list[str]] = {}
+        starts = range(0, len(scored), self._group_size)
+        for start in starts:
+            group = scored[start : start + self._group_size]
+            totals = [breakdown.total for breakdown in group]
+            if max(totals) - min(totals) < _FLAT:
+                reasons = ", ".join(sorted({breakdown.reason for breakdown in group}))
+                flat.setdefault((round(totals[0], 6), reasons), []).append(task_ids[start])
+        self.flat_groups = [
+            {"reward": reward, "reason": reason, "tasks": tasks} for (reward, reason), tasks in sorted(flat.items())
+        ]
+        dead = sum(map(len, flat.values())) == len(starts)
+        self.dead_steps = self.dead_steps + 1 if dead else 0
+        self.solved = dead and all(reward >= self._reward.maximum - _FLAT for reward, _ in flat)
 
 
 class EdgeGRPOTrainer(GRPOTrainer):
@@ -130,8 +158,8 @@ class EdgeGRPOTrainer(GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
 
-def step_row(groups: int) -> Callable[[Mapping[str, float]], dict[str, Any] | None]:
-    """What metrics.jsonl keeps of a step with `groups` groups of rollouts."""
+def step_row(log: RewardLog) -> Callable[[Mapping[str, float]], dict[str, Any] | None]:
+    """What metrics.jsonl keeps of a step whose rewards went through `log`."""
 
     def row(logs: Mapping[str, float]) -> dict[str, Any] | None:
         if "reward" not in logs:
@@ -139,9 +167,12 @@ def step_row(groups: int) -> Callable[[Mapping[str, float]], dict[str, Any] | No
         return {
             "reward": logs["reward"],
             "accuracy": logs["accuracy"],
-            "zero_variance_groups": round(logs["frac_reward_zero_std"] * groups),
+            "zero_variance_groups": sum(len(flat["tasks"]) for flat in log.flat_groups),
             **{key: logs[key] for key in ("malformed", "truncated", "tool_errors", "calls", "loss", "entropy")},
             "completion_tokens": logs["completions/mean_length"],
+            "sampled_tokens": round(logs["sampled_tokens"]),
+            "tokens": round(logs["num_tokens"]),
+            "flat_groups": log.flat_groups,
         }
 
     return row

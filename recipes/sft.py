@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from .base import Recipe, TrainingJob
 from .config import RecipeConfig, SftConfig
@@ -19,7 +20,7 @@ class SFTRecipe(Recipe):
         from datasets import Dataset
         from trl import SFTConfig, SFTTrainer
 
-        from .examples import supervised_examples
+        from .examples import one_reference_each, supervised_examples
         from .student import load_trainable
         from .trainer import common_arguments, run_training
 
@@ -30,7 +31,7 @@ class SFTRecipe(Recipe):
             processing_class=tokenizer,
             peft_config=adapter,
             # Tokenized by us, piece by piece as rollouts are; TRL folds `assistant_masks` into the labels.
-            train_dataset=Dataset.from_list(supervised_examples(tokenizer, job.tasks)),
+            train_dataset=Dataset.from_list(supervised_examples(tokenizer, one_reference_each(job.tasks))),
             args=SFTConfig(
                 **common_arguments(
                     job.directory, seed=self.config.seed, steps=train.steps, save_every=train.save_every
@@ -41,4 +42,8 @@ class SFTRecipe(Recipe):
                 max_length=None,
             ),
         )
-        run_training(trainer, "SFT", job, lambda logs: {"loss": logs["loss"]} if "loss" in logs else None)
+        run_training(trainer, "SFT", job, _row)
+
+
+def _row(logs: Mapping[str, float]) -> dict[str, Any] | None:
+    return {"loss": logs["loss"], "tokens": round(logs["num_tokens"])} if "loss" in logs else None

@@ -23,18 +23,29 @@ def cache_directory() -> Path:
     return Path(os.environ.get("MENTOR_EDGE_CACHE") or Path.home() / ".cache" / "mentor-edge")
 
 
+def embedded_student(student: str, seed: int) -> tuple[str, int] | None:
+    """The name and seed of an embedded student ("nano", "nano-broad", or either with "@SEED"); None for any other."""
+    name, at, given = student.partition("@")
+    if name not in STEPS or (at and not given.isdecimal()):
+        return None
+    return name, int(given) if at else seed
+
+
 def resolve_student(student: str, seed: int, progress: Callable[[str, int, int], None]) -> str:
-    """The directory, as an absolute path, or the hub id to load. "nano" is trained once per seed (about two minutes)
-    and cached."""
-    if student != "nano":
+    """The directory, as an absolute path, or the hub id to load. An embedded student is made once per seed and cached
+    ("nano" takes about two minutes, "nano-broad" six); "nano@3" is that of seed 3, whatever the recipe's seed."""
+    embedded = embedded_student(student, seed)
+    if embedded is None:
         return str(Path(student).resolve()) if Path(student).is_dir() else student
-    directory = cache_directory() / f"nano-{NANO_VERSION}-seed{seed}"
+    name, seed = embedded
+    directory = cache_directory() / f"{name}-{NANO_VERSION}-seed{seed}"
     if not directory.is_dir():
         directory.parent.mkdir(parents=True, exist_ok=True)
         build = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".nano-"))
         try:
-            progress("warm start", 0, STEPS)
-            warm_start(build, seed=seed, on_step=lambda step, loss: progress("warm start", step, STEPS))
+            steps = STEPS[name]
+            progress("warm start", 0, steps)
+            warm_start(build, student=name, seed=seed, on_step=lambda step, _: progress("warm start", step, steps))
             if not directory.is_dir():  # another process may have been faster
                 build.rename(directory)
         finally:
@@ -47,7 +58,7 @@ def check_student(student: str) -> None:
 
     Raises: StudentError.
     """
-    if student != "nano":
+    if embedded_student(student, 0) is None:
         load_tokenizer(student)
 
 

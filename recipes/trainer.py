@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
+from mentor_edge.agent import run_conversations
+from mentor_edge.engines.transformers import TransformersEngine, merged_adapter
+from mentor_edge.errors import StalledError
 from mentor_edge.files import write_jsonl
+from mentor_edge.rewards import is_correct
+from mentor_edge.tasks.registry import LIMITS
+from mentor_edge.tools.executor import ToolExecutor
 
 from .base import TrainingJob
 
@@ -62,12 +68,76 @@ class StepLog(TrainerCallback):
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
 
 
+class ValidationLog(TrainerCallback):
+    """Answers the job's validation tasks greedily at every checkpoint and appends step and accuracy to
+    validation.jsonl."""
+
+    def __init__(self, trainer: Any, job: TrainingJob) -> None:
+        self._trainer = trainer
+        self._job = job
+        self._engine: TransformersEngine | None = None
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        if self._engine is None:
+            self._engine = TransformersEngine(model.get_base_model(), self._trainer.processing_class)
+        suite = self._job.validation
+        assert suite is not None
+        with merged_adapter(model), ToolExecutor() as executor:
+            trajectories = run_conversations(self._engine, suite.tasks, executor, LIMITS[suite.name])
+        right = sum(is_correct(trajectory, task) for trajectory, task in zip(trajectories, suite.tasks, strict=True))
+        with (self._job.directory / "validation.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": state.global_step, "n": len(suite.tasks), "correct": right}) + "\n")
+
+
+class Stalling(Protocol):
+    """What `StallGuard` watches: see `RewardLog`."""
+
+    flat_groups: list[dict[str, Any]]
+    dead_steps: int
+    solved: bool
+
+
+class StallGuard(TrainerCallback):
+    """Ends a training that learns nothing any more: in peace when every rollout earns the maximum, else with an error
+    that says what the rollouts earned instead.
+
+    Raises: StalledError.
+    """
+
+    def __init__(self, watched: Stalling, limit: int) -> None:
+        self._watched = watched
+        self._limit = limit
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._watched.dead_steps < self._limit:
+            return
+        if self._watched.solved:
+            control.should_training_stop = True
+            control.should_save = True
+            return
+        seen = "; ".join(
+            f"{len(flat['tasks'])} groups earned {flat['reward']:g} ({flat['reason']}; first task {flat['tasks'][0]})"
+            for flat in self._watched.flat_groups
+        )
+        raise StalledError(
+            f"stopped at step {state.global_step}: in {self._limit} steps in a row no group of rollouts differed in "
+            f"reward, so nothing can be learned. In the last: {seen}",
+            "start from a student that is sometimes right (train it with sft and go on with from_run), raise "
+            "rollout.temperature or the token limits, or raise train.stop_after_dead_steps",
+        )
+
+
 def run_training(trainer: Any, stage: str, job: TrainingJob, row: Callable[[Mapping[str, float]], Row | None]) -> None:
     """Train from the start or from the job's checkpoint, and save the adapter."""
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepLog(stage, job, row))
+    if job.validation is not None:
+        # Before the mark of completeness: a checkpoint is complete when its place on the curve is known.
+        trainer.callback_handler.callbacks.insert(0, ValidationLog(trainer, job))
     done = 0 if job.checkpoint is None else int(job.checkpoint.name.rpartition("-")[2])
-    _drop_rows_after(job.directory / "metrics.jsonl", done)
+    for name in ("metrics.jsonl", "validation.jsonl"):
+        _drop_rows_after(job.directory / name, done)
     job.progress(stage, done, trainer.args.max_steps)
     trainer.train(resume_from_checkpoint=None if job.checkpoint is None else str(job.checkpoint))
     trainer.model.save_pretrained(job.directory / "adapter")

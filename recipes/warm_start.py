@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.tasks.nano.suites import warm_start_stream
+from mentor_edge.tasks.nano.suites import PRACTICE, warm_start_stream
 
 from .examples import SupervisedExample, supervised_examples
 from .nano_student import build_model, build_tokenizer
 
-STEPS = 140
+STEPS = {"nano": 140, "nano-broad": 480}
+"""Steps of each embedded student's warm start."""
 _BATCH = 64
 _WARMUP = 30
 _LEARNING_RATE = 4e-3
@@ -47,14 +48,21 @@ def _batch(examples: list[SupervisedExample], pad: int) -> tuple[Any, Any]:
 
 
 def warm_start(
-    directory: Path, *, seed: int = 0, steps: int = STEPS, on_step: Callable[[int, float], None] | None = None
+    directory: Path,
+    *,
+    student: str = "nano",
+    seed: int = 0,
+    steps: int | None = None,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train the nano base and save it as a Hugging Face directory. `on_step` gets the step and its loss.
+    """Train an embedded student ("nano" or "nano-broad") and save it as a Hugging Face directory. `on_step` gets the
+    step and its loss.
 
     Deterministic for a seed on one machine with one number of threads.
     """
     import torch
 
+    steps = STEPS[student] if steps is None else steps
     random.seed(seed)
     tokenizer = build_tokenizer(seed)
     model = build_model(tokenizer, seed)
@@ -67,7 +75,7 @@ def warm_start(
         torch.optim.AdamW(others, lr=1.5 * _LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, steps)) for o in optimizers]
-    practice = warm_start_stream(seed)
+    practice = warm_start_stream(seed, PRACTICE[student], total=steps * _BATCH)
     model.train()
     for step in range(steps):
         ids, labels = _batch(

@@ -25,7 +25,7 @@ from mentor_edge.recipes import MentorRecipe, base, mentor
 from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog, grpo_arguments
 from mentor_edge.recipes.stock import _trajectory, stock_trainer
 from mentor_edge.recipes.student import load_trainable
-from mentor_edge.rewards.mentor import MentorReward, RewardBreakdown
+from mentor_edge.rewards import MentorReward, RewardBreakdown
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.teacher.programmatic import trajectory_of
@@ -404,7 +404,7 @@ def test_a_prompt_without_room_in_the_context_is_a_rollout_without_reward(
     trainer = EdgeGRPOTrainer(
         tasks=tasks, limits=LIMITS, executor=executor, model=model, processing_class=tokenizer, peft_config=adapter,
         args=grpo_arguments(recipe.config, tmp_path), train_dataset=Dataset.from_list(rows),
-        reward_funcs=RewardLog(reward, tasks),
+        reward_funcs=RewardLog(reward, tasks, 2),
     )  # fmt: skip
     trainer.train()
     assert sorted(total for identity, total in scored if identity == "long") == [0.0, 0.0]
@@ -421,7 +421,7 @@ def test_stock_prompts_are_those_of_our_own_rollouts(
     tasks = {task.id: task for task in TASKS}
     trainer = stock_trainer(
         tasks=tasks, executor=executor, train_dataset=Dataset.from_list(rows),
-        reward_funcs=RewardLog(MentorReward(), tasks), model=model, processing_class=tokenizer, peft_config=adapter,
+        reward_funcs=RewardLog(MentorReward(), tasks, 2), model=model, processing_class=tokenizer, peft_config=adapter,
         args=grpo_arguments(config, tmp_path),
     )  # fmt: skip
     trainer._batch_environments = trainer.train_dataset["environment"]

@@ -9,7 +9,7 @@ import pytest
 
 from mentor_edge.errors import OutputError, TaskError
 from mentor_edge.messages import Ending, Message, ToolCall
-from mentor_edge.rewards.mentor import MentorReward
+from mentor_edge.rewards import MentorReward
 from mentor_edge.tasks import gsm8k
 from mentor_edge.tasks.references import RejectedTask, validate_references, write_rejected
 from mentor_edge.tools.executor import ToolExecutor

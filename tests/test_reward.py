@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
-from mentor_edge.rewards.mentor import MentorReward, is_correct
+from mentor_edge.rewards import MentorReward, is_correct
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.calculator import CALCULATOR
 

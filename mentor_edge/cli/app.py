@@ -87,6 +87,58 @@ def fit(
 
 
 @app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A recipe file; its settings are shared by all methods.")],
+    methods: Annotated[str | None, typer.Option(help="Methods, separated by commas; a+b is a, then b.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds per method, from 0.")] = None,
+    teacher_noise: Annotated[str | None, typer.Option(help="clean, mild, heavy, separated by commas.")] = None,
+    bases: Annotated[str | None, typer.Option(help="Students to start from, such as nano@0,nano-broad@0.")] = None,
+    out: Annotated[Path, typer.Option(help="Directory of the comparison.")] = Path("runs/compare"),
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a shared setting; may be repeated.")
+    ] = None,
+    validation: Annotated[
+        bool, typer.Option("--validation", help="Measure on the validation draw, for choosing settings.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells trained side by side.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep finished cells, go on with started ones.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train several methods on the same base and data, for the same number of updates, and compare them."""
+    from mentor_edge.cli.comparison_files import write_comparison
+    from mentor_edge.cli.comparison_report import print_comparison
+    from mentor_edge.recipes.compare import compare as run_comparison
+    from mentor_edge.recipes.comparison_plan import ComparisonPlan
+
+    plan = ComparisonPlan.read(
+        config, methods=_parts(methods), seeds=seeds, bases=_parts(bases), teacher_noise=_parts(teacher_noise),
+        validation=validation, overrides=overrides or [],
+    )  # fmt: skip
+    with StageProgress() as progress:
+        comparison = run_comparison(plan, out, resume=resume, jobs=jobs, progress=progress)
+    write_comparison(comparison, out)
+    print_comparison(comparison)
+    console.print(f"report: {out / 'comparison.html'}, {out / 'comparison.md'}; data: {out / 'comparison.json'}")
+    if as_json:
+        print_json(comparison)
+
+
+@app.command()
+def report(
+    comparison: Annotated[Path, typer.Argument(help="A comparison.json.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write. Default: beside it.")] = None,
+) -> None:
+    """Write the tables, pictures and page of a comparison again, from its JSON alone."""
+    from mentor_edge.cli.comparison_files import read_comparison, write_comparison
+    from mentor_edge.cli.comparison_report import print_comparison
+
+    values = read_comparison(comparison)
+    paths = write_comparison(values, out or comparison.parent, name=comparison.stem)
+    print_comparison(values)
+    console.print("written: " + ", ".join(map(str, paths)))
+
+
+@app.command()
 def evaluate(
     target: Annotated[Path, typer.Argument(help="A run, a quickstart directory, an artifact, a GGUF file or a model.")],
     suite: Annotated[str, typer.Option(help="nano, gsm8k or bfcl.")] = "nano",
@@ -182,6 +234,10 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def _parts(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
 def main() -> None:
     """Run the command line; every failure is a line or two, with a traceback only when MENTOR_EDGE_DEBUG=1."""
     debug = os.environ.get("MENTOR_EDGE_DEBUG") == "1"
@@ -197,7 +253,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == 130:  # typer's answer to Ctrl-C
-            resumable = sys.argv[1:2] in (["quickstart"], ["fit"])
+            resumable = sys.argv[1:2] in (["quickstart"], ["fit"], ["compare"])
             console.print("interrupted" + ("; the same command with --resume goes on" if resumable else ""))
         raise
     except Exception as error:

@@ -11,7 +11,7 @@ from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import Engine
 from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Ending, Message, Trajectory
-from mentor_edge.rewards.mentor import is_correct
+from mentor_edge.rewards import is_correct
 from mentor_edge.tasks.bfcl import match_calls
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.executor import ToolExecutor

@@ -1,65 +1,80 @@
-"""MENTOR's reward (arXiv 2510.18383, as in its released code), on structured messages."""
+"""MENTOR's reward and its ablations (arXiv 2510.18383, as in the released code), on structured messages."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from mentor_edge.errors import ConfigError
 from mentor_edge.messages import Trajectory
-from mentor_edge.tasks.answers import answers_equal
+from mentor_edge.rewards.breakdown import RewardBreakdown, is_correct, weight_mistakes
+from mentor_edge.rewards.matching import MATCHINGS, Matching, match
 from mentor_edge.tasks.types import Task
 
 
 @dataclass(frozen=True, slots=True)
-class RewardBreakdown:
-    """A reward and its parts. `tool_match` and `no_unknown_tool` are the terms as added to `total`."""
-
-    total: float
-    correct: bool
-    tool_match: float = 0.0
-    no_unknown_tool: float = 0.0
-    terminated: bool = True
-    reason: str = ""
-
-
-def is_correct(trajectory: Trajectory, task: Task) -> bool:
-    """Whether the final answer is the accepted one. An answer counts only when the model closed its last turn."""
-    return (
-        trajectory.terminated
-        and trajectory.answer is not None
-        and task.answer is not None
-        and answers_equal(trajectory.answer, task.answer)
-    )
-
-
-@dataclass(frozen=True, slots=True)
 class MentorReward:
-    """0 without end of turn, 0.1 without an answer, else
-    `0.7 correct + tool_match (1 if correct else 0.2) + 0.1 (no unknown tool called)`,
-    with `tool_match = 0.3` when the set of known tools used equals the set the teacher used. The maximum is 1.1.
+    """0 without end of turn, `unanswered` (0.1) without an answer, else
+    `0.7 correct + tool_match (1 if correct else 0.2) + 0.1 (no unknown tool called)`.
+
+    `tool_match` is 0.3 times how well the calls match those of the teacher, by the chosen `matching`; of several
+    references, the best counts. As in the released code, "overlap" has no term for unknown tools. The paper's reward is
+    `MentorReward()`; its maximum is 1.1.
+
+    `bonus_needs_call`: pay the term for unknown tools only to rollouts that called a tool. The released code pays it
+    for doing nothing, too. Where the teacher called nothing, doing nothing still earns it.
+
+    Raises: ConfigError for an unknown matching or weights that are no finite numbers, all at once.
     """
 
+    matching: Matching = "set"
     correct: float = 0.7
     tool_match: float = 0.3
     no_unknown_tool: float = 0.1
     wrong_scale: float = 0.2
     unanswered: float = 0.1
+    bonus_needs_call: bool = False
+
+    def __post_init__(self) -> None:
+        values = asdict(self)
+        problems = []
+        if self.matching not in MATCHINGS:
+            problems.append(f"matching: {self.matching!r} is unknown (known: {', '.join(MATCHINGS)})")
+        del values["matching"]
+        if not isinstance(values.pop("bonus_needs_call"), bool):
+            problems.append(f"bonus_needs_call: expected true or false, got {self.bonus_needs_call!r}")
+        problems += weight_mistakes(values)
+        if problems:
+            raise ConfigError(problems)
 
     @property
     def maximum(self) -> float:
-        return self.correct + self.tool_match + self.no_unknown_tool
+        """What the reference itself scores."""
+        matched = 0.0 if self.matching == "none" else self.tool_match
+        return self.correct + matched + (0.0 if self.matching == "overlap" else self.no_unknown_tool)
 
     def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown:
-        """Score one rollout. Never raises; a task without a reference matches rollouts without calls."""
+        """Score one rollout. Never raises. A task without a reference scores as unanswered where matching needs one:
+        recipes refuse such tasks before they train.
+        """
         if not trajectory.terminated:
             return RewardBreakdown(0.0, correct=False, terminated=False, reason=str(trajectory.ending))
         if trajectory.answer is None:
             return RewardBreakdown(self.unanswered, correct=False, reason="no final answer")
+        references = task.references
+        if not references and self.matching != "none":
+            return RewardBreakdown(self.unanswered, correct=False, reason="the task has no reference")
         correct = is_correct(trajectory, task)
-        teacher_tools = task.reference.tools_used if task.reference is not None else frozenset()
-        # Unknown tools cost their own term and are no part of the match, as in the released code.
-        known_tools = trajectory.tools_used & task.tools_by_name.keys()
-        matched = self.tool_match if known_tools == teacher_tools else 0.0
-        matched *= 1.0 if correct else self.wrong_scale
-        no_unknown = self.no_unknown_tool if known_tools == trajectory.tools_used else 0.0
+        known = task.tools_by_name.keys()
+        calls = trajectory.calls
+        best = max((match(self.matching, calls, reference.calls, known) for reference in references), default=0.0)
+        matched = self.tool_match * best * (1.0 if correct else self.wrong_scale)
+        no_unknown = self.no_unknown_tool if self._earns_bonus(trajectory, task) else 0.0
         total = (self.correct if correct else 0.0) + matched + no_unknown
         return RewardBreakdown(total, correct, matched, no_unknown, reason="right" if correct else "wrong answer")
+
+    def _earns_bonus(self, trajectory: Trajectory, task: Task) -> bool:
+        if self.matching == "overlap" or not trajectory.tools_used <= task.tools_by_name.keys():
+            return False
+        if not self.bonus_needs_call or trajectory.calls:
+            return True
+        return any(not reference.calls for reference in task.references)

@@ -36,6 +36,8 @@ def load(path: str | Path) -> Suite:
     printed as the calculator prints them, and last `\boxed{answer}`. Thoughts of steps without calls open the next
     assistant message: a turn without a call would end the conversation.
 
+    A row without "steps" has no reference: methods that learn from the final answer alone can use it.
+
     Raises: TaskError naming file, line, field and value seen; the first five malformed lines are listed together.
     """
     path = Path(path)
@@ -86,7 +88,7 @@ def _task(row: Any) -> Task:
     question = _field(row, "question", str)
     return Task(
         _field(row, "id", str), (Message("user", f"{question}\n{INSTRUCTION}"),), _TOOLS, "id", "gsm8k",
-        answer=answer, reference=_reference(_field(row, "steps", list), answer),
+        answer=answer, reference=_reference(_field(row, "steps", list), answer) if "steps" in row else None,
     )  # fmt: skip
 
 

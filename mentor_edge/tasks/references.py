@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Message, ToolCall, Trajectory
-from mentor_edge.rewards.mentor import MentorReward, RewardBreakdown
+from mentor_edge.rewards import MentorReward, Reward
 from mentor_edge.tasks.answers import answers_equal, as_number, boxed_answer
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.executor import ToolExecutor
-
-
-class BoundedReward(Protocol):
-    """A reward that knows the highest total it can give."""
-
-    @property
-    def maximum(self) -> float: ...
-    def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +26,26 @@ class RejectedTask:
 def validate_references(
     tasks: Sequence[Task],
     executor: ToolExecutor,
-    reward: BoundedReward | None = None,
+    reward: Reward | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Task], list[RejectedTask]]:
     """Split tasks into those whose reference holds and the rest, both in the order given.
 
-    A reference holds when every call executes without error, each result equals the recorded tool message (as numbers,
-    where both are), the last message boxes its answer, some call gives it (where it is a number), and `reward`
-    (MENTOR's when None) gives its maximum.
+    A task is kept with those of its references that hold. A reference holds when every call executes without error,
+    each result equals the recorded tool message (as numbers, where both are), the last message boxes its answer, some
+    call gives it (where it is a number), and `reward` (MENTOR's when None) gives its maximum.
     `on_progress` gets the number of tasks looked at.
     """
     reward = MentorReward() if reward is None else reward
     kept: list[Task] = []
     rejected: list[RejectedTask] = []
     for done, task in enumerate(tasks, start=1):
-        reason = _defect(task, executor, reward)
-        if reason is None:
-            kept.append(task)
+        defects = [_defect(task, reference, executor, reward) for reference in task.references]
+        if None in defects:
+            sound = [reference for reference, defect in zip(task.references, defects, strict=True) if defect is None]
+            kept.append(replace(task, reference=sound[0], other_references=tuple(sound[1:])))
         else:
-            rejected.append(RejectedTask(task.id, reason))
+            rejected.append(RejectedTask(task.id, (defects or ["no reference"])[0] or ""))
         if on_progress is not None:
             on_progress(done)
     return kept, rejected
@@ -67,10 +59,15 @@ def write_rejected(path: str | Path, rejected: Iterable[RejectedTask]) -> None:
     write_jsonl(Path(path), map(asdict, rejected))
 
 
-def _defect(task: Task, executor: ToolExecutor, reward: BoundedReward) -> str | None:
-    reference = task.reference
-    if reference is None:
-        return "no reference"
+def shortest_reference(task: Task) -> Task:
+    """The task with only that of its references that makes the fewest calls; of equally short ones, the first."""
+    if task.reference is None:
+        return task
+    shortest = min(task.references, key=lambda reference: len(reference.calls))
+    return replace(task, reference=shortest, other_references=())
+
+
+def _defect(task: Task, reference: Trajectory, executor: ToolExecutor, reward: Reward) -> str | None:
     recorded = _recorded_results(reference.messages)
     if recorded is None:
         return "a call has no recorded result, or a result no call"

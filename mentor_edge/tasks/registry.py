@@ -36,12 +36,4 @@ def load_suite(name: str, data: str | Path | None = None, limit: int | None = No
     else:
         assert data is not None
         suite = (gsm8k if name == "gsm8k" else bfcl).load(Path(data))
-    if limit is None:
-        return suite
-    taken: dict[str, int] = {}
-    kept = []
-    for task in suite.tasks:
-        taken[task.domain] = taken.get(task.domain, 0) + 1
-        if taken[task.domain] <= limit:
-            kept.append(task)
-    return Suite(suite.name, suite.version, tuple(kept))
+    return suite if limit is None else suite.at_most(limit)

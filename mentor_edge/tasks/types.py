@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,8 @@ class Task:
 
     Either `answer` (a final answer) or `accepted_calls` (BFCL's ground truth: per call, per parameter, the accepted
     values; an empty list means that no call is right) is set. `split` is "id" or "ood"; `domain` names the finer group
-    that results are reported by. `reference` is the teacher's trajectory.
+    that results are reported by. `reference` is the teacher's trajectory; `other_references` are further ones, each as
+    good, where teachers differ.
     """
 
     id: str
@@ -31,6 +33,12 @@ class Task:
     accepted_calls: tuple[Mapping[str, Any], ...] | None = None
     reference: Trajectory | None = None
     category: str = field(default="", compare=False)
+    other_references: tuple[Trajectory, ...] = ()
+
+    @cached_property
+    def references(self) -> tuple[Trajectory, ...]:
+        """All references, the first one first."""
+        return self.other_references if self.reference is None else (self.reference, *self.other_references)
 
     @cached_property
     def tool_schemas(self) -> tuple[dict[str, Any], ...]:
@@ -69,3 +77,13 @@ class Suite:
             if (split is None or task.split == split) and (wanted is None or task.domain in wanted)
         )
         return Suite(self.name, self.version, kept)
+
+    def at_most(self, count: int) -> Suite:
+        """The first `count` tasks of every domain, as a suite of the same name and version."""
+        taken: Counter[str] = Counter()
+        kept = []
+        for task in self.tasks:
+            taken[task.domain] += 1
+            if taken[task.domain] <= count:
+                kept.append(task)
+        return Suite(self.name, self.version, tuple(kept))

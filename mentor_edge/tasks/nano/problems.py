@@ -78,8 +78,10 @@ class Style:
     """Fewest and most tools offered."""
     alias: float = 0.0
     """Probability that a tool carries a made-up name."""
+    descriptions: Sequence[int] = (0, 1)
+    """Which of an operation's descriptions a tool with a made-up name may carry."""
     unseen_aliases: bool = False
-    """Made-up names, descriptions and goods come from the held-out part."""
+    """Made-up names and goods come from the held-out part."""
     shuffle_tools: bool = False
     """Offer tools in random instead of alphabetical order."""
 
@@ -162,9 +164,9 @@ def _offer(rng: random.Random, operation: str, style: Style, taken: set[str]) ->
     name = rng.choice(names)
     while name in taken:
         name = rng.choice(names)
-    descriptions = OPERATIONS[operation].descriptions
-    description = descriptions[2] if style.unseen_aliases else rng.choice(descriptions[:2])
-    return Tool(name, description, tool.parameters, tool.function)
+    # A single choice draws nothing, so that suites of one version stay what they are.
+    which = style.descriptions[0] if len(style.descriptions) == 1 else rng.choice(style.descriptions)
+    return Tool(name, OPERATIONS[operation].descriptions[which], tool.parameters, tool.function)
 
 
 def _in_order(rng: random.Random, tools: Any, style: Style) -> tuple[Tool, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mentor_edge.messages import Message
 from mentor_edge.tasks.nano.problems import Problem, Style, draw_lookup, draw_story
@@ -11,22 +13,47 @@ from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.teacher.programmatic import Noise, demonstrate
 
 VERSION = "1"
+TRAINING_VERSION = "2"
 
 ID_STYLE = Style()
 _OOD_STORIES: dict[str, Style] = {
     "para": Style(phrasings=(1, 2)),
     "comb": Style(pairs="held_out"),
     "distract": Style(tools=(6, 8)),
-    "names": Style(alias=1.0, unseen_aliases=True),
+    "names": Style(alias=1.0, unseen_aliases=True, descriptions=(2,)),
     "long": Style(lengths={3: 0.5, 4: 0.5}),
 }
 CORE_OOD = ("para", "comb", "distract")
 """The splits that a student of this size can do at all; the headline numbers and the gate use them."""
 GATED = ("id", *CORE_OOD)
 OOD_DOMAINS = (*_OOD_STORIES, "irrel", "lookup")
-_WARM_STYLE = Style(
+
+
+@dataclass(frozen=True)
+class Practice:
+    """One phase of a warm start. `lookups` and `missing_tools` are fractions of its conversations; it lasts until the
+    fraction `until` of all."""
+
+    style: Style
+    lookups: float
+    missing_tools: float
+    until: float = 1.0
+
+
+_PRACTICE_STYLE = Style(
     lengths={1: 0.50, 2: 0.42, 3: 0.08}, phrasings=(0, 1, 2), tools=(3, 6), alias=0.5, shuffle_tools=True
 )
+_BROAD_STYLE = replace(_PRACTICE_STYLE, lengths={1: 0.40, 2: 0.40, 3: 0.20}, descriptions=(0, 1, 2))
+
+PRACTICE: Mapping[str, tuple[Practice, ...]] = {
+    "nano": (Practice(_PRACTICE_STYLE, lookups=0.12, missing_tools=0.08),),
+    "nano-broad": (
+        Practice(_BROAD_STYLE, lookups=0.14, missing_tools=0.12, until=0.6),
+        Practice(replace(_BROAD_STYLE, alias=0.8), lookups=0.14, missing_tools=0.20),
+    ),
+}
+"""What each embedded student practises before it is distilled. "nano" stays on the floor of four of the seven OOD
+splits; "nano-broad" practises made-up tool names under all descriptions, longer chains and missing tools as well."""
 
 DEFAULT_COUNTS: Mapping[str, int] = {
     "id": 600, "para": 400, "comb": 400, "distract": 400, "names": 150, "long": 150, "irrel": 150, "lookup": 150,
@@ -43,22 +70,29 @@ def _draw(domain: str, rng: random.Random) -> Problem:
     return draw_story(rng, _OOD_STORIES[domain])
 
 
-def _task(problem: Problem, identity: str, domain: str, noise: Noise, rng: random.Random) -> Task:
+def _task(problem: Problem, identity: str, domain: str, noise: Noise, rng: random.Random, references: int = 1) -> Task:
+    first, *others = (demonstrate(problem, noise, rng) for _ in range(references))
     return Task(
         identity, (Message("user", problem.question),), problem.tools, "id" if domain == "id" else "ood", domain,
-        answer=problem.answer, reference=demonstrate(problem, noise, rng),
+        answer=problem.answer, reference=first, other_references=tuple(others),
     )  # fmt: skip
 
 
-def training_suite(count: int, *, seed: int = 0, noise: Noise = Noise.MILD) -> Suite:
-    """In-domain tasks to distil on, each with one trace of the imperfect teacher; no question stands twice."""
+def training_suite(count: int, *, seed: int = 0, noise: Noise = Noise.MILD, references: int = 1) -> Suite:
+    """In-domain tasks to distil on, each with `references` traces of the imperfect teacher; no question stands twice.
+
+    The questions depend on the seed alone, and a task's traces on nothing but its place, the noise and their number:
+    methods and noises are compared on the same questions.
+    """
     rng = random.Random(f"nano train {seed}")
     tasks: dict[str, Task] = {}
     while len(tasks) < count:
         problem = draw_story(rng, ID_STYLE)
         if problem.question not in tasks:
-            tasks[problem.question] = _task(problem, f"train-{len(tasks)}", "id", noise, rng)
-    return Suite("nano-train", f"{VERSION}-{noise}", tuple(tasks.values()))
+            place = len(tasks)
+            teacher = random.Random(f"nano teacher {seed} {place}")
+            tasks[problem.question] = _task(problem, f"train-{place}", "id", noise, teacher, references)
+    return Suite("nano-train", f"{TRAINING_VERSION}-{noise}", tuple(tasks.values()))
 
 
 def evaluation_suite(counts: Mapping[str, int] | None = None, *, seed: int = 0, exclude: Suite | None = None) -> Suite:
@@ -79,17 +113,18 @@ def evaluation_suite(counts: Mapping[str, int] | None = None, *, seed: int = 0, 
     return Suite("nano", VERSION, tuple(tasks))
 
 
-def warm_start_stream(seed: int = 0) -> Iterator[Task]:
-    """Endless broad practice with clean traces: the stand-in for pretraining.
+def warm_start_stream(seed: int = 0, phases: Sequence[Practice] = PRACTICE["nano"], total: int = 1) -> Iterator[Task]:
+    """Endless practice with clean traces, the stand-in for pretraining; `total` conversations share the phases.
 
     It never holds a held-out pair of operations, a tool name or a good kept for testing, or a chain of four. It does
     hold paraphrases, lookups and missing tools, so those splits are outside of what is distilled, not unseen.
     """
     rng = random.Random(f"nano warm start {seed}")
-    while True:
+    for drawn in itertools.count():
+        phase = next((phase for phase in phases if drawn < phase.until * total), phases[-1])
         kind = rng.random()
-        if kind < 0.12:
+        if kind < phase.lookups:
             problem = draw_lookup(rng, Style(shuffle_tools=True))
         else:
-            problem = draw_story(rng, _WARM_STYLE, missing_tool=kind < 0.20)
+            problem = draw_story(rng, phase.style, missing_tool=kind < phase.lookups + phase.missing_tools)
         yield _task(problem, "warm", "id", Noise.CLEAN, rng)

@@ -1,0 +1,194 @@
+"""Intervals for runs of several bases and seeds on the same items: a hierarchical percentile bootstrap.
+
+A replicate draws bases with replacement, then seeds within every drawn base, then items within every split. Items are
+crossed with the runs: a replicate uses the same items for every run and for both sides of a difference. The interval
+is the range between two percentiles of the replicates' scores.
+
+Source: A. C. Davison and D. V. Hinkley (1997), Bootstrap Methods and their Application, sections 3.8 (hierarchical
+data) and 5.3 (percentile interval); B. Efron and R. J. Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
+
+What such an interval does not cover:
+
+- Few bases and seeds. Resampling n units shows (n - 1) / n of their variance, and their small number is not paid for
+  by the wider quantiles of Student's t. With 2 bases and 3 seeds a nominal 95 % interval is too narrow where bases or
+  seeds truly differ: simulated runs of 300 items cover the true score in 81 to 84 of 100 cases when bases have a
+  standard deviation of 6 points, and in 72 when it is 10. Only where runs differ by little more than the noise of
+  their items is the coverage nominal or above.
+- A level with one unit. With one base nothing is said about other bases, with one seed nothing about other seeds;
+  `Interval.levels` names what was resampled.
+- Rare events. Where no item is answered differently, or every run is right on every item, the interval has no width;
+  with fewer than about ten items that differ it is too narrow. For one run against one other,
+  `mentor_edge.evaluation.statistics.paired_difference` is sound there.
+- Everything that stays the same in all runs: the suite, the amount of training, the settings of each method.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+REPLICATES = 4000
+CONFIDENCE = 0.95
+
+Runs = Sequence[Sequence[Mapping[str, ArrayLike]]]
+"""Bases, of seeds, of split -> 0 or 1 per item. Every run has the same items in the same order."""
+
+_CHUNK = 500
+_DIGITS = 12
+"""Scores are fractions of small whole numbers; what lies beyond these digits is rounding, and must not decide whether
+an interval excludes zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A score or a difference of scores with its bounds, all proportions (0.02 is two points).
+
+    `per_base` holds the estimate of every base by itself; `levels` what was resampled, of "bases", "seeds", "items".
+    """
+
+    estimate: float
+    low: float
+    high: float
+    per_base: tuple[float, ...]
+    levels: tuple[str, ...]
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+def accuracy_interval(
+    runs: Runs,
+    splits: Sequence[str],
+    *,
+    confidence: float = CONFIDENCE,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Interval:
+    """The mean over `splits` of the accuracy on each, averaged over seeds, then over bases.
+
+    The same arguments give the same interval. The order of seeds changes it by no more than the noise of resampling.
+    Raises: ValueError for no base, a base without a run, no split, a split without items, runs with different items,
+    values other than 0 and 1, a confidence outside (0, 1) or fewer than 2 replicates.
+    """
+    sizes = _sizes(runs)
+    scores = {split: _matrix(runs, sizes, split) for split in splits}
+    return _interval(scores, sizes, confidence, replicates, seed)
+
+
+def difference_interval(
+    a: Runs,
+    b: Runs,
+    splits: Sequence[str],
+    *,
+    confidence: float = CONFIDENCE,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Interval:
+    """The score of `a` minus that of `b`, paired by base, seed and item; scores are those of `accuracy_interval`.
+
+    Where one side has a single run on a base, as an untrained model has, that run is paired with every seed of the
+    other side.
+    Raises: ValueError as `accuracy_interval` does, and when bases, seeds or items of the two sides do not match.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} bases on one side, {len(b)} on the other")
+    sizes = []
+    for base, (left, right) in enumerate(zip(_sizes(a), _sizes(b), strict=True)):
+        if left != right and min(left, right) != 1:
+            raise ValueError(f"base {base}: {left} seeds on one side, {right} on the other")
+        sizes.append(max(left, right))
+    scores = {}
+    for split in splits:
+        left_matrix, right_matrix = _matrix(a, sizes, split), _matrix(b, sizes, split)
+        if left_matrix.shape != right_matrix.shape:
+            raise ValueError(f"split {split!r}: the two sides have different items")
+        scores[split] = left_matrix - right_matrix
+    return _interval(scores, sizes, confidence, replicates, seed)
+
+
+def _sizes(runs: Runs) -> list[int]:
+    """The number of runs of every base."""
+    sizes = [len(base) for base in runs]
+    if not sizes or 0 in sizes:
+        raise ValueError("an interval needs at least one base and one run of every base")
+    return sizes
+
+
+def _matrix(runs: Runs, sizes: Sequence[int], split: str) -> NDArray[np.float32]:
+    """Runs x items of one split; the single run of a base is repeated to make up its size."""
+    rows: list[NDArray[Any]] = []
+    for base, size in zip(runs, sizes, strict=True):
+        for run in base if len(base) == size else [base[0]] * size:
+            if split not in run:
+                raise ValueError(f"a run lacks the split {split!r}")
+            rows.append(np.asarray(run[split]))
+    if any(row.ndim != 1 or row.shape != rows[0].shape or not row.size for row in rows):
+        raise ValueError(f"split {split!r}: every run needs the same items, at least one")
+    matrix = np.stack(rows).astype(np.float32)
+    if not np.isin(matrix, (0, 1)).all():
+        raise ValueError(f"split {split!r}: an item is right (1) or wrong (0)")
+    return matrix
+
+
+def _interval(
+    scores: Mapping[str, NDArray[np.float32]], sizes: Sequence[int], confidence: float, replicates: int, seed: int
+) -> Interval:
+    if not scores:
+        raise ValueError("a score needs at least one split")
+    if not 0 < confidence < 1 or replicates < 2:
+        raise ValueError(f"confidence {confidence} must be between 0 and 1, replicates {replicates} at least 2")
+    resampled = np.zeros((replicates, sum(sizes)))
+    observed = np.zeros(sum(sizes))
+    for split, matrix in scores.items():
+        items = matrix.shape[1]
+        # Sums of small whole numbers: exact in float32, whatever the order of summation.
+        resampled += (_item_counts(split, items, replicates, seed).astype(np.float32) @ matrix.T) / float(items)
+        observed += matrix.sum(axis=1, dtype=np.float64) / items
+    values = _rounded((resampled * _run_weights(sizes, replicates, seed)).sum(axis=1) / len(scores))
+    low, high = _rounded(np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2]))
+    bases = [part.mean() / len(scores) for part in np.split(observed, np.cumsum(sizes)[:-1])]
+    per_base = _rounded(np.array(bases))
+    levels = ("bases",) * (len(sizes) > 1) + ("seeds",) * (max(sizes) > 1) + ("items",)
+    estimate = float(_rounded(np.mean(bases)))
+    return Interval(estimate, float(low), float(high), tuple(map(float, per_base)), levels)
+
+
+def _rounded(values: Any) -> NDArray[np.float64]:
+    return np.round(values, _DIGITS) + 0.0  # turns -0.0 into 0.0
+
+
+@lru_cache(maxsize=16)
+def _item_counts(split: str, items: int, replicates: int, seed: int) -> NDArray[np.uint8]:
+    """Replicates x items: how often each replicate draws each item.
+
+    The draws depend on the split's name, so that splits of the same size are resampled independently and the order of
+    splits does not matter. A count above 255 has no practical probability: it is about Poisson with mean 1.
+    """
+    random = np.random.default_rng([seed, 1, zlib.crc32(split.encode())])
+    counts = np.empty((replicates, items), np.uint8)
+    for start in range(0, replicates, _CHUNK):
+        rows = min(_CHUNK, replicates - start)
+        drawn = random.integers(items, size=(rows, items)) + items * np.arange(rows)[:, None]
+        counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * items).reshape(rows, items)
+    counts.setflags(write=False)  # it is shared by all callers
+    return counts
+
+
+def _run_weights(sizes: Sequence[int], replicates: int, seed: int) -> NDArray[np.float64]:
+    """Replicates x runs: the weight of each run, 1 in total.
+
+    A base that is drawn twice has its seeds drawn twice, independently; the sum of the two draws is one multinomial.
+    """
+    random = np.random.default_rng([seed, 0])
+    bases = len(sizes)
+    drawn = random.multinomial(bases, [1 / bases] * bases, size=replicates)
+    parts = [random.multinomial(drawn[:, i] * size, [1 / size] * size) / size for i, size in enumerate(sizes)]
+    weights: NDArray[np.float64] = np.concatenate(parts, axis=1) / bases
+    return weights

@@ -1,0 +1,52 @@
+"""What a reward gives: `RewardBreakdown`, and when a rollout counts as right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mentor_edge.messages import Trajectory
+from mentor_edge.tasks.answers import answers_equal
+from mentor_edge.tasks.types import Task
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBreakdown:
+    """A reward and its parts. `tool_match`, `no_unknown_tool` and `extra` are the terms as added to `total`; `extra` is
+    the sum of a user's own rewards. `reason` says in a few words why the total is what it is.
+    """
+
+    total: float
+    correct: bool
+    tool_match: float = 0.0
+    no_unknown_tool: float = 0.0
+    terminated: bool = True
+    reason: str = ""
+    extra: float = 0.0
+
+
+class Reward(Protocol):
+    """A pure function of a trajectory and its task, which knows the highest total it can give."""
+
+    @property
+    def maximum(self) -> float: ...
+    def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown: ...
+
+
+def is_correct(trajectory: Trajectory, task: Task) -> bool:
+    """Whether the final answer is the accepted one. An answer counts only when the model closed its last turn."""
+    return (
+        trajectory.terminated
+        and trajectory.answer is not None
+        and task.answer is not None
+        and answers_equal(trajectory.answer, task.answer)
+    )
+
+
+def weight_mistakes(weights: dict[str, object]) -> list[str]:
+    """One line for every weight that is no finite number."""
+    return [
+        f"{name}: expected a finite number, got {value!r}"
+        for name, value in weights.items()
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -1e6 < value < 1e6
+    ]

@@ -1,0 +1,82 @@
+"""A reward with a user's own functions on top, each with a weight."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mentor_edge.errors import ConfigError, RewardError
+from mentor_edge.messages import Trajectory
+from mentor_edge.rewards.breakdown import Reward, RewardBreakdown
+from mentor_edge.tasks.types import Task
+
+RewardFunction = Callable[[Trajectory, Task], float]
+"""A user's own reward: a plain function of the rollout and its task. It is best kept between 0 and 1."""
+
+
+@dataclass(frozen=True)
+class CombinedReward:
+    """`base` plus weight x function for every extra: `CombinedReward(MentorReward(), [(brevity, 0.1)])`."""
+
+    base: Reward
+    extras: Sequence[tuple[RewardFunction, float]]
+
+    @property
+    def maximum(self) -> float:
+        """That of the base: what a user's function can give is not known."""
+        return self.base.maximum
+
+    def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown:
+        """Score one rollout.
+
+        Raises: RewardError when a user's function raises or gives no finite number: a defect of the function, which
+        a silent zero would hide for a whole training.
+        """
+        breakdown = self.base(trajectory, task)
+        extra = sum(weight * _value(function, trajectory, task) for function, weight in self.extras)
+        return replace(breakdown, total=breakdown.total + extra, extra=extra)
+
+
+def _value(function: RewardFunction, trajectory: Trajectory, task: Task) -> float:
+    name = getattr(function, "__qualname__", repr(function))
+    try:
+        value: Any = function(trajectory, task)
+    except Exception as error:
+        raise RewardError(
+            f"the reward function {name} raised {type(error).__name__} on task {task.id}: {error}",
+            "mend the function; --resume goes on from the last checkpoint",
+        ) from error
+    if not isinstance(value, bool | int | float) or not math.isfinite(value):
+        raise RewardError(
+            f"the reward function {name} gave {value!r} for task {task.id}", "it must return a finite number"
+        )
+    return float(value)
+
+
+def reward_function(path: str) -> RewardFunction:
+    """Import the function that a dotted path names: "package.module.function" (the working directory counts).
+
+    Raises: ConfigError when there is no such module or function, or it does not take (trajectory, task).
+    """
+    module_name, _, name = path.replace(":", ".").rpartition(".")
+    if not module_name:
+        raise ConfigError([f"{path!r} is no dotted path to a function (package.module.function)"])
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # a user's module may raise anything while it loads
+        raise ConfigError([f"cannot import {path}: {type(error).__name__}: {error}"]) from error
+    finally:
+        sys.path.remove(here)
+    try:
+        inspect.signature(function).bind(None, None)
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"{path} cannot be called with (trajectory, task): {error}"]) from error
+    return function

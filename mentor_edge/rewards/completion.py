@@ -1,0 +1,155 @@
+"""Scoring raw text as MENTOR's released reward code does, so that anyone can check our rewards against it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mentor_edge.chat import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
+from mentor_edge.errors import ConfigError
+from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
+from mentor_edge.rewards.breakdown import Reward, RewardBreakdown
+from mentor_edge.rewards.mentor import MentorReward
+from mentor_edge.rewards.sparse import SparseReward
+from mentor_edge.tasks.answers import boxed_answer
+from mentor_edge.tasks.types import Task
+from mentor_edge.tools.types import Tool
+
+VARIANTS: Mapping[str, Reward] = {
+    "mentor": MentorReward(),
+    "sparse": SparseReward(),
+    "overlap": MentorReward("overlap"),
+    "none": MentorReward("none"),
+    "f1": MentorReward("f1"),
+    "strict": MentorReward("strict"),
+}
+"""The reward of each variant: those of the released code, and the paper's strict one."""
+
+
+def score_completion(
+    text: str,
+    *,
+    answer: Any,
+    teacher_tools: Iterable[Any] | None,
+    tools: Iterable[Any],
+    variant: str = "mentor",
+    eos_token: str = "<|im_end|>",
+    malformed_is_unknown: bool = False,
+) -> RewardBreakdown:
+    r"""Score the text of one completion, never of its prompt, tool results included.
+
+    The text must end with `eos_token` exactly; its last `\boxed{...}` is the answer; its calls are the readable
+    `<tool_call>` blocks. `answer` is the accepted answer, or a list of them. `teacher_tools` are the tools of the
+    reference: names, or calls (`ToolCall` or {"name", "arguments"}), which "strict" needs to compare arguments. `tools`
+    are the tools offered: names, `Tool`s or OpenAI schemas. With `malformed_is_unknown`, a block that cannot be read
+    costs the term for unknown tools, which the released code means to do and does not (see docs/rewards.md).
+
+    Never raises on what a model or a data set can hold: any text, any answer, any entry of the two lists.
+
+    Raises: ConfigError for an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ConfigError([f"variant: {variant!r} is unknown (known: {', '.join(VARIANTS)})"])
+    text = text if isinstance(text, str) else str(text)
+    calls, malformed = _calls(text)
+    if malformed and malformed_is_unknown:
+        calls.append(ToolCall("", {}))
+    taught = _taught(teacher_tools, calls)
+    accepted: list[str | None] = []
+    given = answer if isinstance(answer, list | tuple) else [answer]
+    accepted += [_words(item) for item in given if item is not None]
+    ending = Ending.ANSWERED if eos_token and text.endswith(eos_token) else Ending.TRUNCATED
+    rollout = Trajectory((Message("assistant", text, tuple(calls)),), boxed_answer(text), ending)
+    # Without any teacher tool the released code has nothing to match and scores like a rollout without an answer.
+    reference = Trajectory((Message("assistant", "", tuple(taught)),), None, Ending.ANSWERED) if taught else None
+    offered = tuple(Tool(name, "", {}, _never_called) for name in map(_name, _items(tools)) if name is not None)
+    scores = [
+        VARIANTS[variant](rollout, Task("", (), offered, "id", "", answer=gold, reference=reference))
+        for gold in accepted or [None]
+    ]
+    best = max(scores, key=lambda score: score.total)
+    if reference is None and variant == "none" and best.terminated:
+        return RewardBreakdown(MentorReward().unanswered, correct=False, reason="the task has no reference")
+    return best
+
+
+def _calls(text: str) -> tuple[list[ToolCall], int]:
+    """The readable calls, and how many blocks could not be read. A block runs to the next closing tag."""
+    calls: list[ToolCall] = []
+    malformed = 0
+    position = 0
+    while (start := text.find(TOOL_CALL_OPEN, position)) >= 0:
+        end = text.find(TOOL_CALL_CLOSE, start)
+        if end < 0:
+            return calls, malformed + 1
+        call = _call(text[start + len(TOOL_CALL_OPEN) : end])
+        if call is None:
+            malformed += 1
+        else:
+            calls.append(call)
+        position = end + len(TOOL_CALL_CLOSE)
+    return calls, malformed
+
+
+def _call(text: str) -> ToolCall | None:
+    # Looser than the agent's parser on purpose: the released code counts any object with a name.
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments = value.get("arguments")
+    return ToolCall(value["name"], arguments if isinstance(arguments, dict) else {})
+
+
+def _items(values: Any) -> Sequence[Any]:
+    if values is None:
+        return ()
+    if isinstance(values, str | Mapping):
+        return (values,)
+    try:
+        return tuple(values)
+    except TypeError:
+        return ()
+
+
+def _name(item: Any) -> str | None:
+    if isinstance(item, Tool | ToolCall):
+        return item.name
+    if isinstance(item, Mapping):
+        item = item.get("name") or _name(item.get("function"))
+    return item if isinstance(item, str) else None
+
+
+def _taught(items: Any, calls: Sequence[ToolCall]) -> list[ToolCall]:
+    """The reference's calls. A bare name takes the arguments that the student gave: there are none to compare."""
+    taught: list[ToolCall] = []
+    met: Counter[str] = Counter()
+    for item in _items(items):
+        name = _name(item)
+        if name is None:
+            continue
+        if isinstance(item, ToolCall):
+            taught.append(item)
+        elif isinstance(item, Mapping):
+            arguments = item.get("arguments")
+            taught.append(ToolCall(name, arguments if isinstance(arguments, Mapping) else {}))
+        else:
+            given = [call.arguments for call in calls if call.name == name]
+            taught.append(ToolCall(name, given[met[name]] if met[name] < len(given) else {}))
+            met[name] += 1
+    return taught
+
+
+def _words(answer: Any) -> str:
+    try:
+        return str(answer)
+    except Exception:  # an integer of more digits than Python prints, or an object that cannot say what it is
+        return ""
+
+
+def _never_called() -> None:
+    """Tools are only named here."""

@@ -1,0 +1,93 @@
+"""How closely a rollout's tool use matches a teacher's trajectory: one number from 0 to 1 per way of matching."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from typing import Any, Literal, get_args
+
+from mentor_edge.messages import ToolCall
+
+Matching = Literal["set", "overlap", "f1", "calls", "strict", "none"]
+"""- set: 1 when the same tools were used, whatever the order, repetition and arguments (MENTOR, released code)
+- overlap: 1 when at least one tool is shared (ablation 2 of the released code)
+- f1: F1 of the two sets of tools (ablation 4)
+- calls: F1 of the two multisets of calls, arguments included (ours)
+- strict: 1 when the calls are the teacher's, in order, arguments included (the paper's strict-trajectory baseline)
+- none: always 0 (ablation 3)
+"""
+MATCHINGS: tuple[Matching, ...] = get_args(Matching)
+
+
+def match(matching: Matching, calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
+    """The match of a rollout's `calls` with those of one reference. Calls of tools that are not `known` (offered with
+    the task) are no part of it, as in the released code, except that a strict match has no room for them.
+
+    Two sides without any call match fully.
+    """
+    return _MATCHERS[matching](calls, taught, known)
+
+
+def _set(calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
+    return float(_tools(calls, known) == _tools(taught))
+
+
+def _overlap(calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
+    student, teacher = _tools(calls, known), _tools(taught)
+    return float(bool(student & teacher) or student == teacher)
+
+
+def _f1(calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
+    return _f1_of(Counter(_tools(calls, known)), Counter(_tools(taught)))
+
+
+def _calls(calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
+    return _f1_of(Counter(canonical(call) for call in calls if call.name in known), Counter(map(canonical, taught)))
+
+
+def _strict(calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
+    return float(len(calls) == len(taught) and all(map(_same, calls, taught)))
+
+
+def _none(calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
+    return 0.0
+
+
+_MATCHERS: Mapping[Matching, Callable[[Sequence[ToolCall], Sequence[ToolCall], Set[str]], float]] = {
+    "set": _set, "overlap": _overlap, "f1": _f1, "calls": _calls, "strict": _strict, "none": _none,
+}  # fmt: skip
+
+
+def _tools(calls: Sequence[ToolCall], known: Set[str] | None = None) -> set[str]:
+    return {call.name for call in calls if known is None or call.name in known}
+
+
+def _f1_of(student: Counter[Any], teacher: Counter[Any]) -> float:
+    if not student and not teacher:
+        return 1.0
+    return 2 * (student & teacher).total() / (student.total() + teacher.total())
+
+
+def _same(first: ToolCall, second: ToolCall) -> bool:
+    return canonical(first) == canonical(second)
+
+
+def canonical(call: ToolCall) -> Hashable:
+    """A call as a value that is equal for equal calls: the order of keys does not count, 2 is 2.0, 1 is not true."""
+    try:
+        return call.name, _frozen(call.arguments)
+    except RecursionError:  # nested deeper than any schema; equal to itself alone
+        return call.name, id(call)
+
+
+def _frozen(value: Any) -> Hashable:
+    if isinstance(value, Mapping):
+        return "object", frozenset((key, _frozen(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return "array", tuple(map(_frozen, value))
+    if isinstance(value, bool):
+        return "boolean", value
+    if isinstance(value, float) and math.isnan(value):
+        return "number", "nan"
+    return value if isinstance(value, Hashable) else repr(value)

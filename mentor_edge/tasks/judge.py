@@ -1,0 +1,350 @@
+r"""What the comparison of answers asks: whether two LaTeX formulas mean the same, and which unit some words name.
+
+Formulas are compared by math-verify (https://github.com/huggingface/math-verify); it and sympy are imported at the
+first comparison that needs them. Sympy computes whatever it is given, so formulas are measured before it sees them, and
+it gets no powers, factorials or products that grow out of bounds. The measure alone has to do in most threads; in the
+main thread a timer also ends what is slow in spite of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+_LONGEST = 300
+_SECONDS = 3.0
+_TOLERANCE = 1e-6
+
+# Sums, integrals and limits are left out: evaluating them has no bound that could be read off the text.
+_COMMANDS = frozenset({
+    r"\frac", r"\sqrt", r"\pi", r"\cdot", r"\times", r"\div", r"\pm", r"\infty", r"\cup", r"\cap", r"\setminus",
+    r"\in", r"\le", r"\leq", r"\ge", r"\geq", r"\lt", r"\gt", r"\ne", r"\neq", r"\emptyset", r"\sin", r"\cos",
+    r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\log", r"\ln", r"\exp", r"\mathbb",
+    r"\begin", r"\end", r"\{", r"\}", r"\\",
+})  # fmt: skip
+_GREEK = frozenset({
+    r"\alpha", r"\beta", r"\gamma", r"\delta", r"\epsilon", r"\theta", r"\lambda", r"\mu", r"\phi", r"\psi",
+    r"\omega", r"\rho", r"\sigma", r"\tau",
+})  # fmt: skip
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
+_PLAIN = re.compile(r"[A-Za-z0-9 .,+\-*/^_=<>()\[\]{}|!&\\]*")
+_MATRIX = re.compile(r"\\(?:begin|end)\s*\{(?:[pbvBV]?matrix|array)\}")
+_ONE_MATRIX = re.compile(r"\\begin\s*\{\w+\}(?:(?!\\begin|\\end).)*\\end\s*\{\w+\}", re.DOTALL)
+_DIGITS = re.compile(r"\d+")
+_BIG_FACTORIAL = re.compile(r"(?<!(?<!\d)\d)(?<!(?<!\d)1\d)!|!\s*!")
+_RELATION = re.compile(r"[=<>]|\\[lg]e|\\[lg]t(?![A-Za-z])|\\ne")
+_OPENING, _CLOSING = "([{", ")]}"
+
+_WORD = re.compile(r"\\?[A-Za-z]+")
+_SHORT_WORDS = frozenset({
+    "and", "or", "by", "to", "of", "is", "if", "not", "per", "mod", "in", "at", "on", "no", "yes", "the", "an", "as",
+    "vs", "for", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "mon", "tue",
+    "wed", "thu", "fri", "sat", "sun",
+})  # fmt: skip
+_OPERATOR = re.compile(r"[\d\\^_=<>+*/|]")
+# Numbers joined by dashes, slashes or colons are dates, scores, ranges and times, and no arithmetic; "B12" is a name.
+_NAMED = re.compile(r"\d+(?:[-:]\d+)+|\d+(?:/\d+){2,}|.*\d\s+\.?\d.*", re.DOTALL)
+_NAME = re.compile(r"\\[A-Za-z]+|([A-Za-z]\d)")
+
+
+class _TooSlow(BaseException):
+    """Not an Exception: sympy and math-verify catch those."""
+
+
+def is_formula(text: str) -> bool:
+    """Whether a text may be mathematics, which words, names and dates are not."""
+    text = _MATRIX.sub(" ", text)
+    if not _PLAIN.fullmatch(text) or _NAMED.fullmatch(text):
+        return False
+    words = [word for word in _WORD.findall(text) if word[0] != "\\"]
+    if any(len(word) > 3 or word.lower() in _SHORT_WORDS for word in words):
+        return False
+    if any(found[1] for found in _NAME.finditer(text)):
+        return False
+    return _OPERATOR.search(text) is not None or ("-" in text and all(len(word) == 1 for word in words))
+
+
+def symbolically_equal(first: str, second: str) -> bool:
+    """Whether two LaTeX expressions mean the same; False when either cannot be read or would take too long.
+
+    Order does not matter. Never raises.
+    """
+    if not (_is_bounded(first) and _is_bounded(second)):
+        return False
+    return _compared(*sorted((first, second)))
+
+
+def clear_caches() -> None:
+    """Forget all formulas compared so far."""
+    _compared.cache_clear()
+    _parsed.cache_clear()
+
+
+@functools.lru_cache(maxsize=8192)
+def _compared(first: str, second: str) -> bool:
+    try:
+        with _lock, _deadline(_SECONDS):
+            left, right = _parsed(first), _parsed(second)
+            return left is not None and right is not None and _same(left, right)
+    except (_TooSlow, Exception):  # sympy raises nearly anything on odd input, and no odd input is worth a crash
+        return False
+
+
+# The parser shares its tables between calls; reentrant, as a caller's signal handler may judge an answer too.
+_lock = threading.RLock()
+
+
+@functools.lru_cache(maxsize=1)
+def _library() -> tuple[Any, Any, Any, Any]:
+    """math-verify's `parse` and `verify` bound to our settings, and sympy's Float and Relational."""
+    import math_verify
+    import sympy
+    from latex2sympy2_extended import NormalizationConfig
+
+    # Its only messages are that a timeout is off and that one was hit.
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+    # Units and number styles were read before; its own clean-up also drops lone letters as units.
+    cleaning = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none")
+    parse = functools.partial(
+        math_verify.parse,
+        extraction_config=[math_verify.LatexExtractionConfig(normalization_config=cleaning)],
+        fallback_mode="no_fallback",
+        parsing_timeout=None,
+    )
+    # allow_set_relation_comp: without it 1 < x < 2 equals (1, 2) in one order only.
+    verify = functools.partial(math_verify.verify, timeout_seconds=None, allow_set_relation_comp=True)
+    return parse, verify, sympy.Float, sympy.core.relational.Relational
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(latex: str) -> Any:
+    found = _library()[0](f"${latex}$")
+    return found[0] if found else None
+
+
+def _same(first: Any, second: Any) -> bool:
+    _, verify, inexact, relational = _library()
+    left, right = _constant(first), _constant(second)
+    if left is not None and right is not None and (first.has(inexact) or second.has(inexact)):
+        return abs(left - right) <= _TOLERANCE * max(abs(left), abs(right))
+    if isinstance(first, relational) and isinstance(second, relational):
+        return _same_relation(first, second)
+    return bool(verify(first, second))
+
+
+def _same_relation(first: Any, second: Any) -> bool:
+    """Whether one is the other times a number. math-verify solves them, and takes two without solutions as the same."""
+    import sympy
+
+    larger = (sympy.StrictGreaterThan, sympy.GreaterThan)
+    smaller = {sympy.StrictLessThan: larger[0], sympy.LessThan: larger[1]}
+    kinds = [smaller.get(type(side), type(side)) for side in (first, second)]
+    left, right = (side.rhs - side.lhs if type(side) in smaller else side.lhs - side.rhs for side in (first, second))
+    ratio = sympy.simplify(left / right)
+    return (
+        kinds[0] is kinds[1] and bool(ratio.is_positive if kinds[0] in larger else ratio.is_nonzero) and ratio.is_number
+    )
+
+
+def _constant(expression: Any) -> complex | None:
+    """The value of an expression without variables; None for all others, among them sets and matrices."""
+    if not getattr(expression, "is_number", False):
+        return None
+    value = complex(expression.doit().evalf())
+    return value if math.isfinite(abs(value)) else None
+
+
+def _is_bounded(latex: str) -> bool:
+    """Whether sympy is sure to be done with an expression soon: a rough measure from above, on the text alone."""
+    if len(latex) > _LONGEST or not _PLAIN.fullmatch(latex) or _BIG_FACTORIAL.search(latex):
+        return False
+    bare = _MATRIX.sub(" ", latex)
+    commands = _COMMAND.findall(bare)
+    if not set(commands) <= _COMMANDS | _GREEK or len(commands) > 40:
+        return False
+    # Trigonometric simplification is the slowest that is left; bars and subscripts are slow to parse.
+    trigonometric = sum(bare.count(name) for name in (r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\arc"))
+    if trigonometric > 3 or bare.count("|") > 6 or bare.count("_") > 10:
+        return False
+    # Functions and powers of matrices take minutes: only a matrix alone is compared.
+    if len(bare) < len(latex) and (trigonometric or not _ONE_MATRIX.fullmatch(latex)):
+        return False
+    if any(len(digits) > 40 for digits in _DIGITS.findall(bare)):
+        return False
+    shape = _groups(bare)
+    if shape is None:
+        return False
+    sums, degree = shape
+    variables = len(set(re.findall(r"[A-Za-z]", _COMMAND.sub(" ", bare)))) + len(_GREEK.intersection(commands))
+    if variables == 0:
+        return degree <= 1000
+    # Chains of relations are solved, which takes far longer than expanding.
+    if (degree > 4 or trigonometric) and _RELATION.search(bare):
+        return False
+    # The terms of an expanded polynomial of this degree in so many variables, and of a product of so many sums.
+    return variables <= 6 and sums <= 6 and degree <= 60 and math.comb(degree + variables, variables) <= 500
+
+
+def _groups(latex: str) -> tuple[int, int] | None:
+    """How many brackets hold a sum, and the highest degree; None when brackets do not match, or nest deeply or powers.
+
+    A power of a bracket multiplies: every such exponent counts as if it applied to all else.
+    """
+    sums, degree, highest, depth, exponents = 0, 1, 1, 0, 0
+    open_sums: list[bool] = []
+    open_powers: list[int] = []
+    for position, character in enumerate(latex):
+        if character in _OPENING:
+            depth += 1
+            open_sums.append(False)
+            if latex[:position].rstrip(" \\").endswith("^"):
+                open_powers.append(depth)
+        elif character in _CLOSING:
+            if depth == 0:
+                return None
+            sums += open_sums.pop()
+            if open_powers and open_powers[-1] == depth:
+                open_powers.pop()
+            depth -= 1
+        elif character in "+-" and open_sums:
+            open_sums[-1] = True
+        elif character == "^":
+            exponents += 1
+            if open_powers or exponents > 20 or latex[position + 1 : position + 2] == "^":
+                return None
+            value = _exponent(latex[position + 1 :].lstrip())
+            if latex[:position].rstrip()[-1:] in (")", "]", "}"):
+                degree *= value
+            else:
+                highest = max(highest, value)
+        if depth > 8 or degree > 10_000:
+            return None
+    return (sums, degree * highest) if depth == 0 else None
+
+
+def _exponent(text: str) -> int:
+    """An upper bound of the exponent that a text starts with: the product of all numbers in it."""
+    group, depth = text, 0
+    for position, character in enumerate(text):
+        depth += (character in _OPENING) - (character in _CLOSING)
+        # Without brackets LaTeX takes one sign; math-verify takes all digits of a number.
+        if depth <= 0 and not (character.isdigit() or character in "-."):
+            group = text[: position + 1]
+            break
+    return max(1, math.prod(int(digits) or 1 for digits in _DIGITS.findall(group)))
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raise _TooSlow inside when the time is over. Does nothing outside of the main thread, where no timer works.
+
+    A timer that the caller has set rings when it should, or right after, if it should have rung inside.
+    """
+    handler = signal.getsignal(signal.SIGALRM) if hasattr(signal, "SIGALRM") else None
+    # None is a handler that Python did not set and cannot restore.
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    active, start = True, time.monotonic()
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        if active:
+            raise _TooSlow
+
+    remaining, interval = signal.getitimer(signal.ITIMER_REAL)
+    try:
+        try:
+            signal.signal(signal.SIGALRM, ring)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            yield
+        finally:
+            active = False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if remaining:
+            left = max(remaining - (time.monotonic() - start), 1e-6)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+
+# Units ----------------------------------------------------------------------------------------------------------------
+
+# A dollar sign that is money, after those around LaTeX are gone.
+MONEY = "\uff04"
+_SCALES = {
+    "dozen": 12.0, "hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12,
+}  # fmt: skip
+UNIT_NAMES = {
+    "$": "dollar", MONEY: "dollar", "usd": "dollar", "buck": "dollar", "€": "euro", "eur": "euro", "£": "pound",
+    "gbp": "pound", "lb": "pound", "lbs": "pound", "¥": "yen", "₹": "rupee", "¢": "cent", "percent": "%", "pct": "%",
+    "percentage": "%", "degree": "°", "deg": "°", "celsius": "c", "fahrenheit": "f", "kelvin": "k", "kilometer": "km",
+    "kilometre": "km", "meter": "m", "metre": "m", "centimeter": "cm", "centimetre": "cm", "millimeter": "mm",
+    "millimetre": "mm", "inch": "in", "inches": "in", "feet": "ft", "foot": "ft", "yard": "yd", "mile": "mi",
+    "kilogram": "kg", "gram": "g", "milligram": "mg", "ounce": "oz", "liter": "l", "litre": "l", "milliliter": "ml",
+    "millilitre": "ml", "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "second": "s", "sec": "s", "per": "/",
+    "people": "person", "men": "man", "women": "woman", "children": "child",
+}  # fmt: skip
+# A lone letter or a pair is a factor ("3x", "2 ab"), unless it is one of these, and letters next to the number must be
+# one of the long ones even then: "5m" may be a product.
+_SHORT_UNITS = frozenset({
+    "m", "g", "s", "l", "h", "n", "j", "w", "v", "k", "c", "f", "in", "ft", "yd", "mi", "of", "am", "pm", "hz", "pa",
+    "kj", "mw", "kw", "gb", "mb", "tb", "hr", "lb", "oz", "a", "an",
+})  # fmt: skip
+_GLUED_UNITS = frozenset({
+    "km", "cm", "mm", "kg", "mg", "ml", "hz", "ft", "yd", "oz", "lb", "lbs", "hr", "hrs", "min", "sec", "am", "pm",
+    "mph", "kmh", "kph", "kwh", "usd", "eur", "gbp", "gb", "mb",
+})  # fmt: skip
+# Words after which the number before them is not the whole answer.
+_NO_UNITS = frozenset({
+    "and", "or", "no", "not", "half", "quarter", "third", "times", "plus", "minus", "squared", "cubed", "more",
+    "less", "than", "over", "under", "point", "to", "from", "between", "by", "with", "remainder", "divided",
+    "multiplied", "negative", "if", "when", "unless", "choose", "factorial", "power", "root", "wrong", "either",
+    "neither", "but", "except", "versus", "into", "is", "are", "was", "were", "maybe", "only", "sin", "cos", "tan",
+    "log", "exp", "sqrt", "mod", "inf", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+})  # fmt: skip
+_UNIT_PART = re.compile(r"[^\W\d_]+|\^\s*\{?\s*-?[1-3]\s*\}?|\S")
+_LONGEST_UNIT = 60
+
+
+def unit_of(text: str) -> tuple[float, str] | None:
+    """What a text after a number scales it by, and the unit it names ("" for none); None when it is no unit."""
+    rest = text.strip().rstrip(".,;:")
+    if len(rest) > _LONGEST_UNIT:
+        return None
+    scale, square = 1.0, ""
+    unit: list[str] = []
+    parts = _UNIT_PART.findall(rest.casefold())
+    for index, part in enumerate(parts):
+        if part[0].isalpha():
+            if part in _SCALES and not unit:
+                scale *= _SCALES[part]
+                continue
+            glued = index == 0 and not text[0].isspace()
+            known = part in _GLUED_UNITS or (not glued and part in _SHORT_UNITS)
+            if part in _NO_UNITS or not (known or (len(part) > 2 and not glued)):
+                return None
+            if part in ("square", "sq", "cubic"):
+                square = "^3" if part == "cubic" else "^2"
+                continue
+            if part in ("a", "an", "of", "the"):
+                continue
+            single = part[:-1] if len(part) > 3 and part.endswith("s") and not part.endswith("ss") else part
+            unit.append(UNIT_NAMES.get(part, UNIT_NAMES.get(single, single)) + square)
+            square = ""
+        elif part[0] == "^" and unit:
+            unit.append("".join(c for c in part if c not in "{} "))
+        elif part in "%°/" + MONEY + "€£¥₹¢":
+            unit.append(UNIT_NAMES.get(part, part))
+        else:
+            return None
+    return None if parts and not unit and scale == 1 else (scale, "".join(unit))
