@@ -156,6 +156,8 @@ def recipe_from_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     from . import RECIPES
 
     values = read_yaml(Path(path), overrides)
+    if "compare" in values:
+        raise ConfigError([f"compare: a comparison of methods, no recipe: {path}"], "run it with `mentor-edge compare`")
     name = values.get("recipe")
     if not isinstance(name, str) or name not in RECIPES:
         raise ConfigError([f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"])

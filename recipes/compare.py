@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -115,7 +117,7 @@ def _run_all(plan: ComparisonPlan, cells: Sequence[CellPlan], out: Path, jobs: i
 
     report(())
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-    with ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context, initializer=_end_with_parent) as pool:
         futures: dict[Future[None], CellPlan] = {
             pool.submit(run_cell, plan, cell, out, _threads(jobs)): cell for cell in cells
         }
@@ -135,6 +137,18 @@ def _run_all(plan: ComparisonPlan, cells: Sequence[CellPlan], out: Path, jobs: i
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would train on, unseen, in a directory that a resumed comparison works in."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _updates_logged(out: Path, cell: CellPlan) -> int:

@@ -33,7 +33,7 @@ def embedded_student(student: str, seed: int) -> tuple[str, int] | None:
 
 def resolve_student(student: str, seed: int, progress: Callable[[str, int, int], None]) -> str:
     """The directory, as an absolute path, or the hub id to load. An embedded student is made once per seed and cached
-    ("nano" takes about two minutes, "nano-broad" six); "nano@3" is that of seed 3, whatever the recipe's seed."""
+    (in two to three minutes); "nano@3" is that of seed 3, whatever the recipe's seed."""
     embedded = embedded_student(student, seed)
     if embedded is None:
         return str(Path(student).resolve()) if Path(student).is_dir() else student

@@ -18,7 +18,7 @@ from mentor_edge.tasks.nano.suites import PRACTICE, warm_start_stream
 from .examples import SupervisedExample, supervised_examples
 from .nano_student import build_model, build_tokenizer
 
-STEPS = {"nano": 140, "nano-broad": 480}
+STEPS = {"nano": 140, "nano-broad": 180}
 """Steps of each embedded student's warm start."""
 _BATCH = 64
 _WARMUP = 30
@@ -75,7 +75,7 @@ def warm_start(
         torch.optim.AdamW(others, lr=1.5 * _LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, steps)) for o in optimizers]
-    practice = warm_start_stream(seed, PRACTICE[student], total=steps * _BATCH)
+    practice = warm_start_stream(seed, PRACTICE[student])
     model.train()
     for step in range(steps):
         ids, labels = _batch(

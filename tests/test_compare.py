@@ -201,3 +201,31 @@ def test_a_report_is_made_of_the_json_alone_and_refuses_other_figures(finished: 
         read_comparison(forged)
     with pytest.raises(RunError, match="cannot read"):
         read_comparison(tmp_path / "none.json")
+
+
+def test_workers_end_with_a_killed_parent(config: Path, tmp_path: Path) -> None:
+    """Otherwise they would go on writing into directories that a resumed comparison works in."""
+    command = [
+        sys.executable,
+        "-m",
+        "mentor_edge",
+        "compare",
+        str(config),
+        "--methods",
+        "mentor",
+        "--set",
+        "train.steps=400",
+    ]
+    child = subprocess.Popen([*command, "--out", "out"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "out" / "cells"
+    deadline = time.monotonic() + 120
+    while not list(metrics.glob("*/stage-0/metrics.jsonl")):
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    child.kill()
+    child.wait()
+    time.sleep(1)
+    (log,) = metrics.glob("*/stage-0/metrics.jsonl")
+    size = log.stat().st_size
+    time.sleep(2)
+    assert log.stat().st_size == size

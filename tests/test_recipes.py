@@ -114,15 +114,16 @@ def test_the_nano_student_is_made_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     made = []
 
-    def warm_start(directory: Path, *, seed: int, on_step: Any) -> None:
-        made.append(seed)
+    def warm_start(directory: Path, *, student: str, seed: int, on_step: Any) -> None:
+        made.append((student, seed))
         (directory / "config.json").write_text("{}")
 
     monkeypatch.setattr(student, "warm_start", warm_start)
     monkeypatch.setenv("MENTOR_EDGE_CACHE", str(tmp_path / "deep" / "cache"))
-    paths = [resolve_student("nano", seed, lambda *_: None) for seed in (0, 0, 1)]
-    assert made == [0, 1]
-    assert paths[0] == paths[1] != paths[2]
+    asked = [("nano", 0), ("nano@0", 5), ("nano", 1), ("nano-broad", 1)]
+    paths = [resolve_student(name, seed, lambda *_: None) for name, seed in asked]
+    assert made == [("nano", 0), ("nano", 1), ("nano-broad", 1)]
+    assert paths[0] == paths[1] and len(set(paths)) == 3
     assert {str(path) for path in (tmp_path / "deep" / "cache").iterdir()} == set(paths)
     assert resolve_student("some/where", 0, lambda *_: None) == "some/where"
 
@@ -209,7 +210,7 @@ def test_no_valid_reference_at_all_is_an_error(nano_student: Path, tmp_path: Pat
     [
         ("{", r"tasks\.jsonl:2: not JSON"),
         ('{"id": "x", "question": "q", "answer": 7, "steps": []}', r"tasks\.jsonl:2: answer: expected text, found 7"),
-        ('{"id": "x", "question": "q", "answer": "7"}', r"tasks\.jsonl:2: steps: missing"),
+        ('{"id": "x", "question": "q", "answer": "7", "steps": null}', r"tasks\.jsonl:2: steps: expected a list"),
         (
             '{"id": "x", "question": "q", "answer": "7", "steps": [{"thought": "t", "calls": [{"name": "add"}]}]}',
             r"tasks\.jsonl:2: steps\[0\]\.calls\[0\]\.arguments: missing",

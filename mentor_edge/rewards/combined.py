@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import reprlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.errors import ConfigError, RewardError
 from mentor_edge.messages import Trajectory
-from mentor_edge.rewards.breakdown import Reward, RewardBreakdown
+from mentor_edge.rewards.breakdown import Reward, RewardBreakdown, weight_mistakes
 from mentor_edge.tasks.types import Task
 
 RewardFunction = Callable[[Trajectory, Task], float]
@@ -22,10 +24,18 @@ RewardFunction = Callable[[Trajectory, Task], float]
 
 @dataclass(frozen=True)
 class CombinedReward:
-    """`base` plus weight x function for every extra: `CombinedReward(MentorReward(), [(brevity, 0.1)])`."""
+    """`base` plus weight x function for every extra: `CombinedReward(MentorReward(), [(brevity, 0.1)])`.
+
+    Raises: ConfigError for weights that are no finite numbers, all at once.
+    """
 
     base: Reward
     extras: Sequence[tuple[RewardFunction, float]]
+
+    def __post_init__(self) -> None:
+        problems = [line for function, weight in self.extras for line in weight_mistakes({_name(function): weight})]
+        if problems:
+            raise ConfigError(problems)
 
     @property
     def maximum(self) -> float:
@@ -43,8 +53,12 @@ class CombinedReward:
         return replace(breakdown, total=breakdown.total + extra, extra=extra)
 
 
+def _name(function: RewardFunction) -> str:
+    return getattr(function, "__qualname__", repr(function))
+
+
 def _value(function: RewardFunction, trajectory: Trajectory, task: Task) -> float:
-    name = getattr(function, "__qualname__", repr(function))
+    name = _name(function)
     try:
         value: Any = function(trajectory, task)
     except Exception as error:
@@ -52,11 +66,16 @@ def _value(function: RewardFunction, trajectory: Trajectory, task: Task) -> floa
             f"the reward function {name} raised {type(error).__name__} on task {task.id}: {error}",
             "mend the function; --resume goes on from the last checkpoint",
         ) from error
-    if not isinstance(value, bool | int | float) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, Real) else math.nan  # NumPy's numbers are real ones, too
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        shown = reprlib.repr(value)
         raise RewardError(
-            f"the reward function {name} gave {value!r} for task {task.id}", "it must return a finite number"
+            f"the reward function {name} gave {shown} for task {task.id}", "it must return a finite number"
         )
-    return float(value)
+    return number
 
 
 def reward_function(path: str) -> RewardFunction:

@@ -60,6 +60,8 @@ def score_completion(
     accepted: list[str | None] = []
     given = answer if isinstance(answer, list | tuple) else [answer]
     accepted += [_words(item) for item in given if item is not None]
+    # Some data sets keep the accepted answer in its box.
+    accepted = [gold and (boxed_answer(gold) or gold) for gold in accepted]
     ending = Ending.ANSWERED if eos_token and text.endswith(eos_token) else Ending.TRUNCATED
     rollout = Trajectory((Message("assistant", text, tuple(calls)),), boxed_answer(text), ending)
     # Without any teacher tool the released code has nothing to match and scores like a rollout without an answer.
@@ -96,13 +98,14 @@ def _calls(text: str) -> tuple[list[ToolCall], int]:
 def _call(text: str) -> ToolCall | None:
     # Looser than the agent's parser on purpose: the released code counts any object with a name.
     try:
-        value = json.loads(text)
+        value = json.loads(text.strip())
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+    if not isinstance(value, dict) or not value.get("name"):
         return None
-    arguments = value.get("arguments")
-    return ToolCall(value["name"], arguments if isinstance(arguments, dict) else {})
+    name, arguments = value["name"], value.get("arguments")
+    # A name that is no text names no tool: the call is one of an unknown tool.
+    return ToolCall(name if isinstance(name, str) else "", arguments if isinstance(arguments, dict) else {})
 
 
 def _items(values: Any) -> Sequence[Any]:
@@ -120,8 +123,14 @@ def _name(item: Any) -> str | None:
     if isinstance(item, Tool | ToolCall):
         return item.name
     if isinstance(item, Mapping):
-        item = item.get("name") or _name(item.get("function"))
-    return item if isinstance(item, str) else None
+        item = _function(item).get("name")
+    return item if isinstance(item, str) and item else None
+
+
+def _function(item: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Where a schema or a call has its name: in OpenAI's format, one level down."""
+    function = item.get("function")
+    return function if isinstance(function, Mapping) and "name" not in item else item
 
 
 def _taught(items: Any, calls: Sequence[ToolCall]) -> list[ToolCall]:
@@ -134,14 +143,23 @@ def _taught(items: Any, calls: Sequence[ToolCall]) -> list[ToolCall]:
             continue
         if isinstance(item, ToolCall):
             taught.append(item)
-        elif isinstance(item, Mapping):
-            arguments = item.get("arguments")
-            taught.append(ToolCall(name, arguments if isinstance(arguments, Mapping) else {}))
+        elif isinstance(item, Mapping) and "arguments" in _function(item):
+            taught.append(ToolCall(name, _arguments(_function(item)["arguments"])))
         else:
             given = [call.arguments for call in calls if call.name == name]
             taught.append(ToolCall(name, given[met[name]] if met[name] < len(given) else {}))
             met[name] += 1
     return taught
+
+
+def _arguments(value: Any) -> Mapping[str, Any]:
+    """Arguments as an object or, as OpenAI's API sends them, as its JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, Mapping) else {}
 
 
 def _words(answer: Any) -> str:

@@ -19,6 +19,9 @@ Matching = Literal["set", "overlap", "f1", "calls", "strict", "none"]
 """
 MATCHINGS: tuple[Matching, ...] = get_args(Matching)
 
+# Arguments nested deeper than any schema asks for are not looked into: Python cannot compare values of any depth.
+_DEEPEST = 64
+
 
 def match(matching: Matching, calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
     """The match of a rollout's `calls` with those of one reference. Calls of tools that are not `known` (offered with
@@ -76,16 +79,18 @@ def _same(first: ToolCall, second: ToolCall) -> bool:
 def canonical(call: ToolCall) -> Hashable:
     """A call as a value that is equal for equal calls: the order of keys does not count, 2 is 2.0, 1 is not true."""
     try:
-        return call.name, _frozen(call.arguments)
-    except RecursionError:  # nested deeper than any schema; equal to itself alone
-        return call.name, id(call)
+        return call.name, _frozen(call.arguments, _DEEPEST)
+    except RecursionError:  # equal to itself alone
+        return call.name, id(call.arguments)
 
 
-def _frozen(value: Any) -> Hashable:
+def _frozen(value: Any, levels: int) -> Hashable:
+    if levels < 0:
+        raise RecursionError
     if isinstance(value, Mapping):
-        return "object", frozenset((key, _frozen(item)) for key, item in value.items())
+        return "object", frozenset((key, _frozen(item, levels - 1)) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return "array", tuple(map(_frozen, value))
+        return "array", tuple(_frozen(item, levels - 1) for item in value)
     if isinstance(value, bool):
         return "boolean", value
     if isinstance(value, float) and math.isnan(value):

@@ -48,9 +48,10 @@ class MentorReward:
 
     @property
     def maximum(self) -> float:
-        """What the reference itself scores."""
+        """What the reference itself scores, unless `unanswered` is set to more."""
         matched = 0.0 if self.matching == "none" else self.tool_match
-        return self.correct + matched + (0.0 if self.matching == "overlap" else self.no_unknown_tool)
+        own = self.correct + matched + (0.0 if self.matching == "overlap" else self.no_unknown_tool)
+        return max(own, self.unanswered)
 
     def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown:
         """Score one rollout. Never raises. A task without a reference scores as unanswered where matching needs one:

@@ -185,11 +185,12 @@ def _is_bounded(latex: str) -> bool:
         return False
     sums, degree = shape
     variables = len(set(re.findall(r"[A-Za-z]", _COMMAND.sub(" ", bare)))) + len(_GREEK.intersection(commands))
+    # Chains of relations are solved, and powers of functions rewritten, which takes far longer than expanding.
+    relation = _RELATION.search(bare) is not None
+    if (relation and trigonometric) or ((relation or trigonometric) and degree > 4):
+        return False
     if variables == 0:
         return degree <= 1000
-    # Chains of relations are solved, which takes far longer than expanding.
-    if (degree > 4 or trigonometric) and _RELATION.search(bare):
-        return False
     # The terms of an expanded polynomial of this degree in so many variables, and of a product of so many sums.
     return variables <= 6 and sums <= 6 and degree <= 60 and math.comb(degree + variables, variables) <= 500
 
