@@ -77,11 +77,12 @@ def test_values_of_the_released_code(case, text, options, totals, variant):
 
 
 @pytest.mark.parametrize("nothing", [None, [], (), ""], ids=repr)
-def test_without_teacher_tools_only_sparse_pays_for_the_answer(nothing):
+def test_without_teacher_tools_only_variants_that_match_nothing_pay_for_the_answer(nothing):
+    texts = (completion(*TEACHER), completion(), completion("teleport", answer="6"))
+    expected = {"sparse": (1.0, 1.0, 0.1), "none": (0.8, 0.8, 0.0)}
     for variant in VARIANTS:
-        for text in (completion(*TEACHER), completion(), completion("teleport", answer="6")):
-            right = variant == "sparse" and "{5}" in text
-            assert score(text, variant=variant, teacher_tools=nothing) == (1.0 if right else 0.1)
+        for text, paid in zip(texts, expected.get(variant, (0.1, 0.1, 0.1)), strict=True):
+            assert score(text, variant=variant, teacher_tools=nothing) == pytest.approx(paid)
         assert score(completion(end=""), variant=variant, teacher_tools=nothing) == 0.0
 
 

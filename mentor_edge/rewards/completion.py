@@ -64,17 +64,14 @@ def score_completion(
     accepted = [gold and (boxed_answer(gold) or gold) for gold in accepted]
     ending = Ending.ANSWERED if eos_token and text.endswith(eos_token) else Ending.TRUNCATED
     rollout = Trajectory((Message("assistant", text, tuple(calls)),), boxed_answer(text), ending)
-    # Without any teacher tool the released code has nothing to match and scores like a rollout without an answer.
+    # Without any teacher tool the released code, where it matches, scores like a rollout without an answer.
     reference = Trajectory((Message("assistant", "", tuple(taught)),), None, Ending.ANSWERED) if taught else None
     offered = tuple(Tool(name, "", {}, _never_called) for name in map(_name, _items(tools)) if name is not None)
     scores = [
         VARIANTS[variant](rollout, Task("", (), offered, "id", "", answer=gold, reference=reference))
         for gold in accepted or [None]
     ]
-    best = max(scores, key=lambda score: score.total)
-    if reference is None and variant == "none" and best.terminated:
-        return RewardBreakdown(MentorReward().unanswered, correct=False, reason="the task has no reference")
-    return best
+    return max(scores, key=lambda score: score.total)
 
 
 def _calls(text: str) -> tuple[list[ToolCall], int]:

@@ -61,7 +61,7 @@ def write_rejected(path: str | Path, rejected: Iterable[RejectedTask]) -> None:
 
 def shortest_reference(task: Task) -> Task:
     """The task with only that of its references that makes the fewest calls; of equally short ones, the first."""
-    if task.reference is None:
+    if not task.references:
         return task
     shortest = min(task.references, key=lambda reference: len(reference.calls))
     return replace(task, reference=shortest, other_references=())
