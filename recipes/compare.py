@@ -8,6 +8,7 @@ OUT/cells/KEY/stage-N/                                the runs of the cell
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,6 +16,7 @@ import resource
 import shutil
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -117,7 +119,7 @@ def _run_all(plan: ComparisonPlan, cells: Sequence[CellPlan], out: Path, jobs: i
 
     report(())
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
-    with ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(min(jobs, len(cells)), mp_context=context, initializer=_prepare_worker) as pool:
         futures: dict[Future[None], CellPlan] = {
             pool.submit(run_cell, plan, cell, out, _threads(jobs)): cell for cell in cells
         }
@@ -139,8 +141,13 @@ def _run_all(plan: ComparisonPlan, cells: Sequence[CellPlan], out: Path, jobs: i
             raise
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would train on, unseen, in a directory that a resumed comparison works in."""
+def _prepare_worker() -> None:
+    """Keep quiet, as the command line does, and end when the parent does: a worker whose parent was killed would train
+    on, unseen, in a directory that a resumed comparison works in.
+    """
+    if os.environ.get("MENTOR_EDGE_DEBUG") != "1":
+        warnings.filterwarnings("ignore")
+        logging.disable(logging.WARNING)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -50,8 +50,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 
 MOST_SEEDS = 10
 _SECTION = ("methods", "seeds", "bases", "teacher_noise", "evaluation")
-_COUNTS = {"id": 200, "para": 200, "comb": 200, "distract": 200, "names": 100, "long": 100, "irrel": 100, "lookup": 100}
-_CURVE_COUNTS = {"id": 60, "para": 30, "comb": 30, "distract": 30}
+_COUNTS = {"id": 160, "para": 160, "comb": 160, "distract": 160, "names": 80, "long": 80, "irrel": 80, "lookup": 80}
+_CURVE_COUNTS = {"id": 40, "para": 20, "comb": 20, "distract": 20}
 _TEST, _VALIDATION, _CURVE = 0, 1001, 1002
 """Seeds of the nano draws: reported, for choosing settings, and for learning curves. They share no question."""
 

@@ -39,7 +39,10 @@ def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
-    assert all(name in done.stdout for name in ("quickstart", "fit", "evaluate", "export", "run", "doctor"))
+    assert all(
+        name in done.stdout
+        for name in ("quickstart", "fit", "compare", "report", "evaluate", "export", "run", "doctor")
+    )
 
 
 def test_usage_errors_exit_with_2(tmp_path: Path) -> None:

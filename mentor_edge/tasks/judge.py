@@ -28,7 +28,7 @@ _TOLERANCE = 1e-6
 _COMMANDS = frozenset({
     r"\frac", r"\sqrt", r"\pi", r"\cdot", r"\times", r"\div", r"\pm", r"\infty", r"\cup", r"\cap", r"\setminus",
     r"\in", r"\le", r"\leq", r"\ge", r"\geq", r"\lt", r"\gt", r"\ne", r"\neq", r"\emptyset", r"\sin", r"\cos",
-    r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\log", r"\ln", r"\exp", r"\mathbb",
+    r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\log", r"\ln", r"\mathbb",
     r"\begin", r"\end", r"\{", r"\}", r"\\",
 })  # fmt: skip
 _GREEK = frozenset({
@@ -41,6 +41,7 @@ _MATRIX = re.compile(r"\\(?:begin|end)\s*\{(?:[pbvBV]?matrix|array)\}")
 _ONE_MATRIX = re.compile(r"\\begin\s*\{\w+\}(?:(?!\\begin|\\end).)*\\end\s*\{\w+\}", re.DOTALL)
 _DIGITS = re.compile(r"\d+")
 _BIG_FACTORIAL = re.compile(r"(?<!(?<!\d)\d)(?<!(?<!\d)1\d)!|!\s*!")
+_ODD_ROOT = re.compile(r"\\sqrt\s*\[(?!\s*\d{1,2}\s*\])")
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\[lg]t(?![A-Za-z])|\\ne")
 _OPENING, _CLOSING = "([{", ")]}"
 
@@ -179,6 +180,9 @@ def _is_bounded(latex: str) -> bool:
     if len(bare) < len(latex) and (trigonometric or not _ONE_MATRIX.fullmatch(latex)):
         return False
     if any(len(digits) > 40 for digits in _DIGITS.findall(bare)):
+        return False
+    # A factorial may be an exponent, and so may one over the index of a root.
+    if ("!" in bare and "^" in bare) or _ODD_ROOT.search(bare):
         return False
     shape = _groups(bare)
     if shape is None:
