@@ -15,9 +15,12 @@ class MentorEdgeError(Exception):
     exit_code = 1
 
     def __init__(self, problem: str, hint: str | None = None) -> None:
-        super().__init__(problem if hint is None else f"{problem}\n{hint}")
+        super().__init__(problem, hint)  # what pickle hands back to the class: errors cross process borders
         self.problem = problem
         self.hint = hint
+
+    def __str__(self) -> str:
+        return self.problem if self.hint is None else f"{self.problem}\n{self.hint}"
 
 
 class ConfigError(MentorEdgeError):
@@ -27,6 +30,7 @@ class ConfigError(MentorEdgeError):
         self.problems = problems
         count = f"{len(problems)} mistakes in the configuration" if len(problems) > 1 else "configuration"
         super().__init__(f"{count}: " + "; ".join(problems), hint)
+        self.args = (problems, hint)
 
 
 class TaskError(MentorEdgeError):
