@@ -283,7 +283,8 @@ def test_a_megabyte_is_compared_quickly(text):
      "(a+b+c+d+e+f)^{100}", "(a+b)(c+d)" * 20, "(" * 140 + "1" + ")" * 140, r"\frac{" * 40,
      r"\frac{" * 10_000,
      r"\sqrt{" * 40 + "2" + "}" * 40, r"\sin x\cos x\tan x\sin(x+y)=3", "x_" * 100, "||x|" * 50, "x^" * 100, "[(" * 400,
-     r"\sum_{n=1}^{99999999} n", r"\binom{9999999}{999999}", "3^{17!}", r"\sqrt[\frac{1}{99999999}]{3}", r"\exp(\exp(\exp(99)))", r"(\sin(x+a-17))^{5}",
+     r"\sum_{n=1}^{99999999} n", r"\binom{9999999}{999999}", "3^{17!}",
+     r"\sqrt[\frac{1}{99999999}]{3}", r"\exp(\exp(\exp(99)))", r"(\sin(x+a-17))^{5}",
      r"\sqrt{\begin{pmatrix}0.5e&\cos^2{\theta}\\\cos^2{\theta}&0.5e\end{pmatrix}}^{1/3}",
      r"\int x^x dx", "x^{60}y^{60}=1", "1," * 450, "-" * 900],
 )  # fmt: skip
