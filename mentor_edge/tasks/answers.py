@@ -21,7 +21,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mentor_edge.tasks import judge
+from mentor_edge.tasks import judge, units
 
 # Commas group thousands only ("1,2" is no number), and no two parts can match the same digits: linear on any text.
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
@@ -151,10 +151,10 @@ def _cleaned(text: str) -> str:
     if not text.isascii():
         text = "".join(str(int(c)) if c.isdecimal() and c > "\x7f" else c for c in text.translate(_SYMBOLS))
     # An escaped dollar is money; other dollars are too, unless they come in pairs, as around LaTeX.
-    text = _ESCAPED.sub(lambda found: {"$": judge.MONEY, " ": r"\ "}.get(found[1], found[1]), text)
+    text = _ESCAPED.sub(lambda found: {"$": units.MONEY, " ": r"\ "}.get(found[1], found[1]), text)
     if text.count("$") % 2 == 0:
         text = text.replace("$", "")
-    text = text.replace("$", judge.MONEY)
+    text = text.replace("$", units.MONEY)
     for ends in (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ('"', '"'), ("`", "`"):
         if len(text) > len("".join(ends)) and text.startswith(ends[0]) and text.endswith(ends[1]):
             text = text[len(ends[0]) : -len(ends[1])].strip()
@@ -166,7 +166,7 @@ def _cleaned(text: str) -> str:
 # Numbers -------------------------------------------------------------------------------------------------------------
 
 _QUANTITY = re.compile(
-    rf"""(?P<sign>[-+]?)\s*(?P<money>[{judge.MONEY}€£¥₹¢]?)\s*(?P<inner_sign>[-+]?)\s*
+    rf"""(?P<sign>[-+]?)\s*(?P<money>[{units.MONEY}€£¥₹¢]?)\s*(?P<inner_sign>[-+]?)\s*
     (?:(?P<whole>\d+)?\s*\\frac\s*(?:\{{\s*(?P<top>-?{_DIGITS})\s*\}}|(?P<short_top>\d))
        \s*(?:\{{\s*(?P<bottom>{_DIGITS})\s*\}}|(?P<short_bottom>\d))
     |(?:(?P<plain_whole>\d+)\s+)?(?P<plain_top>{_DIGITS})\s*/\s*(?P<plain_bottom>{_DIGITS})
@@ -193,7 +193,7 @@ def _quantity(text: str) -> _Quantity | None:
     found = _QUANTITY.fullmatch(text)
     if not found or (found["sign"] and found["inner_sign"]):
         return None
-    ending = judge.unit_of(found["rest"])
+    ending = units.unit_of(found["rest"])
     if ending is None:
         return None
     scale, unit = ending
@@ -201,7 +201,7 @@ def _quantity(text: str) -> _Quantity | None:
     if value is None:
         return None
     negative = "-" in (found["sign"], found["inner_sign"])
-    money = judge.UNIT_NAMES.get(found["money"], "")
+    money = units.UNIT_NAMES.get(found["money"], "")
     numeral = (found["numeral"] or "").replace(" ", ",")
     written_out = scale == 1 and not (found["power"] or found["short_power"]) and _INTEGER.fullmatch(numeral)
     integer = _canonical("-" * negative + numeral) if written_out else ""
@@ -282,7 +282,7 @@ def _without_text_unit(text: str) -> tuple[str, str]:
     r"""A text and the unit of its last `\text{...}`; the whole text and no unit when that holds something else."""
     last = _LAST_TEXT.search(text)
     if last and judge.is_formula(text[: last.start()].strip()):
-        ending = judge.unit_of(f" {last[1]}{last[2] or ''}")
+        ending = units.unit_of(f" {last[1]}{last[2] or ''}")
         if ending is not None and ending[0] == 1:
             return text[: last.start()].strip(), ending[1]
     return text, ""
