@@ -81,9 +81,7 @@ class Recipe(ABC):
 
         check_output(directory, resume=resume)
         # What can be wrong with the input is found before anything is written.
-        suite = load_training_suite(self.config.tasks, self.config.seed)
-        if mistakes := task_mistakes(suite.tasks, method=self.name, needs_reference=self.needs_reference):
-            raise ConfigError(mistakes)
+        suite = self.load_tasks()
         start = None if self.config.from_run is None else Run.load(self.config.from_run)
         if start is None:
             check_student(self.config.student)
@@ -114,6 +112,17 @@ class Recipe(ABC):
             raise ConfigError([f"{path} differs from this configuration"], "resume with the same settings")
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+    def load_tasks(self) -> Suite:
+        """The training tasks that the config asks for, before their references are executed.
+
+        Raises: TaskError when the tasks file is missing or malformed; ConfigError with every kind of mistake that makes
+        tasks unusable for this method.
+        """
+        suite = load_training_suite(self.config.tasks, self.config.seed)
+        if mistakes := task_mistakes(suite.tasks, method=self.name, needs_reference=self.needs_reference):
+            raise ConfigError(mistakes)
+        return suite
 
     def _validated(self, suite: Suite, directory: Path, progress: Progress) -> list[Task]:
         taught = [task for task in suite.tasks if task.references]

@@ -33,7 +33,7 @@ from mentor_edge.tools.executor import ToolExecutor
 
 from .base import Progress, no_progress
 from .comparison_plan import CellPlan, ComparisonPlan
-from .run import Run, prepare_output
+from .run import Run, check_output, prepare_output
 
 _PACKAGES = ("torch", "transformers", "trl", "peft")
 _POLL_SECONDS = 2.0
@@ -50,11 +50,13 @@ def compare(
     Raises: OutputError, ConfigError (a finished cell was made with other settings), RunError (a cell's process died),
     and whatever a recipe raises.
     """
-    prepare_output(out, resume=resume)
+    check_output(out, resume=resume)
     cells = list(plan.cells())
     for cell in cells:
         _check_settings(plan, cell, out)
     waiting = [cell for cell in cells if not (_directory(out, cell) / "result.json").is_file()]
+    _check_inputs(plan, waiting)
+    prepare_output(out, resume=resume)
     _make_bases(plan, waiting, progress)
     _run_all(plan, waiting, out, jobs, progress)
     suite = plan.suite()
@@ -97,13 +99,26 @@ def _check_settings(plan: ComparisonPlan, cell: CellPlan, out: Path) -> None:
         )
 
 
+def _check_inputs(plan: ComparisonPlan, cells: Sequence[CellPlan]) -> None:
+    """Find what is wrong with students and tasks before anything is written."""
+    if not cells:
+        return
+    from .student import check_student
+
+    for base in plan.bases:
+        check_student(base)
+    plan.suite()
+    for cell in {cell.method: cell for cell in cells}.values():
+        for stage in range(len(cell.stages)):
+            plan.recipe(cell, stage, start={"student": "nano"}, output_dir=Path("unused")).load_tasks()
+
+
 def _make_bases(plan: ComparisonPlan, cells: Sequence[CellPlan], progress: Progress) -> None:
-    """Make embedded students before cells ask for them side by side; see that the others are there."""
+    """Make embedded students before cells ask for them side by side."""
     if cells:
-        from .student import check_student, resolve_student
+        from .student import resolve_student
 
         for base in plan.bases:
-            check_student(base)
             resolve_student(base, 0, progress)
 
 

@@ -104,6 +104,7 @@ class ComparisonPlan:
         problems = [
             f"compare.{key}: unknown key (known: {', '.join(_SECTION)})" for key in section if key not in _SECTION
         ]
+        problems += _shared_mistakes(shared)
         tasks = shared.get("tasks", {})
         tasks = tasks if isinstance(tasks, dict) else {"suite": tasks}
         given = section.get("methods", {})
@@ -117,6 +118,8 @@ class ComparisonPlan:
         nano = tasks.get("suite", "nano") == "nano"
         default_noise = [tasks.get("teacher_noise", Noise.MILD)] if nano else [None]
         noises = list(teacher_noise or section.get("teacher_noise") or default_noise)
+        if not nano and noises != default_noise:
+            problems.append("teacher noise is a setting of the nano tasks, whose teacher is a program")
         problems += [
             f"teacher noise {noise!r} is unknown (known: {', '.join(Noise)})"
             for noise in noises
@@ -130,6 +133,8 @@ class ComparisonPlan:
             updates=train.get("steps", 60) if isinstance(train, dict) else 60,
             evaluation=section.get("evaluation") or {"suite": "nano"},
         )  # fmt: skip
+        if not nano and "evaluation" not in section:
+            problems.append(f"compare.evaluation: say what to measure on (suite: {', '.join(SUITES)}; data: PATH)")
         problems += plan._evaluation_mistakes()
         if not problems:
             for cell in plan.cells():
@@ -168,8 +173,11 @@ class ComparisonPlan:
         for name in kind.config_type.model_fields:
             value = self.shared.get(name)
             # Batch sizes and rates of one kind of training say nothing about the other.
-            if value is not None and name not in ("recipe", "student", "from_run", "output_dir", "seed", "reward"):
-                settings[name] = value if name != "train" or of_same_kind else {}
+            if value is None or name in ("recipe", "student", "from_run", "output_dir", "seed"):
+                continue
+            if name == "reward" and self.shared.get("recipe") != kind.name:
+                value = {"extra": value.get("extra", ())}  # a user's own rewards go with every method, weights do not
+            settings[name] = value if name != "train" or of_same_kind else {}
         if isinstance(settings.get("tasks"), str):
             settings["tasks"] = {"suite": settings["tasks"]}
         settings = _merged(settings, values)
@@ -255,6 +263,18 @@ class ComparisonPlan:
             "evaluation": dict(self.evaluation),
             "draw": "validation" if self.validation else "test",
         }
+
+
+def _shared_mistakes(shared: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the settings that methods share, read as the recipe that they name."""
+    name = shared.get("recipe", "mentor")
+    if not isinstance(name, str) or name not in RECIPES:
+        return [f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"]
+    try:
+        RECIPES[name](**shared)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def _stages(name: str, own: Mapping[str, Any], problems: list[str]) -> tuple[Mapping[str, Any], ...]:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mentor_edge.cli.comparison_files import read_comparison, write_comparison
-from mentor_edge.errors import ConfigError, OutputError, RunError
+from mentor_edge.errors import ConfigError, OutputError, RunError, TaskError
 from mentor_edge.recipes.compare import compare
 from mentor_edge.recipes.comparison_plan import METHODS, ComparisonPlan
 
@@ -107,7 +107,37 @@ def test_all_mistakes_of_a_plan_are_said_at_once(tmp_path: Path) -> None:
     wrong = write(tmp_path / "wrong.yaml", {**QUICK, "lora": {"rank": 0}, "train": {"steps": 4, "learn_rate": 1}})
     with pytest.raises(ConfigError) as refused:
         ComparisonPlan.read(wrong, methods=["mentor", "sparse"])
-    assert len(refused.value.problems) == 4  # two mistakes in each method's configuration
+    assert [problem.split(":")[0] for problem in refused.value.problems] == ["lora.rank", "train.learn_rate"]
+    own = {
+        **QUICK,
+        "compare": {"methods": {"sft": {"train": {"batch_size": 0}}, "mentor": {"reward": {"matching": 3}}}},
+    }
+    with pytest.raises(ConfigError) as refused:
+        ComparisonPlan.read(write(tmp_path / "own.yaml", own))
+    assert [problem.split(":")[:2] for problem in refused.value.problems] == [
+        ["mentor", " reward.matching"], ["sft", " train.batch_size"],
+    ]  # fmt: skip
+
+
+def test_other_suites_say_what_to_measure_on(tmp_path: Path) -> None:
+    gsm8k = {"recipe": "mentor", "tasks": {"suite": "gsm8k", "path": "tasks.jsonl"}}
+    with pytest.raises(ConfigError, match=r"compare\.evaluation: say what to measure on") as refused:
+        ComparisonPlan.read(write(tmp_path / "g.yaml", gsm8k), teacher_noise=["mild"])
+    assert "setting of the nano tasks" in str(refused.value)
+    said = {**gsm8k, "compare": {"evaluation": {"suite": "gsm8k", "data": "dev.jsonl", "limit": 5}}}
+    plan = ComparisonPlan.read(write(tmp_path / "g.yaml", said), methods=["sft", "sparse"], seeds=1)
+    assert [cell.key for cell in plan.cells()] == ["nano-base", "nano-sft-seed0", "nano-sparse-seed0"]
+    with pytest.raises(TaskError, match=r"dev\.jsonl"):
+        compare(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_rewards_go_with_every_method_and_weights_with_their_own(tmp_path: Path) -> None:
+    own = {**QUICK, "reward": {"weights": {"correct": 0.5}, "extra": [{"function": "operator.eq", "weight": 0.1}]}}
+    plan = ComparisonPlan.read(write(tmp_path / "own.yaml", own), methods=["mentor-f1", "sparse"])
+    (mentor,), (sparse,) = settings_of(plan, "mentor-f1"), settings_of(plan, "sparse")
+    assert (mentor.reward.matching, dict(mentor.reward.weights)) == ("f1", {"correct": 0.5})
+    assert not sparse.reward.weights and len(mentor.reward.extra) == len(sparse.reward.extra) == 1
 
 
 @pytest.fixture(scope="module")
