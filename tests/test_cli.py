@@ -15,6 +15,7 @@ import pytest
 from tiny_models import make_student
 
 ROOT = Path(__file__).parent.parent
+NANO_COMPARE = ROOT / "recipes" / "configs" / "nano-compare.yaml"
 NANO_GSM8K = ROOT / "recipes" / "configs" / "nano-gsm8k.yaml"
 EXCERPT = ROOT / "tests" / "data" / "gsm8k_excerpt.jsonl"
 
@@ -79,6 +80,12 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, student: Path) -> None:
     assert "--data PATH" in failure("evaluate", student, "--suite", "bfcl", cwd=tmp_path)
     assert "unknown quantization q9" in failure("export", student, "--gguf", "q9", "--out", "a", cwd=tmp_path)
     assert "there is no run directory nowhere" in failure("export", "nowhere", cwd=tmp_path)
+    assert "cannot read none.yaml" in failure("compare", "none.yaml", cwd=tmp_path)
+    grid = ("compare", NANO_COMPARE, "--methods", "sft,dpo", "--seeds", "0", "--teacher-noise", "loud")
+    wrong = failure(*grid, "--bases", "nano", "--set", "lora.rank=0", cwd=tmp_path)
+    assert "4 mistakes" in wrong and all(word in wrong for word in ("dpo", "seeds", "loud", "lora.rank"))
+    assert "no student here" in failure("compare", NANO_COMPARE, "--bases", "no student here", cwd=tmp_path)
+    assert "cannot read none.json" in failure("report", "none.json", cwd=tmp_path)
     assert "unknown tools: hammer" in failure("run", student, "hi", "--tools", "hammer", cwd=tmp_path)
 
 
