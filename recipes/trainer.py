@@ -48,15 +48,23 @@ def common_arguments(directory: Path, *, seed: int, steps: int, save_every: int)
 class StepLog(TrainerCallback):
     """Appends what `row` makes of each step's logs to metrics.jsonl, and marks checkpoints as complete.
 
-    `row` returns None for logs that are no step's.
+    `row` returns None for logs that are no step's; it gets the tokens of the step as "num_tokens".
     """
 
     def __init__(self, stage: str, job: TrainingJob, row: Callable[[Mapping[str, float]], Row | None]) -> None:
         self._stage = stage
         self._job = job
         self._row = row
+        self._tokens = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # TRL counts all tokens so far, but of a resumed run only GRPO remembers those before.
+        self._tokens = state.num_input_tokens_seen
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
+        if "num_tokens" in logs:
+            so_far, logs = logs["num_tokens"], {**logs, "num_tokens": logs["num_tokens"] - self._tokens}
+            self._tokens = so_far
         row = self._row(logs)
         if row is None:
             return
