@@ -21,7 +21,7 @@ from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.chat import parse_turn
 from mentor_edge.engines.transformers import TransformersEngine, load_student
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
-from mentor_edge.recipes import MentorRecipe, base, mentor
+from mentor_edge.recipes import MentorRecipe, base, config
 from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog, grpo_arguments
 from mentor_edge.recipes.stock import _trajectory, stock_trainer
 from mentor_edge.recipes.student import load_trainable
@@ -241,15 +241,15 @@ def what_happened(trajectory: Trajectory) -> tuple[Any, ...]:
 def test_both_rollout_engines_train_and_score_the_same_rollouts_alike(
     nano_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nearly greedy, so that both engines see the same rollouts until the first update."""
-    monkeypatch.setattr(mentor, "MentorReward", RecordingReward)
+    """As good as greedy, so that both engines see the same rollouts until the first update."""
+    monkeypatch.setattr(config, "MentorReward", RecordingReward)
     first_step = {}
     for engine in ("edge", "trl"):
         RecordingReward.scored.clear()
         run = MentorRecipe(
             student=str(nano_student), output_dir=tmp_path / engine, tasks={"limit": 24},
             train={"steps": 2, "prompts_per_step": 12, "rollouts_per_prompt": 2, "save_every": 2},
-            rollout={"engine": engine, "temperature": 0.01},
+            rollout={"engine": engine, "temperature": 1e-4},
         ).fit()  # fmt: skip
         assert (run.adapter / "adapter_model.safetensors").is_file()
         log = run.training_log()
@@ -271,7 +271,7 @@ def test_stock_rollouts_are_scored_as_ours(nano_student: Path, executor: ToolExe
     engine = TransformersEngine.load(nano_student)
     torch.manual_seed(0)
     tasks = list(TASKS) * 4
-    pairs = list(zip(tasks, run_conversations(engine, tasks, executor, LIMITS, temperature=1.3), strict=True))
+    pairs = list(zip(tasks, run_conversations(engine, tasks, executor, LIMITS, temperature=1.0), strict=True))
     cut = AgentLimits(tool_rounds=0, tokens_per_turn=28, completion_tokens=160)
     pairs += zip(tasks, run_conversations(engine, tasks, executor, cut, temperature=1.0), strict=True)
     reward, eos = MentorReward(), engine.tokenizer.eos_token_id
