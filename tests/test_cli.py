@@ -157,3 +157,19 @@ def test_ctrl_c_says_one_line_and_resume_is_offered(tmp_path: Path) -> None:
     assert child.wait(timeout=60) == 130
     assert rest == ["interrupted; the same command with --resume goes on"]
     assert not (tmp_path / "out" / "base").exists() and not list((tmp_path / "out").glob(".*"))
+
+
+def test_fit_says_what_the_last_step_was_like_and_goes_on_from_another_run(tmp_path: Path, nano_student: Path) -> None:
+    (tmp_path / "own.py").write_text("def brevity(trajectory, task):\n    return 1 / (1 + len(trajectory.calls))\n")
+    (tmp_path / "recipe.yaml").write_text(
+        "recipe: mentor\noutput_dir: a\ntasks: {limit: 12}\n"
+        "train: {steps: 1, prompts_per_step: 2, rollouts_per_prompt: 2}\n"
+        "reward: {matching: f1, extra: [{function: own.brevity, weight: 0.1}]}\n"
+    )
+    done = run("fit", "recipe.yaml", "--set", f"student={nano_student}", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "mentor on 12 tasks" in done.stderr and "last step: step 1, reward " in done.stderr
+    assert {"reward", "flat_groups", "tokens"} <= json.loads(done.stdout)["last_step"].keys()
+    again = run("fit", "recipe.yaml", "--set", "from_run=a", "--set", "output_dir=b", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "b" / "run.json").read_text())["student"].endswith("a/merged")

@@ -81,7 +81,8 @@ def fit(
         + f"), {run.seconds:.0f} s: {run.directory}"
     )
     last = run.training_log()[-1]
-    console.print("last step: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items()))
+    numbers = {key: value for key, value in last.items() if isinstance(value, int | float)}
+    console.print("last step: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
     if as_json:
         print_json({"run": str(run.directory), "tasks": run.tasks, "seconds": run.seconds, "last_step": last})
 
