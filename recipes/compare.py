@@ -14,6 +14,7 @@ import multiprocessing.connection
 import os
 import resource
 import shutil
+import signal
 import threading
 import time
 import warnings
@@ -153,6 +154,8 @@ def _run_all(plan: ComparisonPlan, cells: Sequence[CellPlan], out: Path, jobs: i
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():  # leaving the pool waits for cells that are running
+                worker.terminate()
             raise
 
 
@@ -163,6 +166,7 @@ def _prepare_worker() -> None:
     if os.environ.get("MENTOR_EDGE_DEBUG") != "1":
         warnings.filterwarnings("ignore")
         logging.disable(logging.WARNING)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     parent = multiprocessing.parent_process()
     assert parent is not None
 
