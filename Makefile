@@ -31,6 +31,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing pinned packages; building llama.cpp takes 3 to 5 minutes the first time."
 	$(INSTALL) torch
 	$(INSTALL) -e '.[dev]'
+	@# BFCL's own checker, for tests only: an oracle. What it asks for (dozens of API clients) is not needed for that.
+	$(INSTALL) --no-deps bfcl_eval
 	@# pip may hold a wheel that was built with other flags: try it, and build it anew when it crashes.
 	@$(BIN)/mentor-edge doctor || { echo "Rebuilding llama-cpp-python."; \
 		$(INSTALL) --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python && \

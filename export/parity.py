@@ -15,9 +15,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from mentor_edge.chat import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
 from mentor_edge.errors import ExportError
+from mentor_edge.tool_calls import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 
 TOLERANCE = 1e-3
 """Largest difference of a logit between F32 implementations that add in different orders. Layout errors exceed 0.1."""

@@ -7,16 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from mentor_edge.agent import AgentLimits
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
 from mentor_edge.errors import ExportError, GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.evaluation.statistics import Verdict
 from mentor_edge.files import atomic_directory, sha256_of
 from mentor_edge.tasks.nano.suites import GATED
-from mentor_edge.tasks.registry import LIMITS
 from mentor_edge.tasks.types import Suite
-from mentor_edge.tools.executor import ToolExecutor
 
 from . import parity
 from .artifact import Artifact, ArtifactFile
@@ -43,10 +40,8 @@ def evaluate_file(
 
     Raises: EngineError.
     """
-    with LlamaCppEngine(path, kv=kv) as engine, ToolExecutor() as executor:
-        return evaluate(
-            engine, suite, limits=LIMITS.get(suite.name, AgentLimits()), executor=executor, on_progress=on_progress
-        )
+    with LlamaCppEngine(path, kv=kv) as engine:
+        return evaluate(engine, suite, on_progress=on_progress)
 
 
 def evaluate_directory(path: str | Path, suite: Suite, on_progress: Callable[[int], None] | None = None) -> Evaluation:
@@ -56,11 +51,7 @@ def evaluate_directory(path: str | Path, suite: Suite, on_progress: Callable[[in
     """
     from mentor_edge.engines.transformers import TransformersEngine  # loads torch, which a file does not need
 
-    with ToolExecutor() as executor:
-        engine = TransformersEngine.load(path)
-        return evaluate(
-            engine, suite, limits=LIMITS.get(suite.name, AgentLimits()), executor=executor, on_progress=on_progress
-        )
+    return evaluate(TransformersEngine.load(path), suite, on_progress=on_progress)
 
 
 def export(

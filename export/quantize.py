@@ -8,7 +8,7 @@ from pathlib import Path
 import gguf
 
 from mentor_edge.engines.llama_cpp import LlamaWorker
-from mentor_edge.engines.llama_protocol import FTYPES
+from mentor_edge.engines.llama_worker import FTYPES
 from mentor_edge.errors import EngineError, ExportError
 from mentor_edge.files import atomic_file
 

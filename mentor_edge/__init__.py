@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mentor_edge.messages import Message, ToolCall, Trajectory
     from mentor_edge.tasks.registry import load_suite
     from mentor_edge.tasks.types import Suite, Task
-    from mentor_edge.tools.types import Tool, tool
+    from mentor_edge.tools.definition import tool, tool_set
+    from mentor_edge.tools.types import Tool
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,8 @@ _HOMES = {
     "Trajectory": "mentor_edge.messages",
     "evaluate": "mentor_edge.evaluation.evaluate",
     "load_suite": "mentor_edge.tasks.registry",
-    "tool": "mentor_edge.tools.types",
+    "tool": "mentor_edge.tools.definition",
+    "tool_set": "mentor_edge.tools.definition",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "evaluate",
     "load_suite",
     "tool",
+    "tool_set",
 ]
 
 

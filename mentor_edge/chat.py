@@ -1,4 +1,4 @@
-"""Rendering and parsing of chats with tools: one renderer and one parser for every runtime.
+"""Rendering of chats with tools: one renderer for every runtime (the parser is in `tool_calls.py`).
 
 The template is the model's own Jinja source, rendered as transformers renders it (sandboxed, blocks
 trimmed), without importing transformers: the same code serves training, the gate and the device.
@@ -20,9 +20,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mentor_edge.errors import StudentError
 from mentor_edge.messages import Message, ToolCall
-
-TOOL_CALL_OPEN = "<tool_call>"
-TOOL_CALL_CLOSE = "</tool_call>"
 
 
 class _GenerationTag(Extension):
@@ -114,53 +111,3 @@ class ChatTemplate:
                 "use a prefix-preserving template (for Qwen3: the training template that comes with TRL)",
             )
         return after[len(prefix) :]
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedTurn:
-    """One assistant turn: its message, and whether it holds a tool call that cannot be read."""
-
-    message: Message
-    malformed: bool
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _parse_call(text: str) -> ToolCall | None:
-    try:
-        call = json.loads(text, parse_constant=_refuse_constant)
-        # A lone surrogate or 1e999 parses, but no tokenizer and no JSON file takes it.
-        json.dumps(call, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return None
-    arguments = call.get("arguments", {})
-    return ToolCall(call["name"], arguments) if isinstance(arguments, dict) else None
-
-
-def parse_turn(text: str) -> ParsedTurn:
-    """Parse the text of one assistant turn (without its end-of-turn token).
-
-    Calls are `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` blocks; text outside them is content.
-    When any block is unclosed or not such an object, the whole turn is malformed content without calls, as in TRL.
-    Never raises; linear in the length of the text.
-    """
-    calls: list[ToolCall] = []
-    content: list[str] = []
-    position = 0
-    while (start := text.find(TOOL_CALL_OPEN, position)) >= 0:
-        content.append(text[position:start])
-        end = text.find(TOOL_CALL_CLOSE, start)
-        call = None if end < 0 else _parse_call(text[start + len(TOOL_CALL_OPEN) : end])
-        if call is None:
-            return ParsedTurn(Message("assistant", text), malformed=True)
-        calls.append(call)
-        position = end + len(TOOL_CALL_CLOSE)
-    content.append(text[position:])
-    remaining = "".join(content)
-    if TOOL_CALL_CLOSE in remaining:
-        return ParsedTurn(Message("assistant", text), malformed=True)
-    return ParsedTurn(Message("assistant", remaining.strip() if calls else remaining, tuple(calls)), malformed=False)

@@ -8,6 +8,9 @@ trajectory records how it ended.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class MentorEdgeError(Exception):
     """Base of all errors raised on purpose. `problem` says what failed, `hint` what to do about it."""
@@ -45,6 +48,10 @@ class ToolDefinitionError(MentorEdgeError):
     """A tool is defined wrongly (failures while a tool runs are data, not exceptions)."""
 
 
+class ToolServerError(MentorEdgeError):
+    """An MCP server cannot be started or reached, or offers tools that nobody can call."""
+
+
 class EngineError(MentorEdgeError):
     """A runtime could not load a model or died while decoding."""
 
@@ -79,3 +86,10 @@ class GateInconclusive(MentorEdgeError):
     """Too few items to tell a loss from noise at this margin."""
 
     exit_code = 4
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the known one that it is nearest to, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known) or 'none'})"

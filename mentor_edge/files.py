@@ -99,3 +99,11 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_directory() -> Path:
+    """Where what can be made again is kept: `$MENTOR_EDGE_CACHE`, else `mentor-edge` in `$XDG_CACHE_HOME` or
+    `~/.cache`."""
+    if chosen := os.environ.get("MENTOR_EDGE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mentor-edge"

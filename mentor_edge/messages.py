@@ -74,7 +74,8 @@ class Trajectory:
 
     `prompt_ids` and `completion_ids` are the token ids exactly as generated (tool results included,
     never re-tokenized); `sampled` is 1 where the model chose the token and 0 on tool results. They are
-    empty for trajectories that no model generated, such as a programmatic teacher's.
+    empty for trajectories that no model generated, such as a programmatic teacher's, and for those of an endpoint.
+    `tokens` counts what the model wrote; `seconds` is the time from the start of its batch to its end.
     """
 
     messages: tuple[Message, ...]
@@ -85,6 +86,8 @@ class Trajectory:
     sampled: Sequence[int] = ()
     tool_errors: int = 0
     unknown_tools: tuple[str, ...] = field(default=())
+    tokens: int = 0
+    seconds: float = field(default=0.0, compare=False)
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

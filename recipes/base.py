@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,12 +13,14 @@ import yaml
 
 from mentor_edge.errors import ConfigError, TaskError
 from mentor_edge.files import atomic_file, explained_write_errors
-from mentor_edge.tasks import gsm8k
+from mentor_edge.tasks import calculator, gsm8k, jsonl
 from mentor_edge.tasks.checks import task_mistakes
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.references import shortest_reference, validate_references, write_rejected
 from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.tools.catalog import load_tools
 from mentor_edge.tools.executor import ToolExecutor
+from mentor_edge.tools.types import Tool
 
 from .config import RecipeConfig, TasksConfig, build_config, read_yaml
 from .run import Run, check_output, newest_checkpoint, prepare_output
@@ -57,7 +59,9 @@ class Recipe(ABC):
     config_type: ClassVar[type[RecipeConfig]]
     name: ClassVar[str]
     needs_reference: ClassVar[bool] = True
-    """Whether the method learns from what the teacher did; a task's answer is always needed."""
+    """Whether the method learns from what the teacher did."""
+    needs_answer: ClassVar[bool] = True
+    """Whether the method learns from final answers, which tasks that are scored on their calls do not have."""
 
     def __init__(self, **settings: Any) -> None:
         self.config = build_config(self.config_type, settings)
@@ -73,15 +77,20 @@ class Recipe(ABC):
         is returned as it is. Greedy accuracy on the `validation` tasks goes to validation.jsonl at every checkpoint.
 
         Raises: OutputError, StudentError, TaskError, RunError (`from_run` is not finished), StalledError, RewardError,
-        ConfigError (tasks that the method cannot use; resuming with another configuration).
+        ConfigError (tools that cannot be loaded; tasks that the method cannot use; resuming with another
+        configuration).
         """
+        with load_tools(self.config.tasks.tools) as tools:
+            return self._fit(tools.by_name, resume, progress, validation)
+
+    def _fit(self, tools: Mapping[str, Tool], resume: bool, progress: Progress, validation: Suite | None) -> Run:
         directory = self.config.output_dir
         resolved = self.config.model_dump(mode="json")
         from .student import check_student, resolve_student  # loads torch, which a mistake above need not wait for
 
         check_output(directory, resume=resume)
         # What can be wrong with the input is found before anything is written.
-        suite = self.load_tasks()
+        suite = self.load_tasks(tools)
         start = None if self.config.from_run is None else Run.load(self.config.from_run)
         if start is None:
             check_student(self.config.student)
@@ -113,14 +122,16 @@ class Recipe(ABC):
         with atomic_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
-    def load_tasks(self) -> Suite:
-        """The training tasks that the config asks for, before their references are executed.
+    def load_tasks(self, tools: Mapping[str, Tool]) -> Suite:
+        """The training tasks that the config asks for, before their references are executed. `tools` are those that
+        the config names.
 
         Raises: TaskError when the tasks file is missing or malformed; ConfigError with every kind of mistake that makes
         tasks unusable for this method.
         """
-        suite = load_training_suite(self.config.tasks, self.config.seed)
-        if mistakes := task_mistakes(suite.tasks, method=self.name, needs_reference=self.needs_reference):
+        suite = load_training_suite(self.config.tasks, self.config.seed, tools)
+        needs = {"needs_reference": self.needs_reference, "needs_answer": self.needs_answer}
+        if mistakes := task_mistakes(suite.tasks, method=self.name, **needs):
             raise ConfigError(mistakes)
         return suite
 
@@ -145,15 +156,17 @@ class Recipe(ABC):
         return kept
 
 
-def load_training_suite(config: TasksConfig, seed: int) -> Suite:
-    """The training tasks a config asks for.
+def load_training_suite(config: TasksConfig, seed: int, tools: Mapping[str, Tool]) -> Suite:
+    """The training tasks a config asks for; `tools` have the implementations for a JSONL file.
 
     Raises: TaskError when the tasks file is missing or malformed.
     """
     if config.suite == "nano":
         return training_suite(config.limit or 1000, seed=seed, noise=config.teacher_noise, references=config.references)
+    if config.suite == "calculator":
+        return calculator.training_suite(config.limit or 1000, seed=seed)
     assert config.path is not None  # checked by TasksConfig
-    suite = gsm8k.load(config.path)
+    suite = jsonl.load(config.path, tools) if config.suite == "jsonl" else gsm8k.load(config.path)
     return Suite(suite.name, suite.version, suite.tasks[: config.limit])
 
 

@@ -29,8 +29,7 @@ from mentor_edge.errors import ConfigError, MentorEdgeError, RunError
 from mentor_edge.evaluation.comparison import Cell, summarise
 from mentor_edge.evaluation.evaluate import evaluate
 from mentor_edge.files import explained_write_errors, write_json
-from mentor_edge.tasks.registry import LIMITS
-from mentor_edge.tools.executor import ToolExecutor
+from mentor_edge.tools.catalog import load_tools
 
 from .base import Progress, no_progress
 from .comparison_plan import CellPlan, ComparisonPlan
@@ -111,7 +110,9 @@ def _check_inputs(plan: ComparisonPlan, cells: Sequence[CellPlan]) -> None:
     plan.suite()
     for cell in {cell.method: cell for cell in cells}.values():
         for stage in range(len(cell.stages)):
-            plan.recipe(cell, stage, start={"student": "nano"}, output_dir=Path("unused")).load_tasks()
+            recipe = plan.recipe(cell, stage, start={"student": "nano"}, output_dir=Path("unused"))
+            with load_tools(recipe.config.tasks.tools) as tools:
+                recipe.load_tasks(tools.by_name)
 
 
 def _make_bases(plan: ComparisonPlan, cells: Sequence[CellPlan], progress: Progress) -> None:
@@ -234,10 +235,7 @@ def _answers(student: str, runs: Sequence[Run], plan: ComparisonPlan) -> dict[st
     """Right or wrong per item of every split, greedily, in float32 torch."""
     from mentor_edge.engines.transformers import TransformersEngine
 
-    suite = plan.suite()
-    with ToolExecutor() as executor:
-        engine = TransformersEngine.load(runs[-1].merged() if runs else student)
-        evaluation = evaluate(engine, suite, limits=LIMITS[suite.name], executor=executor)
+    evaluation = evaluate(TransformersEngine.load(runs[-1].merged() if runs else student), plan.suite())
     right: dict[str, str] = {}
     for outcome in evaluation.outcomes:
         right[outcome.domain] = right.get(outcome.domain, "") + str(int(outcome.correct))

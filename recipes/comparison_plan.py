@@ -28,7 +28,7 @@ from mentor_edge.teacher.programmatic import Noise
 
 from . import RECIPES
 from .base import Recipe
-from .config import read_yaml
+from .config import read_yaml, tasks_section
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "sft": {"recipe": "sft"},
@@ -105,8 +105,7 @@ class ComparisonPlan:
             f"compare.{key}: unknown key (known: {', '.join(_SECTION)})" for key in section if key not in _SECTION
         ]
         problems += _shared_mistakes(shared)
-        tasks = shared.get("tasks", {})
-        tasks = tasks if isinstance(tasks, dict) else {"suite": tasks}
+        tasks = tasks_section(shared.get("tasks", {}))
         given = section.get("methods", {})
         own = given if isinstance(given, dict) else {name: {} for name in given}
         names = list(methods or own or ("sft", "sparse", "strict", "mentor"))
@@ -178,8 +177,8 @@ class ComparisonPlan:
             if name == "reward" and self.shared.get("recipe") != kind.name:
                 value = {"extra": value.get("extra", ())}  # a user's own rewards go with every method, weights do not
             settings[name] = value if name != "train" or of_same_kind else {}
-        if isinstance(settings.get("tasks"), str):
-            settings["tasks"] = {"suite": settings["tasks"]}
+        if "tasks" in settings:
+            settings["tasks"] = tasks_section(settings["tasks"])
         settings = _merged(settings, values)
         share = self.updates // len(cell.stages)
         steps = share if stage else self.updates - share * (len(cell.stages) - 1)

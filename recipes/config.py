@@ -14,6 +14,7 @@ from pydantic import Field
 from mentor_edge.errors import ConfigError
 from mentor_edge.rewards import CombinedReward, Matching, MentorReward, Reward, SparseReward, reward_function
 from mentor_edge.teacher.programmatic import Noise
+from mentor_edge.tools.catalog import spec_mistakes
 
 Positive = pydantic.PositiveInt
 
@@ -25,9 +26,11 @@ class _Section(pydantic.BaseModel):
 class TasksConfig(_Section):
     """Where training tasks come from."""
 
-    suite: Literal["nano", "gsm8k"] = "nano"
+    suite: Literal["nano", "calculator", "gsm8k", "jsonl"] = "nano"
     path: Path | None = None
-    """The tasks file (gsm8k: JSON lines of tool trajectories); nano tasks are generated."""
+    """The tasks file (gsm8k: JSON lines of tool trajectories; jsonl: docs/tasks.md); the others are generated."""
+    tools: tuple[Any, ...] = ()
+    """jsonl: tools with an implementation, as `mentor_edge.tools.catalog` names them: [calculator, {mcp: "..."}]."""
     limit: Positive | None = 1000
     """At most this many tasks, from the start."""
     teacher_noise: Noise = Noise.MILD
@@ -41,15 +44,34 @@ class TasksConfig(_Section):
     @pydantic.field_validator("references")
     @classmethod
     def _references_there(cls, value: int, others: pydantic.ValidationInfo) -> int:
-        if others.data.get("suite") == "gsm8k" and value > 1:
-            raise ValueError("suite gsm8k has one reference for each task")
+        suite = others.data.get("suite", "nano")
+        if suite != "nano" and value > 1:
+            own = "its own references" if suite == "jsonl" else "one reference for each task"
+            raise ValueError(f"suite {suite} has {own}")
         return value
+
+    @pydantic.field_validator("tools", mode="before")
+    @classmethod
+    def _tools_known(cls, value: Any, others: pydantic.ValidationInfo) -> Any:
+        specs = [value] if isinstance(value, str | Mapping) else value
+        if specs and others.data.get("suite") not in ("jsonl", None):
+            raise ValueError(f"suite {others.data['suite']} has its own tools")
+        if isinstance(specs, Sequence) and (mistakes := spec_mistakes(specs)):
+            raise ValueError("; ".join(mistakes))
+        return specs
 
     @pydantic.model_validator(mode="after")
     def _path_where_needed(self) -> Self:
-        if self.suite == "gsm8k" and self.path is None:
-            raise ValueError("suite gsm8k needs a path (--set tasks.path=PATH)")
+        if self.suite in ("gsm8k", "jsonl") and self.path is None:
+            raise ValueError(f"suite {self.suite} needs a path (--set tasks.path=PATH)")
         return self
+
+
+def tasks_section(value: Any) -> Any:
+    """The `tasks` section that a bare name, or the path of a JSONL file, stands for; a section as it is."""
+    if not isinstance(value, str):
+        return value
+    return {"suite": "jsonl", "path": value} if value.endswith(".jsonl") else {"suite": value}
 
 
 class LoraConfig(_Section):
@@ -193,7 +215,7 @@ class RecipeConfig(_Section):
     @pydantic.field_validator("tasks", mode="before")
     @classmethod
     def _suite_shorthand(cls, value: Any) -> Any:
-        return {"suite": value} if isinstance(value, str) else value
+        return tasks_section(value)
 
     @pydantic.field_validator("from_run")
     @classmethod

@@ -15,6 +15,7 @@ class SFTRecipe(Recipe):
     config: SftConfig
     config_type: ClassVar[type[RecipeConfig]] = SftConfig
     name: ClassVar[str] = "sft"
+    needs_answer: ClassVar[bool] = False
 
     def train(self, job: TrainingJob) -> None:
         from datasets import Dataset

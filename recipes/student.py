@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,17 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.engines.transformers import load_student, load_tokenizer
+from mentor_edge.files import cache_directory
 
 from .config import LoraConfig
 from .warm_start import STEPS, warm_start
 
 NANO_VERSION = "1"
 """Raise it when the warm start changes after a release, so that cached bases are not mixed up."""
-
-
-def cache_directory() -> Path:
-    """Where nano bases are kept: `MENTOR_EDGE_CACHE`, else `~/.cache/mentor-edge`."""
-    return Path(os.environ.get("MENTOR_EDGE_CACHE") or Path.home() / ".cache" / "mentor-edge")
 
 
 def embedded_student(student: str, seed: int) -> tuple[str, int] | None:

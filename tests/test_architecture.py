@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "transformers", "trl", "llama_cpp", "peft", "datasets", "matplotlib", "bitsandbytes")
+HEAVY = (
+    "torch", "transformers", "trl", "llama_cpp", "peft", "datasets", "matplotlib", "bitsandbytes", "onnxruntime_genai",
+    "mcp", "openai",
+)  # fmt: skip
 LIGHT = (
     "mentor_edge", "mentor_edge.agent", "mentor_edge.cli", "mentor_edge.cli.app", "mentor_edge.cli.comparison_files",
     "mentor_edge.evaluation.comparison", "mentor_edge.evaluation.evaluate", "mentor_edge.recipes.comparison_plan",
     "mentor_edge.rewards", "mentor_edge.tasks.answers", "mentor_edge.tasks.bfcl", "mentor_edge.tasks.gsm8k",
+    "mentor_edge.tasks.jsonl", "mentor_edge.tasks.registry", "mentor_edge.tools.catalog", "mentor_edge.tool_calls",
 )  # fmt: skip
 
 

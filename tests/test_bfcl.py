@@ -1,15 +1,23 @@
 from __future__ import annotations
 
-import copy
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from bfcl_corruptions import (
+    EXCERPT,
+    REFUSED,
+    Calls,
+    corruptions,
+    data_directory,
+    golden_answers,
+    native_functions,
+    readings,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,22 +26,16 @@ from mentor_edge.tasks import bfcl
 from mentor_edge.tasks.bfcl import Match, match_calls
 from mentor_edge.tasks.types import Suite, Task
 
-EXCERPT = Path(__file__).parent / "data" / "bfcl"
 COUNTS = {"simple_python": 400, "multiple": 200, "parallel": 200, "parallel_multiple": 200, "irrelevance": 240}
-Calls = list[dict[str, Any]]
-
-
-def full_data() -> Path | None:
-    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
-    root = Path(os.environ.get("MENTOR_EDGE_DATA", shared))
-    return root / "bfcl" if (root / "bfcl").is_dir() else None
 
 
 @pytest.fixture(scope="module", params=["excerpt", "full"])
-def suite(request) -> Suite:
-    directory = EXCERPT if request.param == "excerpt" else full_data()
-    if directory is None:
-        pytest.skip("the BFCL files are not here: set MENTOR_EDGE_DATA to a folder that holds bfcl/")
+def directory(request):
+    return data_directory(request.param)
+
+
+@pytest.fixture(scope="module")
+def suite(directory) -> Suite:
     return bfcl.load(directory)
 
 
@@ -41,71 +43,6 @@ def match(task: Task, calls: Calls | None) -> Match:
     functions = [schema["function"] for schema in task.tool_schemas]
     assert task.accepted_calls is not None
     return match_calls(task.domain, functions, task.accepted_calls, calls)
-
-
-def golden(task: Task, *, optional: bool = True) -> Calls:
-    """The first accepted value of every parameter; without `optional`, all that may be left out is left out."""
-    calls = []
-    for accepted in task.accepted_calls or ():
-        ((name, values),) = accepted.items()
-        schema = task.tools_by_name[name].parameters
-        arguments = {}
-        for parameter, options in values.items():
-            stated = [value for value in options if value != ""]
-            may_be_missing = "" in options and parameter not in schema.get("required", ())
-            # Two answers accept a parameter that the function does not have.
-            if parameter in schema["properties"] and (not may_be_missing or (optional and stated)):
-                arguments[parameter] = concrete(stated[0] if stated else "")
-        calls.append({"name": name, "arguments": arguments})
-    return calls
-
-
-def concrete(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: next(iter(options)) for key, options in value.items() if options[0] != ""}
-    return [concrete(item) for item in value] if isinstance(value, list) else value
-
-
-def required_argument(calls: Calls, task: Task) -> str | None:
-    return next(iter(task.tools_by_name[calls[0]["name"]].parameters.get("required", ())), None)
-
-
-def rename(calls: Calls, task: Task) -> Calls:
-    calls[0]["name"] += "_v2"
-    return calls
-
-
-def drop_required(calls: Calls, task: Task) -> Calls:
-    calls[0]["arguments"].pop(required_argument(calls, task))
-    return calls
-
-
-def change_value(calls: Calls, task: Task) -> Calls:
-    calls[0]["arguments"][required_argument(calls, task)] = "a value that no answer holds"
-    return calls
-
-
-def add_parameter(calls: Calls, task: Task) -> Calls:
-    calls[0]["arguments"]["a_parameter_of_no_function"] = 1
-    return calls
-
-
-def add_call(calls: Calls, task: Task) -> Calls:
-    return [*calls, copy.deepcopy(calls[0])]
-
-
-def drop_call(calls: Calls, task: Task) -> Calls:
-    return calls[1:]
-
-
-CORRUPTIONS: dict[Callable[[Calls, Task], Calls], str] = {
-    rename: "wrong_function",
-    drop_required: "missing_parameter",
-    change_value: "wrong_value",
-    add_parameter: "unexpected_parameter",
-    add_call: "wrong_count",
-    drop_call: "wrong_count",
-}
 
 
 def scored(suite: Suite) -> Iterator[Task]:
@@ -135,9 +72,11 @@ def test_schemas_are_json_schema(suite):
             assert set(types(dict(tool.parameters))) <= {"object", "number", "array", "string", "integer", "boolean"}
 
 
-def test_dotted_names_survive(suite):
-    assert any("." in tool.name for task in suite.tasks for tool in task.tools)
-    assert "triangle_properties.get" in next(t for t in suite.tasks if t.id == "multiple_0").tools_by_name
+def test_names_of_functions_survive_dots_included(directory, suite):
+    native = native_functions(directory)
+    names = {task.id: [schema["function"]["name"] for schema in task.tool_schemas] for task in suite.tasks}
+    assert names == {task_id: [function["name"] for function in native[task_id]] for task_id in names}
+    assert "triangle_properties.get" in names["multiple_0"]
 
 
 def test_tools_are_not_to_be_run(suite):
@@ -170,21 +109,28 @@ def test_malformed_files_are_named_with_the_line(tmp_path, name, content, said):
 
 def test_every_golden_answer_is_accepted_in_any_order(suite):
     for task in scored(suite):
-        for calls in (golden(task), golden(task)[::-1], golden(task, optional=False)):
-            assert match(task, calls) == Match(True), task.id
+        for calls in golden_answers(task):
+            assert match(task, calls) == match(task, calls[::-1]) == Match(True), task.id
 
 
-@pytest.mark.parametrize("corrupt", CORRUPTIONS, ids=lambda corruption: corruption.__name__)
-def test_every_corruption_is_refused(suite, corrupt):
-    tried = 0
+def test_every_corruption_is_refused_for_its_reason(suite):
+    seen: Counter[str] = Counter()
     for task in scored(suite):
-        calls = golden(task)
-        if corrupt in (drop_required, change_value) and required_argument(calls, task) is None:
-            continue
-        tried += 1
-        found = match(task, corrupt(copy.deepcopy(calls), task))
-        assert not found.valid and found.error_type == CORRUPTIONS[corrupt], (task.id, found)
-    assert tried >= 0.97 * sum(1 for _ in scored(suite))
+        for kind, calls in corruptions(task):
+            if kind in REFUSED:
+                found = match(task, calls)
+                assert not found.valid and REFUSED[kind] in (None, found.error_type), (task.id, kind, found)
+                seen[kind] += 1
+    assert seen.keys() == REFUSED.keys()
+
+
+def test_schemas_with_bfcl_types_give_the_verdicts_of_the_converted_ones(directory, suite):
+    native = native_functions(directory)
+    for task in scored(suite):
+        some_corruptions = [calls for _, calls in corruptions(task)][::7]
+        for calls in [*golden_answers(task), *some_corruptions]:
+            found = match_calls(task.domain, native[task.id], task.accepted_calls, calls)
+            assert found == match(task, calls), (task.id, calls)
 
 
 def test_irrelevance_wants_no_call_and_readable_text(suite):
@@ -207,6 +153,11 @@ def one(type_: str | dict[str, Any], options: list[Any], value: Any) -> bool:
     function = {"name": "f", "parameters": {"type": "dict", "properties": {"x": schema}, "required": []}}
     calls = [{"name": "f", "arguments": {"x": value}}]
     return match_calls("simple_python", [function], [{"f": {"x": options}}], calls).valid
+
+
+INTEGERS, FLOATS, TEXTS, OBJECTS = (
+    {"type": "array", "items": {"type": item}} for item in ("integer", "float", "string", "dict")
+)
 
 
 @pytest.mark.parametrize(
@@ -233,24 +184,52 @@ def one(type_: str | dict[str, Any], options: list[Any], value: Any) -> bool:
         ("integer", [5, ""], "", False),
         ("float", [None], None, True),
         ("float", [1.0], None, False),
-        ({"type": "array", "items": {"type": "integer"}}, [[1, 2]], [1, 2], True),
-        ({"type": "array", "items": {"type": "integer"}}, [[1, 2]], [2, 1], False),
-        ({"type": "array", "items": {"type": "integer"}}, [[1, 2]], [1, 2.0], False),
-        ({"type": "array", "items": {"type": "float"}}, [[1.0, 2.5]], [1, 2.5], True),
-        ({"type": "array", "items": {"type": "string"}}, [["New York"], ["NY"]], ["newyork"], True),
-        ({"type": "array", "items": {"type": "string"}}, [["a"]], ["a", "a"], False),
-        ({"type": "array", "items": {"type": "string"}}, [["a"]], "a", False),
-        ({"type": "array", "items": {"type": "array", "items": {"type": "float"}}}, [[[0.1]]], [[0.1]], True),
+        ("any", ["my_data"], "My data", True),
+        ("float", ["sales"], "sales", True),
+        ("float", ["sales"], "Sales", False),
+        ("string", ["it's"], 'it"s', True),
+        ("string", ["", True], True, True),
+        ("string", ["", True], " ", False),
+        ("float", [1.0], 10**400, False),
+        (INTEGERS, [[1, 2]], [1, 2], True),
+        (INTEGERS, [[1, 2]], [2, 1], False),
+        (INTEGERS, [[1, 2]], [1, 2.0], False),
+        (INTEGERS, [[1, 2]], [True, 2], False),
+        (INTEGERS, [[1, 2], ""], [True, 2.0], True),
+        (INTEGERS, [[1, 2], ""], [], True),
+        (INTEGERS, [[1, 2]], [], False),
+        (INTEGERS, [[1, 2], ""], "", False),
+        (INTEGERS, [["x"]], ["X"], True),
+        (INTEGERS, ["rows"], "rows", True),
+        (INTEGERS, ["rows"], [1], False),
+        (FLOATS, [[1.0, 2.5]], [1, 2.5], False),
+        (FLOATS, [[1, 2]], [1.0, 2], True),
+        ({"type": "tuple", "items": {"type": "float"}}, [[1.5, 2.0]], [1.5, 2.0], True),
+        ({"type": "tuple", "items": {"type": "float"}}, [[1.5, 2.0]], [1.5, 2], False),
+        (TEXTS, [["New York"], ["NY"]], ["newyork"], True),
+        (TEXTS, [["a"]], ["a", "a"], False),
+        (TEXTS, [["a"]], "a", False),
+        ({"type": "array", "items": FLOATS}, [[[0.1]]], [[0.1]], True),
+        ({"type": "array", "items": TEXTS}, [[["a"]]], [["A"]], False),
         ("dict", [{"a": [1, 2], "b": ["x", ""]}], {"a": 2}, True),
         ("dict", [{"a": [1, 2], "b": ["x", ""]}], {"a": 2, "b": "X"}, True),
         ("dict", [{"a": [1, 2], "b": ["x", ""]}], {"b": "x"}, False),
         ("dict", [{"a": [1, 2], "b": ["x", ""]}], {"a": 3}, False),
         ("dict", [{"a": [1, 2]}], {"a": 1, "c": 1}, False),
-        ("dict", [{"a": [True]}], {"a": 1}, False),
-        ("dict", [{"a": [["p", "q"]]}], {"a": ["P", "q"]}, True),
+        ("dict", [{"a": [True]}], {"a": 1.0}, True),
+        ("dict", [{"a": [["p", "q"]]}], {"a": ["p", "q"]}, True),
+        ("dict", [{"a": [["p", "q"]]}], {"a": ["P", "q"]}, False),
         ("dict", [{"a": [1]}], [["a", 1]], False),
-        ({"type": "array", "items": {"type": "dict"}}, [[{"a": [1]}, {"a": [2]}]], [{"a": 1}, {"a": 2}], True),
-        ({"type": "array", "items": {"type": "dict"}}, [[{"a": [1]}, {"a": [2]}]], [{"a": 2}, {"a": 1}], False),
+        ("dict", [""], {}, False),
+        (OBJECTS, [[{"a": [1]}, {"a": [2]}]], [{"a": 1}, {"a": 2}], True),
+        (OBJECTS, [[{"a": [1]}, {"a": [2]}]], [{"a": 2}, {"a": 1}], False),
+        (OBJECTS, [[{"a": [1]}]], [{"a": 1}, {"a": 1}], False),
+        (OBJECTS, [[{"a": [1]}], ""], ["a"], False),
+        (OBJECTS, [[{"a": [1]}], ""], [], True),
+        ({"type": "array"}, [[1, "a", {"b": 2}]], [1, "A", {"b": 2}], True),
+        ({"type": "array", "items": True}, [[1, "a"]], [2, "a"], False),
+        ({}, [1, ""], 1, True),
+        ("null", [1, ""], 2, False),
     ],
 )
 def test_values(type_, options, value, right):
@@ -293,12 +272,56 @@ JSON = st.recursive(
     max_leaves=6,
 )
 
+LEAVES = st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(min_size=1)
+ANSWERED_OBJECTS = st.dictionaries(st.text(), st.lists(LEAVES | st.just(""), min_size=1, max_size=2), max_size=2)
+ACCEPTED = {  # schemas with the accepted values of their types
+    "integer": ({"type": "integer"}, st.integers()),
+    "float": ({"type": "float"}, st.floats(allow_nan=False)),
+    "string": ({"type": "string"}, st.text(min_size=1)),
+    "boolean": ({"type": "boolean"}, st.booleans()),
+    "object": ({"type": "dict"}, ANSWERED_OBJECTS),
+    "integers": (INTEGERS, st.lists(st.integers(), max_size=3)),
+    "texts": (TEXTS, st.lists(st.text(), max_size=3)),
+    "objects": (OBJECTS, st.lists(ANSWERED_OBJECTS, max_size=2)),
+}
 
 ARGUMENTS = st.dictionaries(st.just("x") | st.text(), JSON, max_size=3)
+CALL = st.fixed_dictionaries({"name": st.sampled_from(["f", "g"]), "arguments": ARGUMENTS})
+NEARLY_A_CALL = st.fixed_dictionaries({}, optional={"name": st.just("f") | JSON, "arguments": ARGUMENTS | JSON})
 
 
-@given(st.lists(st.fixed_dictionaries({"name": st.sampled_from(["f", "g"]), "arguments": ARGUMENTS}), max_size=3))
-def test_any_calls_get_a_verdict(calls):
-    truth = [{"f": {"x": [{"a": [1, [2]], "b": [""]}, [[1.5], "s"], True, None, ""]}}]
-    found = match_calls("simple_python", [NUMBER], truth, calls)
+@given(st.lists(CALL | NEARLY_A_CALL | JSON, max_size=3) | JSON, st.sampled_from(sorted(ACCEPTED)), st.data())
+def test_anything_gets_a_verdict_and_only_no_call_is_right_where_none_is_wanted(calls, kind, data):
+    schema, values = ACCEPTED[kind]
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, "required": []}}
+    truth = [{"f": {"x": data.draw(st.lists(values | st.just(""), min_size=1, max_size=3))}}]
+    found = match_calls("simple_python", [function], truth, calls)
     assert found.valid == (found.error_type is None)
+    assert match_calls("irrelevance", [function], [], calls).valid == (calls == [])
+
+
+@given(st.sampled_from(sorted(ACCEPTED)), st.data())
+def test_what_the_ground_truth_accepts_is_right(kind, data):
+    schema, values = ACCEPTED[kind]
+    options = data.draw(st.lists(values, min_size=1, max_size=3))
+    for value in (value for option in options for value in readings(option)):
+        assert one(schema, options, value) and one(schema, ["", *options], value)
+
+
+@pytest.mark.parametrize("calls", [None, "", "f", {}, {"name": "f", "arguments": {}}, 0])
+@pytest.mark.parametrize("category", ["simple_python", "irrelevance"])
+def test_what_is_no_list_of_calls_is_unreadable(category, calls):
+    assert match_calls(category, [NUMBER], [{"f": {"x": [1]}}], calls) == Match(False, "unreadable")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        None, "f", [], {}, {"name": "f"}, {"arguments": {}},
+        {"name": None, "arguments": {}}, {"name": ["f"], "arguments": {}},
+        {"name": "f", "arguments": None}, {"name": "f", "arguments": '{"x": 1}'}, {"name": "f", "arguments": [1]},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("category", ["simple_python", "irrelevance"])
+def test_a_call_of_another_form_is_unreadable(category, call):
+    assert match_calls(category, [NUMBER], [{"f": {"x": [1]}}], [call]) == Match(False, "unreadable")

@@ -119,15 +119,6 @@ def test_an_existing_output_directory_is_left_alone(tmp_path: Path, student: Pat
     )  # fmt: skip
 
 
-def test_json_is_one_object_on_standard_output(tmp_path: Path, student: Path) -> None:
-    done = run("evaluate", student, "--limit", "2", "--items", "items.jsonl", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    rows = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
-    assert result["n"] == len(rows) == 16
-    assert result["correct"] == sum(row["correct"] for row in rows)
-
-
 def test_an_export_that_cannot_be_judged_exits_with_4(tmp_path: Path, student: Path) -> None:
     done = run("export", student, "--gguf", "q8_0", "--limit", "5", "--out", "a", "--json", cwd=tmp_path)
     assert done.returncode == 4, done.stderr

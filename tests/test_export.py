@@ -76,8 +76,8 @@ def test_an_artifact_holds_what_its_manifest_says(artifact: Artifact, nano_stude
         content = (artifact.directory / row["file"]).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (row["bytes"], row["sha256"])
         assert row["gate"]["margin"] == MARGIN and set(row["gate"]["splits"]) == {"id", "ood"}
-        items = (artifact.directory / f"gate-{row['quant']}.jsonl").read_text().splitlines()
-        assert [json.loads(item)["task_id"] for item in items] == [task.id for task in taught.tasks]
+        items = Evaluation.from_jsonl(artifact.directory / f"gate-{row['quant']}.jsonl").outcomes
+        assert [item.task_id for item in items] == [task.id for task in taught.tasks]
 
 
 def test_files_lie_where_their_verdict_puts_them(artifact: Artifact) -> None:
@@ -103,10 +103,8 @@ def test_the_f32_file_flips_nothing(artifact: Artifact, reference: Evaluation) -
     f32 = next(file for file in artifact.files if file.quant == "f32")
     assert f32.summary()["flips"] == 0
     assert reference.counts()["correct"] > 6  # there was something to flip
-    ran = [json.loads(line) for line in (artifact.directory / "gate-f32.jsonl").read_text().splitlines()]
-    assert [row["messages"] for row in ran] == [
-        [message.to_openai() for message in outcome.messages] for outcome in reference.outcomes
-    ]
+    ran = Evaluation.from_jsonl(artifact.directory / "gate-f32.jsonl").outcomes
+    assert [item.messages for item in ran] == [outcome.messages for outcome in reference.outcomes]
 
 
 def test_q8_passes_and_answers_with_real_tools(artifact: Artifact, taught: Suite, reference: Evaluation) -> None:

@@ -18,7 +18,6 @@ from trl import GRPOTrainer
 from trl.chat_template_utils import parse_response
 
 from mentor_edge.agent import AgentLimits, run_conversations
-from mentor_edge.chat import parse_turn
 from mentor_edge.engines.transformers import TransformersEngine, load_student
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.recipes import MentorRecipe, base, config
@@ -29,6 +28,7 @@ from mentor_edge.rewards import MentorReward, RewardBreakdown
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.teacher.programmatic import trajectory_of
+from mentor_edge.tool_calls import parse_turn
 from mentor_edge.tools.executor import ToolExecutor
 from mentor_edge.tools.types import Tool
 
@@ -346,7 +346,7 @@ def test_training_goes_on_when_tools_misbehave(
     provocative_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
     tasks = tuple(fetching("work", f"{mode}, {mode}, {mode}!", mode) for mode in MODES)  # the teacher's calls do work
-    monkeypatch.setattr(base, "load_training_suite", lambda config, seed: Suite("fetch", "1", tasks))
+    monkeypatch.setattr(base, "load_training_suite", lambda *_: Suite("fetch", "1", tasks))
     recipe = MentorRecipe(
         student=str(provocative_student), output_dir=tmp_path / "run",
         train={"steps": 2, "prompts_per_step": len(MODES), "rollouts_per_prompt": 2, "save_every": 1},

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from tiny_models import make_student
 
-from mentor_edge.engines import llama_cpp
+from mentor_edge.engines import llama_cpp, worker
 from mentor_edge.engines.base import Engine, Sampling
 from mentor_edge.engines.doctor import check_llama_cpp
-from mentor_edge.engines.llama_cpp import LlamaCppEngine, LlamaDied, LlamaWorker
+from mentor_edge.engines.llama_cpp import LlamaCppEngine, LlamaWorker
+from mentor_edge.engines.worker import RuntimeDied
 from mentor_edge.errors import EngineError
 from mentor_edge.export.gguf import convert
 from mentor_edge.messages import Message
@@ -224,7 +225,7 @@ def test_damaged_files_are_refused(model_file: Path, tmp_path: Path, damage: Any
         EngineError, match=f"while loading {broken}: \\S+ .*\n.*export it again; `mentor-edge doctor`"
     ) as caught:
         LlamaCppEngine(broken)
-    assert not isinstance(caught.value, LlamaDied) and "no reason" not in caught.value.problem
+    assert not isinstance(caught.value, RuntimeDied) and "no reason" not in caught.value.problem
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_a_killed_worker_is_an_error_and_stays_one(model_file: Path) -> None:
     with LlamaCppEngine(model_file) as engine:
         os.kill(engine._worker._process.pid, signal.SIGKILL)
-        with pytest.raises(LlamaDied, match="died with SIGKILL"):
+        with pytest.raises(RuntimeDied, match="died with SIGKILL"):
             engine.encode(["x"])
         with pytest.raises(EngineError, match="closed"):
             engine.encode(["x"])
@@ -249,7 +250,7 @@ def test_an_interrupt_ends_the_worker_from_the_parent_only(model_file: Path, mon
         os.kill(engine._worker._process.pid, signal.SIGINT)
         assert engine.encode([""]) == [[]]
         # A reply that was not read must never answer the next request.
-        monkeypatch.setattr(llama_cpp, "read_frame", interrupt)
+        monkeypatch.setattr(worker, "read_frame", interrupt)
         with pytest.raises(KeyboardInterrupt):
             engine.encode(["x"])
         with pytest.raises(EngineError, match="closed"):
@@ -265,7 +266,7 @@ def test_a_crash_while_decoding_names_the_file_and_the_signal(
     with (
         LlamaCppEngine(model_file) as engine,
         engine.open(1) as conversations,
-        pytest.raises(LlamaDied, match=message) as caught,
+        pytest.raises(RuntimeDied, match=message) as caught,
     ):
         conversations.extend([0], [[5]], Sampling(1))
     assert caught.value.signal == "SIGABRT" and caught.value.hint == llama_cpp.DOCTOR
@@ -279,7 +280,7 @@ def test_a_hang_is_ended_but_slow_work_is_not(
     with LlamaCppEngine(model_file, timeout=2.0) as engine:
         assert engine.encode(["x"]) == [[1]]
         os.kill(engine._worker._process.pid, signal.SIGSTOP)
-        with pytest.raises(LlamaDied, match="no sign of life for 2 s"):
+        with pytest.raises(RuntimeDied, match="no sign of life for 2 s"):
             engine.decode([[1]])
 
 
@@ -294,8 +295,8 @@ def test_prints_of_c_code_do_not_reach_the_protocol(
 
 def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     misbehave(monkeypatch, tmp_path, "sys.modules['llama_cpp'] = None")
-    with LlamaWorker() as worker, pytest.raises(LlamaDied, match=r"exit code 1 while starting: .*llama_cpp"):
-        worker.request("about", "starting")
+    with LlamaWorker() as child, pytest.raises(RuntimeDied, match=r"exit code 1 while starting: .*llama_cpp"):
+        child.request("about", "starting")
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mentor_edge.chat import TOOL_CALL_OPEN, ChatTemplate, parse_turn
+from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
 from mentor_edge.export.gguf import convert
 from mentor_edge.export.quantize import quantize
@@ -28,6 +28,7 @@ from mentor_edge.tasks.nano.suites import (
 from mentor_edge.tasks.references import validate_references
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.teacher.programmatic import RATES, Noise
+from mentor_edge.tool_calls import TOOL_CALL_OPEN, parse_turn
 from mentor_edge.tools.executor import ToolExecutor
 
 COUNTS = dict.fromkeys(("id", *OOD_DOMAINS), 120)

@@ -118,7 +118,7 @@ def without_references(suite: Suite) -> Suite:
 def test_only_methods_that_need_references_ask_for_them(
     nano_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "load_training_suite", lambda config, seed: without_references(training_suite(12)))
+    monkeypatch.setattr(base, "load_training_suite", lambda *_: without_references(training_suite(12)))
     for kind in (MentorRecipe, StrictRecipe, SFTRecipe):
         recipe = kind(**{**settings(nano_student, tmp_path / "no"), "train": {"steps": 1}})
         with pytest.raises(ConfigError, match=rf"no reference, which the method '{kind.name}' needs \(task train-1, "):
@@ -134,7 +134,7 @@ def test_unusable_tasks_are_refused_all_at_once(
     first, second, third, *rest = training_suite(6).tasks
     twice = replace(second, tools=(*second.tools, second.tools[0]))
     broken = (replace(first, tools=()), twice, replace(third, reference=None), *rest)
-    monkeypatch.setattr(base, "load_training_suite", lambda config, seed: Suite("nano-train", "x", broken))
+    monkeypatch.setattr(base, "load_training_suite", lambda *_: Suite("nano-train", "x", broken))
     with pytest.raises(ConfigError) as refused:
         MentorRecipe(**settings(nano_student, tmp_path / "run")).fit()
     assert len(refused.value.problems) == 3

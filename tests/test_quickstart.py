@@ -16,6 +16,7 @@ import pytest
 
 from mentor_edge.agent import ToolAgent
 from mentor_edge.cli.targets import calculator_tools
+from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.files import sha256_of
 
 COMMAND = [sys.executable, "-m", "mentor_edge", "quickstart", "--smoke", "--out", "out"]
@@ -60,9 +61,9 @@ def test_figures_can_be_traced_to_files_and_items(finished: Path) -> None:
         path = out / "artifact" / file["file"]
         assert (path.stat().st_size, sha256_of(path)) == (file["bytes"], file["sha256"])
     for name, accuracy in summary["accuracy"].items():
-        rows = [json.loads(line) for line in (out / f"evaluation-{name}.jsonl").read_text().splitlines()]
-        assert sum(row["correct"] for row in rows if row["domain"] == "id") == accuracy["id"]["correct"]
-        assert sum(row["domain"] == "comb" for row in rows) == accuracy["ood"]["comb"]["n"]
+        items = Evaluation.from_jsonl(out / f"evaluation-{name}.jsonl")
+        assert items.counts(domain="id") == accuracy["id"]
+        assert items.counts(domain="comb") == accuracy["ood"]["comb"]
     report = (out / "report.md").read_text()
     assert all((out / picture).stat().st_size > 5000 for picture in ("training.png", "gate.png") if picture in report)
     assert report.count(".png)") == 2

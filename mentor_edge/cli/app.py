@@ -23,7 +23,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import typer
 
+from mentor_edge.cli.evaluate import evaluate
 from mentor_edge.cli.screen import StageProgress, console, print_json
+from mentor_edge.cli.tasks import app as tasks_app
 from mentor_edge.errors import MentorEdgeError
 
 app = typer.Typer(
@@ -33,6 +35,7 @@ app = typer.Typer(
     help="Distil the tool use of a large teacher into a small language model, export it, and refuse to ship a file "
     "that lost the skill.",
 )
+app.add_typer(tasks_app, name="tasks")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
@@ -139,32 +142,7 @@ def report(
     console.print("written: " + ", ".join(map(str, paths)))
 
 
-@app.command()
-def evaluate(
-    target: Annotated[Path, typer.Argument(help="A run, a quickstart directory, an artifact, a GGUF file or a model.")],
-    suite: Annotated[str, typer.Option(help="nano, gsm8k or bfcl.")] = "nano",
-    data: Annotated[Path | None, typer.Option(help="The suite's data: a file (gsm8k) or a directory (bfcl).")] = None,
-    quant: Annotated[str | None, typer.Option(help="Which of the target's exported files. Default: the first.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many tasks per domain.")] = None,
-    items: Annotated[Path | None, typer.Option(help="Write one JSON line per task here.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure a model on a suite, with greedy decoding."""
-    from mentor_edge.cli.report import print_evaluation
-    from mentor_edge.cli.targets import resolve_target
-    from mentor_edge.export import evaluate_directory, evaluate_file
-    from mentor_edge.tasks.registry import load_suite
-
-    path = resolve_target(target, quant)
-    tasks = load_suite(suite, data, limit)
-    with StageProgress() as progress:
-        runner = evaluate_file if path.is_file() else evaluate_directory
-        evaluation = runner(path, tasks, lambda done: progress(f"evaluate on {suite}", done, len(tasks.tasks)))
-    if items is not None:
-        evaluation.write_jsonl(items)
-    print_evaluation(evaluation, path)
-    if as_json:
-        print_json({"target": str(path), **evaluation.to_json()})
+app.command()(evaluate)
 
 
 @app.command()
@@ -200,7 +178,7 @@ def export(
 
 @app.command()
 def run(
-    target: Annotated[Path, typer.Argument(help="A run, an artifact or a GGUF file.")],
+    target: Annotated[Path, typer.Argument(help="A run, an artifact, a GGUF file or an ONNX directory.")],
     question: Annotated[str, typer.Argument(help="What to ask.")],
     tools: Annotated[str, typer.Option(help="Calculator tools to offer, separated by commas, or all.")] = "all",
     quant: Annotated[str | None, typer.Option(help="Which of the target's exported files. Default: the first.")] = None,
@@ -235,6 +213,12 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+_WITH_RESUME = "; the same command with --resume goes on"
+_GOES_ON = {
+    "quickstart": _WITH_RESUME, "fit": _WITH_RESUME, "compare": _WITH_RESUME, "evaluate": "; the same command goes on",
+}  # fmt: skip
+
+
 def _parts(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
@@ -254,8 +238,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == 130:  # typer's answer to Ctrl-C
-            resumable = sys.argv[1:2] in (["quickstart"], ["fit"], ["compare"])
-            console.print("interrupted" + ("; the same command with --resume goes on" if resumable else ""))
+            console.print(f"interrupted{_GOES_ON.get(''.join(sys.argv[1:2]), '')}")
         raise
     except Exception as error:
         if debug:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from mentor_edge.evaluation.statistics import wilson
 from mentor_edge.files import atomic_file
 
 from .screen import console
 
 if TYPE_CHECKING:
-    from mentor_edge.evaluation.evaluate import Evaluation
     from mentor_edge.export import Artifact
 
 _STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -112,18 +110,6 @@ def print_gate(artifact: Artifact) -> None:
     console.print(f"written: {artifact.directory}")
 
 
-def print_evaluation(evaluation: Evaluation, target: Path) -> None:
-    """Accuracy per domain with Wilson's 95 % intervals."""
-    table = Table("domain", "n", "correct", "%", "95 % interval", title=f"{evaluation.suite}: {target}")
-    for domain, counts in evaluation.by_domain().items():
-        interval = wilson(counts["correct"], counts["n"])
-        bounds = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
-        table.add_row(domain, str(counts["n"]), str(counts["correct"]), _percent(counts), bounds)
-    console.print(table)
-    total = len(evaluation.outcomes)
-    console.print(f"of {total}: malformed {evaluation.malformed}, with unknown tools {evaluation.unknown_tools}")
-
-
 def write_report(out: Path, summary: Mapping[str, Any]) -> None:
     """Write report.md and its two pictures beside it.
 
@@ -138,25 +124,26 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> None:
         f"Teacher: programmatic, noise {summary['traces']['noise']}, {summary['traces']['n']} traces, "
         f"{summary['traces']['calls_per_trace']} calls each.", "",
         "## Accuracy, % (greedy, merged model in torch)", "",
-        *_markdown(["split", "n", *summary["accuracy"]], _accuracy_rows(summary)), "",
+        *markdown_table(["split", "n", *summary["accuracy"]], _accuracy_rows(summary)), "",
         *(f"- {_lift_line(summary, name)}" for name in summary["lift"]), "",
         "![reward and accuracy of the MENTOR rollouts](training.png)", "",
         "## Gate", "",
         "Merged torch model against the file in llama.cpp, item by item; a file's verdict is the worst of its splits. "
         "Controls show what the gate can see and are never shipped.", "",
-        *_markdown(_ARTIFACT_HEADER, _artifact_rows(summary)), "",
+        *markdown_table(_ARTIFACT_HEADER, _artifact_rows(summary)), "",
         "![gate intervals](gate.png)", "",
         f"## One conversation with {conversation['file']}", "",
         f"Tools offered: {', '.join(conversation['tools'])}. Expected answer: {conversation['expected']}.", "", "```",
         f"user: {conversation['question']}",
         *(f"{message['role']}: {_spoken(message)}" for message in conversation["messages"]), "```", "",
-        "## Seconds", "", *_markdown(["stage", "s"], [[k, f"{v:.1f}"] for k, v in summary["seconds"].items()]), "",
+        "## Seconds", "", *markdown_table(["stage", "s"], [[k, f"{v:.1f}"] for k, v in summary["seconds"].items()]), "",
     ]  # fmt: skip
     with atomic_file(out / "report.md") as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
     return [
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
@@ -164,14 +151,15 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     ]
 
 
-def _figure() -> Any:
+def new_figure(height: float = 3) -> Any:
+    """An empty picture of 7 by `height` inches."""
     from matplotlib.figure import Figure  # not pyplot: no window system, no global state
 
-    return Figure(figsize=(7, 3), layout="constrained")
+    return Figure(figsize=(7, height), layout="constrained")
 
 
 def _draw_training(path: Path, log: Sequence[Mapping[str, float]]) -> None:
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     steps = [row["step"] for row in log]
     axes.plot(steps, [row["reward"] for row in log], label="reward (maximum 1.1)")
@@ -185,7 +173,7 @@ def _draw_training(path: Path, log: Sequence[Mapping[str, float]]) -> None:
 def _draw_gate(path: Path, artifacts: Sequence[Mapping[str, Any]]) -> None:
     from mentor_edge.export.gate import MARGIN
 
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     colours = {"pass": "tab:green", "fail": "tab:red", "inconclusive": "tab:orange"}
     rows = [(f"{file['quant']} {split}", result) for file in artifacts for split, result in file["splits"].items()]

@@ -9,7 +9,8 @@ from mentor_edge.tools.types import Tool
 
 
 def resolve_target(target: Path, quant: str | None) -> Path:
-    """The GGUF file or model directory behind a run, a quickstart directory, an artifact, a file or a model.
+    """The GGUF file, ONNX directory or model directory behind a run, a quickstart directory, an artifact, a file or a
+    model.
 
     Files of an artifact are verified against its manifest, and only those that passed the gate are taken.
 
@@ -23,16 +24,37 @@ def resolve_target(target: Path, quant: str | None) -> Path:
         if (directory / "artifact.json").is_file():
             artifact = Artifact.load(directory)
             if quant is not None:
-                return artifact.path("gguf", quant)
+                formats = [file.format for file in artifact.files if file.quant == quant]
+                return artifact.path(formats[0] if formats else "gguf", quant)
             passed = [file for file in artifact.files if file.verdict == "pass" and not file.control]
             if not passed:
                 raise RunError(f"no file of {directory} passed the gate", "its refused/ folder holds the others")
             return artifact.path(passed[0].format, passed[0].quant)
-    if (target / "config.json").is_file():
+    if any((target / name).is_file() for name in ("config.json", "genai_config.json")):
         return target
     if (target / "run.json").is_file():
         raise RunError(f"{target} has no exported file yet", f"make one with: mentor-edge export {target}")
-    raise RunError(f"{target} is no run, artifact, GGUF file or Hugging Face directory")
+    raise RunError(f"{target} is no run, artifact, GGUF file, ONNX or Hugging Face directory")
+
+
+def evaluation_target(target: str, quant: str | None) -> str | Path:
+    """What to evaluate: an endpoint's URL as it is, or what `resolve_target` finds; of a run that was not exported yet,
+    its merged student.
+
+    Raises: RunError, ExportError, StudentError, EngineError (no URL of an endpoint).
+    """
+    from mentor_edge.engines.open import is_endpoint
+
+    if is_endpoint(target):
+        from mentor_edge.engines.endpoint import checked_url
+
+        return checked_url(target)
+    path = Path(target)
+    if (path / "run.json").is_file() and not (path / "artifact" / "artifact.json").is_file():
+        if quant is not None:
+            raise RunError(f"{path} has no exported file yet", f"make one with: mentor-edge export {path}")
+        return merged_directory(path)
+    return resolve_target(path, quant)
 
 
 def merged_directory(target: Path) -> Path:

@@ -1,13 +1,18 @@
-"""What every engine offers to the agent loop: tokens in, tokens out, with the KV cache kept between turns."""
+"""What every engine offers to the agent loop.
+
+An `Engine` takes tokens and gives tokens, with the KV cache kept between turns. A `ChatEngine` takes messages and gives
+messages: a model behind somebody else's template (an OpenAI-compatible endpoint).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.messages import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +66,35 @@ class Engine(Protocol):
 
     def open(self, size: int) -> AbstractContextManager[Conversations]:
         """Start a batch of `size` conversations (at most `batch_size`)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A conversation that waits for the model's next turn. `tools` are OpenAI function schemas."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One turn of a `ChatEngine`. `finished` is False when it was cut at the token limit; `malformed` when it holds
+    something that looks like a tool call and is none; `tokens` are those the model wrote."""
+
+    message: Message
+    finished: bool
+    malformed: bool
+    tokens: int
+
+
+@runtime_checkable
+class ChatEngine(Protocol):
+    """A model that is asked in messages. `batch_size` is how many requests may be under way at once."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def reply(self, requests: Sequence[ChatRequest], sampling: Sampling) -> list[Reply | None]:
+        """The next turn of each conversation; None where it no longer fits the model's context."""
         ...

@@ -12,7 +12,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from mentor_edge.engines.llama_cpp import LlamaCppEngine, LlamaDied, LlamaWorker
+from mentor_edge.engines.llama_cpp import LlamaCppEngine, LlamaWorker
+from mentor_edge.engines.worker import RuntimeDied
 from mentor_edge.errors import EngineError
 
 KINDS = ("q8_0", "q4_k_m")
@@ -93,7 +94,7 @@ def _crash(files: Sequence[Path], use_extra_buffers: bool, timeout: float) -> st
         try:
             with LlamaCppEngine(file, use_extra_buffers=use_extra_buffers, batch_size=1, timeout=timeout) as engine:
                 logits = engine.logits([1, 2, 3])
-        except LlamaDied as death:
+        except RuntimeDied as death:
             return death.signal or death.problem
         if not np.isfinite(logits).all():
             raise EngineError(f"the logits of a {file.stem} model are not finite")

@@ -1,10 +1,8 @@
 """The child process that holds llama.cpp: `python -m mentor_edge.engines.llama_worker`.
 
 llama.cpp ends its process on a failed assertion, a broken file or a miscompiled kernel, so it never runs in ours.
-The parent (`mentor_edge.engines.llama_cpp`) sends requests and reads replies, each a JSON object behind its length.
-A request is `{"op": name, ...arguments}`; its reply is `{"result": ...}` or `{"error": text, "hint": text or null}`,
-and before it any number of `{"alive": true}`, so that slow work can be told from a hang. The child ends when its input
-does.
+The parent (`mentor_edge.engines.llama_cpp`) sends requests and reads replies (`mentor_edge.engines.frames`); the child
+ends when its input does.
 
 Only the low-level API is used, because the high-level `Llama` class decodes one sequence at a time.
 """
@@ -14,17 +12,22 @@ from __future__ import annotations
 import base64
 import ctypes
 import os
-import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mentor_edge.engines.llama_protocol import FTYPES, kv_budget, limit_process, pulse, read_frame, write_frame
+from mentor_edge.engines.serving import (
+    Refused,
+    check_ids,
+    check_rows,
+    choose_token,
+    kv_budget,
+    limit_process,
+    serve,
+)  # fmt: skip
 
 CONTEXT_LIMIT = 131_072  # tokens of one sequence; far larger values made llama.cpp take the whole machine's memory
 CHUNK = 512  # tokens of one llama_decode; a batch above n_batch aborts the process
@@ -32,14 +35,8 @@ LOG_LINES = 200
 LOG_WARNING = 3  # ggml.h, enum ggml_log_level; 5 continues the line before it
 # ggml.h, enum ggml_type, and the bytes of one element.
 KV_TYPES = {"f32": (0, 4), "f16": (1, 2)}
-
-
-class Refused(Exception):
-    """The request cannot be served; the text says why, `hint` what to do, and the process lives on."""
-
-    def __init__(self, problem: str, hint: str | None = None) -> None:
-        super().__init__(problem)
-        self.hint = hint
+# llama.h, enum llama_ftype: the kinds that need no importance matrix and that the gguf package can read back.
+FTYPES = {"f16": 1, "q8_0": 7, "q2_k": 10, "q3_k_m": 12, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}
 
 
 class _Batch:
@@ -115,7 +112,7 @@ class LlamaServer:
             )
         if kv not in KV_TYPES:
             raise Refused(f"the KV cache cannot be {kv!r}; it can be {' or '.join(KV_TYPES)}")
-        limit_process(Path(path))
+        limit_process(os.path.getsize(path))
         lib = self._lib
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -181,8 +178,7 @@ class LlamaServer:
         Replies per row: `token_ids`, ending with the end-of-generation token exactly when `finished`. A row whose
         context is full ends unfinished, possibly without any token.
         """
-        if any(not 0 <= row < len(self._lengths) for row in rows) or len(set(rows)) < len(rows):
-            raise Refused(f"rows {list(rows)} are not distinct numbers below {len(self._lengths)}")
+        check_rows(rows, len(self._lengths))
         outputs: dict[int, list[int]] = {row: [] for row in rows}
         finished = dict.fromkeys(rows, False)
         room: dict[int, int] = {}
@@ -191,7 +187,8 @@ class LlamaServer:
         followers: dict[int, list[int]] = {}
         for row, ids in zip(rows, token_ids, strict=True):
             # The last token of a turn was chosen but never fed; it comes before what follows the turn.
-            feed = self._pending[row] + self._valid(ids)
+            check_ids(ids, self._n_vocab)
+            feed = [*self._pending[row], *ids]
             room[row] = min(max_new_tokens, self._limit - self._lengths[row] - len(feed))
             if room[row] <= 0:
                 continue
@@ -200,14 +197,14 @@ class LlamaServer:
                 feeds[row] = feed
             else:
                 followers.setdefault(leader, []).append(row)
-        random = {row: np.random.default_rng([seed, row]) for row in rows} if temperature > 0 else {}
+        random = {row: np.random.default_rng([seed, row]) for row in rows}
         while feeds:
             following: dict[int, list[int]] = {}
             for leader, logits in self._decode(feeds):
                 for row in (leader, *followers.pop(leader, ())):
                     if row != leader:
                         self._share(leader, row)
-                    token = _choose(logits, temperature, random.get(row))
+                    token = choose_token(logits, temperature, random[row])
                     outputs[row].append(token)
                     self._pending[row] = [token]
                     finished[row] = bool(self._lib.llama_vocab_is_eog(self._vocab, token))
@@ -220,14 +217,15 @@ class LlamaServer:
         """Logits of every position of one sequence: `[len(token_ids), n_vocab]` float32, row-major, as base64."""
         if not 0 < len(token_ids) <= self._limit:
             raise Refused(f"{len(token_ids)} tokens do not fit a context of {self._limit}")
+        check_ids(token_ids, self._n_vocab)
         self._start(1, every_position=True)
-        values = [row.copy() for _, row in self._decode({0: self._valid(token_ids)}, every_position=True)]
+        values = [row.copy() for _, row in self._decode({0: list(token_ids)}, every_position=True)]
         self._lengths = []
         return {"shape": [len(values), self._n_vocab], "float32": base64.b64encode(np.stack(values).tobytes()).decode()}
 
     def quantize(self, source: str, target: str, kind: str, threads: int = 1) -> dict[str, Any]:
         """Write `target` from an F32 or F16 GGUF file; replies llama.cpp's return code (0 is done) and its warnings."""
-        limit_process(Path(source))
+        limit_process(os.path.getsize(source))
         params = self._lib.llama_model_quantize_default_params()
         params.ftype = FTYPES[kind]
         params.nthread = threads
@@ -270,7 +268,7 @@ class LlamaServer:
 
     def _piece(self, token: int) -> bytes:
         if token not in self._pieces:
-            self._valid([token])
+            check_ids([token], self._n_vocab)
             buffer = ctypes.create_string_buffer(256)
             length = self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
             if length < 0:
@@ -278,11 +276,6 @@ class LlamaServer:
                 length = self._lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
             self._pieces[token] = buffer.raw[:length]
         return self._pieces[token]
-
-    def _valid(self, ids: Sequence[int]) -> list[int]:
-        if not ids or not all(0 <= token < self._n_vocab for token in ids):
-            raise Refused(f"token ids must be one or more numbers below {self._n_vocab}, got {list(ids)[:8]}")
-        return list(ids)
 
     def _start(self, n_seq: int, every_position: bool = False) -> None:
         if n_seq > self._context_key[0] or every_position != self._context_key[1] or not self._context:
@@ -346,39 +339,11 @@ class LlamaServer:
         self._lengths[row] = self._lengths[leader]
 
 
-def _choose(logits: npt.NDArray[np.float32], temperature: float, random: np.random.Generator | None) -> int:
-    best = int(logits.argmax())
-    # argmax finds a NaN before any number, so one look tells whether the logits are sound.
-    if not np.isfinite(logits[best]):
-        raise Refused("the logits are not finite: the file's weights are damaged")
-    if random is None:
-        return best
-    # The largest of logits / T + Gumbel noise is a sample of softmax(logits / T).
-    return int((logits / temperature + random.gumbel(size=len(logits))).argmax())
-
-
 OPERATIONS = ("about", "load", "tokenize", "detokenize", "open", "extend", "logits", "quantize")
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Without this, OpenMP threads spin at barriers and starve each other on a busy machine.
-    os.environ["OMP_WAIT_POLICY"] = "passive"
-    # C code prints to descriptor 1: the replies get a private one, and its place is taken by stderr.
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    server = LlamaServer(alive=pulse(replies))
-    while (request := read_frame(sys.stdin.buffer)) is not None:
-        operation = request.pop("op")
-        try:
-            if operation not in OPERATIONS:
-                raise Refused(f"no such operation: {operation!r}")
-            reply = {"result": getattr(server, operation)(**request)}
-        except Refused as error:
-            reply = {"error": str(error), "hint": error.hint}
-        except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {error}", "hint": None}
-        write_frame(replies, reply)
+    serve(LlamaServer, OPERATIONS)
 
 
 if __name__ == "__main__":

@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence, Set
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.agent import AgentLimits, run_conversations
-from mentor_edge.engines.base import Engine
-from mentor_edge.files import write_jsonl
-from mentor_edge.messages import Ending, Message, Trajectory
-from mentor_edge.rewards import is_correct
-from mentor_edge.tasks.bfcl import match_calls
+from mentor_edge.engines.base import ChatEngine, Engine
+from mentor_edge.errors import TaskError
+from mentor_edge.tasks.registry import LIMITS
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.executor import ToolExecutor
 
+from .journal import Journal, partial_path, read_items, write_items
+from .outcome import Outcome, outcome_of
+from .summary import by_domain, by_split
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one task.
-
-    `tokens` are those the model wrote, `turns` its messages, `calls` the tools it asked for. `error` is BFCL's reason
-    in one word, for tasks scored on their calls. `messages` is the conversation after the prompt.
-    """
-
-    task_id: str
-    split: str
-    domain: str
-    correct: bool
-    malformed: bool
-    unknown_tool: bool
-    ending: Ending
-    answer: str | None
-    error: str | None
-    calls: int
-    turns: int
-    tokens: int
-    tool_errors: int
-    messages: tuple[Message, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        row = {name: value for name, value in asdict(self).items() if name != "messages"}
-        return row | {"messages": [message.to_openai() for message in self.messages]}
+__all__ = ["Evaluation", "Outcome", "evaluate", "finished_evaluation"]
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The outcomes of one engine on one suite, in the suite's order. `sha256` is the suite's."""
+    """The outcomes of one model on one suite, in the suite's order. `sha256` is the suite's, `identity` says which
+    model it was. `limits` and `batch_size` are None where no engine ran, as with predictions made elsewhere."""
 
     suite: str
     version: str
     sha256: str
     outcomes: tuple[Outcome, ...]
+    identity: str = ""
+    limits: AgentLimits | None = None
+    batch_size: int | None = None
 
     def counts(self, *, split: str | None = None, domain: str | None = None) -> dict[str, int]:
         """Items and right answers of all tasks, or of one split or domain."""
@@ -81,79 +64,144 @@ class Evaluation:
         """Conversations that called a tool that was not offered."""
         return sum(outcome.unknown_tool for outcome in self.outcomes)
 
-    def to_json(self) -> dict[str, Any]:
-        """The summary; the items themselves are what `write_jsonl` writes."""
-        endings = [outcome.ending for outcome in self.outcomes]
+    def header(self) -> dict[str, Any]:
+        """What was measured: everything but the outcomes."""
         return {
-            "suite": self.suite, "version": self.version, "sha256": self.sha256, **self.counts(),
-            "by_domain": self.by_domain(), "malformed": self.malformed, "unknown_tools": self.unknown_tools,
-            "endings": {ending.value: endings.count(ending) for ending in Ending if ending in endings},
+            "suite": self.suite, "version": self.version, "sha256": self.sha256, "identity": self.identity,
+            "limits": None if self.limits is None else asdict(self.limits), "batch_size": self.batch_size,
         }  # fmt: skip
 
+    def to_json(self) -> dict[str, Any]:
+        """The header and the figures (`Summary`) of every split and every domain; never a score pooled over splits."""
+        return self.header() | {
+            "n": len(self.outcomes),
+            "splits": {split: figures.to_json() for split, figures in by_split(self.outcomes).items()},
+            "domains": {domain: figures.to_json() for domain, figures in by_domain(self.outcomes).items()},
+        }
+
     def write_jsonl(self, path: str | Path) -> None:
-        """Write one JSON object per item. The file appears complete or not at all.
+        """Write the header and one JSON object per item (see `Outcome`). The file appears complete or not at all.
 
         Raises: OutputError when it cannot be written.
         """
-        write_jsonl(Path(path), (outcome.to_json() for outcome in self.outcomes))
+        write_items(Path(path), self.header(), self.outcomes)
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path) -> Evaluation:
+        """Read what `write_jsonl` wrote. Raises: TaskError when it is missing or damaged."""
+        header, outcomes = read_items(Path(path))
+        try:
+            limits = None if header["limits"] is None else AgentLimits(**header["limits"])
+            return cls(**{**header, "limits": limits, "outcomes": tuple(outcomes)})
+        except (KeyError, TypeError) as error:
+            raise TaskError(f"{path}: the header is malformed ({error})") from error
 
 
 def evaluate(
-    engine: Engine,
+    engine: Engine | ChatEngine,
     suite: Suite,
     *,
-    limits: AgentLimits,
-    executor: ToolExecutor,
+    limits: AgentLimits | None = None,
+    executor: ToolExecutor | None = None,
+    items: str | Path | None = None,
+    identity: str = "",
+    again: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Run every task with greedy decoding and score it.
 
     Tasks with an `answer` run the whole tool loop and are right when the final answer is. Tasks with `accepted_calls`
-    (BFCL) stop after the first turn, without executing anything, and are right when its calls are. `on_progress` gets
-    the number of finished tasks, 0 at the start.
+    (BFCL) stop after the first turn, without executing anything, and are right when its calls are. `limits` None are
+    the suite's own. `on_progress` gets the number of finished tasks, at the start that of those done before.
 
-    Raises: EngineError when the runtime dies, StudentError when the template refuses a prompt.
+    `items` is the file for the outcomes. While the evaluation runs they stand in ITEMS.partial, batch by batch, and the
+    same call after a kill runs only what is missing there. A finished file of the same suite, limits and `identity`
+    (which model it was; required with `items`) is read back, unless a journal stands beside it; `again` measures anew.
+    Outcomes of another measurement are replaced, and `on_note` (default: a logged warning) is told so.
+
+    Raises: EngineError when the runtime dies, StudentError when the template refuses a prompt, OutputError when `items`
+    cannot be written (finished batches stay in the journal), TaskError when `items` holds something else, ValueError
+    for `items` without `identity`.
     """
-    outcomes: dict[int, Outcome] = {}
-
-    def report(finished: int) -> None:
+    limits = limits or LIMITS.get(suite.name, AgentLimits())
+    plan = Evaluation(suite.name, suite.version, suite.sha256, (), identity, limits, engine.batch_size)
+    batches = _batches(suite.tasks, limits, engine.batch_size)
+    with ExitStack() as stack:
+        journal = None
+        if items is not None:
+            if not identity:
+                raise ValueError("items need the model's identity: outcomes of two models must never be mixed")
+            note = on_note or logging.getLogger(__name__).warning
+            if (stored := _stored(Path(items), plan, note)) is not None and not again:
+                return stored
+            ids = [[task.id for _, task in batch.tasks] for batch in batches]
+            journal = stack.enter_context(Journal(Path(items), plan.header(), ids, note))
+            if again and len(journal.batches) == len(batches):
+                journal.restart()  # that was the last measurement, killed before it could remove its journal
+        executor = executor or stack.enter_context(ToolExecutor())
+        finished = [] if journal is None else list(journal.batches)
+        for batch in batches[len(finished) :]:
+            if on_progress is not None:
+                on_progress(sum(map(len, finished)))
+            tasks = [task for _, task in batch.tasks]
+            trajectories = run_conversations(engine, tasks, executor, batch.limits)
+            finished.append(
+                [outcome_of(task, trajectory) for task, trajectory in zip(tasks, trajectories, strict=True)]
+            )
+            if journal is not None:
+                journal.append(finished[-1])
         if on_progress is not None:
-            on_progress(len(outcomes) + finished)
+            on_progress(len(suite.tasks))
+        evaluation = replace(plan, outcomes=_in_suites_order(batches, finished))
+        if items is not None and journal is not None:
+            evaluation.write_jsonl(items)
+            journal.remove()
+    return evaluation
 
-    report(0)
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Tasks that run side by side, with their places in the suite."""
+
+    tasks: Sequence[tuple[int, Task]]
+    limits: AgentLimits
+
+
+def _batches(tasks: Sequence[Task], limits: AgentLimits, size: int) -> list[_Batch]:
+    """Tasks that run the whole loop, then those that end after the first turn, `size` at a time."""
+    batches = []
     for first_turn_only in (False, True):
-        chosen = [i for i, task in enumerate(suite.tasks) if (task.accepted_calls is not None) == first_turn_only]
-        trajectories = run_conversations(
-            engine,
-            [suite.tasks[i] for i in chosen],
-            executor,
-            replace(limits, tool_rounds=0) if first_turn_only else limits,
-            on_progress=report,
-        )
-        for i, trajectory in zip(chosen, trajectories, strict=True):
-            outcomes[i] = _outcome(suite.tasks[i], trajectory)
-    return Evaluation(suite.name, suite.version, suite.sha256, tuple(outcomes[i] for i in range(len(suite.tasks))))
+        chosen = [(i, task) for i, task in enumerate(tasks) if (task.accepted_calls is not None) == first_turn_only]
+        own = replace(limits, tool_rounds=0) if first_turn_only else limits
+        batches += [_Batch(chosen[start : start + size], own) for start in range(0, len(chosen), size)]
+    return batches
 
 
-def _outcome(task: Task, trajectory: Trajectory) -> Outcome:
-    correct, error = is_correct(trajectory, task), None
-    if task.accepted_calls is not None:
-        functions = [schema["function"] for schema in task.tool_schemas]
-        match = match_calls(task.domain, functions, task.accepted_calls, _first_calls(trajectory))
-        correct, error = match.valid, match.error_type
-    return Outcome(
-        task.id, task.split, task.domain, correct,
-        malformed=trajectory.ending is Ending.MALFORMED,
-        unknown_tool=not trajectory.tools_used <= task.tools_by_name.keys(),
-        ending=trajectory.ending, answer=trajectory.answer, error=error,
-        calls=len(trajectory.calls),
-        turns=sum(message.role == "assistant" for message in trajectory.messages),
-        tokens=sum(trajectory.sampled), tool_errors=trajectory.tool_errors, messages=trajectory.messages,
-    )  # fmt: skip
+def _in_suites_order(batches: Sequence[_Batch], finished: Sequence[Sequence[Outcome]]) -> tuple[Outcome, ...]:
+    places = chain.from_iterable((place for place, _ in batch.tasks) for batch in batches)
+    by_place = dict(zip(places, chain.from_iterable(finished), strict=True))
+    return tuple(by_place[place] for place in range(len(by_place)))
 
 
-def _first_calls(trajectory: Trajectory) -> Sequence[dict[str, Any]] | None:
-    """The calls of the first turn, or None when the model did not close it or wrote something unreadable."""
-    if trajectory.ending not in (Ending.ANSWERED, Ending.OUT_OF_TURNS):
+def finished_evaluation(
+    items: str | Path, suite: Suite, identity: str, limits: AgentLimits | None = None
+) -> Evaluation | None:
+    """The evaluation that stands in `items`, when it measured just this and no journal of a newer one stands beside it.
+
+    Its batch size may be another: that moves no more than the last digits of a logit.
+    Raises: TaskError when `items` holds something else than outcomes.
+    """
+    limits = limits or LIMITS.get(suite.name, AgentLimits())
+    plan = Evaluation(suite.name, suite.version, suite.sha256, (), identity, limits)
+    return _stored(Path(items), plan, lambda note: None)
+
+
+def _stored(items: Path, plan: Evaluation, note: Callable[[str], None]) -> Evaluation | None:
+    if not items.exists():
         return None
-    return [{"name": call.name, "arguments": dict(call.arguments)} for call in trajectory.messages[0].tool_calls]
+    stored = Evaluation.from_jsonl(items)  # also when it will be replaced: a file that is no such thing must not be
+    if replace(stored, outcomes=(), batch_size=None) != replace(plan, batch_size=None):
+        note(f"{items} holds another measurement; it is replaced when this one is finished")
+        return None
+    return None if partial_path(items).exists() else stored

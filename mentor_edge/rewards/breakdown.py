@@ -7,6 +7,7 @@ from typing import Protocol
 
 from mentor_edge.messages import Trajectory
 from mentor_edge.tasks.answers import answers_equal
+from mentor_edge.tasks.reading import exact_match
 from mentor_edge.tasks.types import Task
 
 
@@ -34,13 +35,17 @@ class Reward(Protocol):
 
 
 def is_correct(trajectory: Trajectory, task: Task) -> bool:
-    """Whether the final answer is the accepted one. An answer counts only when the model closed its last turn."""
-    return (
-        trajectory.terminated
-        and trajectory.answer is not None
-        and task.answer is not None
-        and answers_equal(trajectory.answer, task.answer)
-    )
+    """Whether the final answer is an accepted one. An answer counts only when the model closed its last turn.
+
+    Answers to questions over passages (tasks with `gold_passages`) are compared as text, as their benchmarks do: see
+    `mentor_edge.tasks.reading`. All others are compared by `mentor_edge.tasks.answers`.
+    """
+    given = trajectory.answer
+    if given is None or not trajectory.terminated:
+        return False
+    if task.gold_passages:
+        return exact_match(given, task.answers)
+    return any(answers_equal(given, accepted) for accepted in task.answers)
 
 
 def weight_mistakes(weights: dict[str, object]) -> list[str]:

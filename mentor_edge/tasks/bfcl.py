@@ -1,20 +1,29 @@
 """Single-turn tasks of the Berkeley Function Calling Leaderboard (BFCL v4, Python) and the matching of calls.
 
 Data: `BFCL_v4_<category>.json` and `possible_answer/BFCL_v4_<category>.json`, verbatim from the bfcl_eval wheel
-2026.3.23 (ShishirPatil/gorilla, Apache-2.0). The rules are those of its AST checker; the code is ours. Where we differ:
+2026.3.23 (ShishirPatil/gorilla, Apache-2.0). The code is ours; the verdicts are those of its AST checker for Python
+(`eval_checker/ast_eval/ast_checker.py`), oddities included, so that figures can be compared with published ones:
 
-- parallel calls are assigned to answers with backtracking, so the order of the calls never matters;
-- an int is accepted for a float inside lists and objects too, and True never for 1 anywhere;
-- an empty list is not taken for a parameter that may be left out;
-- single quotes are not turned into double quotes before strings are compared;
-- on irrelevance, output that cannot be read is wrong (there it counts as "no call").
+- a parameter's value must have the schema's type, and an int will do for a float, but only at the top: inside lists
+  the type counts as it is, and inside objects not at all (there 1, 1.0 and True are equal);
+- text is compared without case, spaces and `,./-_*^`, as a parameter and one level down, not deeper;
+- where "" says that a list may be left out, an empty list passes too, and the types inside a list are not looked at;
+- answers of another type than the schema's (a variable's name in place of a list) are compared as they stand.
+
+Three differences are meant:
+
+- parallel calls are assigned to answers with backtracking, so the order of the calls never matters; the checker is
+  greedy and refuses the golden calls of parallel_178 in another order;
+- on irrelevance, output that cannot be read is wrong; there it counts as "no call", and garbage scores 100 %;
+- what makes the checker raise is refused (a list of objects that holds something else, say); so that no int does, ints
+  are compared with floats as they are, where the checker makes floats of them first (equal up to 2**53).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +38,12 @@ VERSION = "v4-2026.3.23"
 CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance")
 
 _JSON_SCHEMA_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
+# Both vocabularies: tasks hold the converted schemas, and matching must not depend on which of the two it is given.
+_PYTHON_TYPES: Mapping[str, type] = {
+    "string": str, "any": str, "integer": int, "boolean": bool, "float": float, "number": float,
+    "array": list, "tuple": list, "dict": dict, "object": dict,
+}  # fmt: skip
 _IGNORED_IN_STRINGS = re.compile(r"[ ,./\-_*^]")
-_Comparison = Callable[[Any, Any, Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +88,12 @@ def match_calls(
 ) -> Match:
     """Compare the calls of one turn with the accepted ones.
 
-    `functions` are the schemas offered (`name`, `parameters`; BFCL's type names or JSON Schema's), `calls` are
-    `{"name": ..., "arguments": {...}}`; None means that the turn could not be read, which is never right.
-    The order of the calls does not matter. Never raises because of `calls`.
+    `functions` are the schemas offered (`name`, `parameters`; BFCL's type names or JSON Schema's, the verdict is the
+    same), `calls` are `{"name": text, "arguments": object}`. None means that the turn could not be read, which is never
+    right; neither is a turn with a call of another form. The order of the calls does not matter. Never raises because
+    of `calls`.
     """
-    if calls is None:
+    if not isinstance(calls, list | tuple) or not all(map(_is_call, calls)):
         return Match(False, "unreadable")
     if category == "irrelevance":
         return Match(False, "unwanted_call") if calls else Match(True)
@@ -94,6 +108,12 @@ def match_calls(
             # The answer that names the same function explains best what is wrong with this call.
             return Match(False, next((error for error in errors if error != "wrong_function"), "wrong_function"))
     return Match(True) if _one_to_one(fits) else Match(False, "no_assignment")
+
+
+def _is_call(call: Any) -> bool:
+    return (
+        isinstance(call, Mapping) and isinstance(call.get("name"), str) and isinstance(call.get("arguments"), Mapping)
+    )
 
 
 def _call_error(
@@ -116,51 +136,56 @@ def _call_error(
     return None
 
 
+def _python_type(schema: Any) -> type | None:
+    """What values of the schema's type are in Python; None where it names none that BFCL knows."""
+    return _PYTHON_TYPES.get(schema.get("type", "")) if isinstance(schema, Mapping) else None
+
+
 def _accepted(value: Any, options: Sequence[Any], schema: Mapping[str, Any]) -> bool:
-    return any(_same(value, option, schema) for option in options)
+    """Whether `value` is one of the accepted values of a parameter; "" among them says that it may be left out."""
+    wanted = _python_type(schema)
+    answered = next((type(option) for option in options if option != ""), wanted)
+    given = float if wanted is float and type(value) is int else type(value)
+    if given not in (wanted, answered):
+        return False
+    if answered is wanted:
+        if wanted is str:
+            return _plain(value) in map(_plain, options)
+        if wanted is dict:
+            return any(_same_object(value, option) for option in options)
+        if wanted is list:
+            return _accepted_list(value, options, _python_type(schema.get("items")))
+    return value in options
 
 
-def _same(value: Any, option: Any, schema: Mapping[str, Any]) -> bool:
-    """Whether `value` is what one accepted value says. Objects hold a list of accepted values per key, one level deep;
-    whatever is below that is compared as it stands."""
-    if isinstance(option, dict):
-        if not isinstance(value, dict) or not value.keys() <= option.keys():
-            return False
-        properties = schema.get("properties", {})
-        return all(
-            any(_same_plain(value[key], item, properties.get(key, {})) for item in items)
-            if key in value
-            else "" in items
-            for key, items in option.items()
-        )
-    if isinstance(option, list):
-        return _same_items(value, option, schema, _same)
-    return _same_plain(value, option, schema)
+def _accepted_list(value: list[Any], options: Sequence[Any], wanted: type | None) -> bool:
+    # The checker takes "" for a list that any types fit and that has no items.
+    fits = (wanted is None or isinstance(option, str) or _types_fit(value, option, wanted) for option in options)
+    if not any(fits):
+        return False
+    if wanted is dict:
+        return any(len(value) == len(option) and all(map(_same_object, value, option)) for option in options)
+    return list(map(_plain, value)) in [list(map(_plain, option)) for option in options]
 
 
-def _same_plain(value: Any, option: Any, schema: Mapping[str, Any]) -> bool:
-    if isinstance(option, str):
-        if option == "" and schema.get("type", "string") not in ("string", "any"):
-            return False  # it says that the parameter may be left out, not that text may stand for a number
-        return isinstance(value, str) and _bare(value) == _bare(option)
-    if isinstance(option, list):
-        return _same_items(value, option, schema, _same_plain)
-    if isinstance(value, float) and type(option) is int and schema.get("type") not in ("float", "number"):
-        return False  # a float where an int is wanted; an int where a float is wanted is fine
-    return isinstance(value, bool) == isinstance(option, bool) and bool(value == option)
+def _types_fit(value: list[Any], option: list[Any], wanted: type) -> bool:
+    answered = next((type(item) for item in option if item != ""), wanted)
+    return all(type(item) in (wanted, answered) for item in value)
 
 
-def _same_items(value: Any, option: list[Any], schema: Mapping[str, Any], same: _Comparison) -> bool:
-    items = schema.get("items", {})
+def _same_object(value: Any, option: Any) -> bool:
+    """Whether `value` is an object that `option` describes by the accepted values of its keys."""
     return (
-        isinstance(value, list)
-        and len(value) == len(option)
-        and all(same(given, wanted, items) for given, wanted in zip(value, option, strict=True))
+        isinstance(value, dict)
+        and isinstance(option, dict)
+        and all(key in option and _plain(item) in map(_plain, option[key]) for key, item in value.items())
+        and all(key in value or "" in items for key, items in option.items())
     )
 
 
-def _bare(text: str) -> str:
-    return _IGNORED_IN_STRINGS.sub("", text).lower()
+def _plain(value: Any) -> Any:
+    """Text as it is compared: without case, spaces and some punctuation, one kind of quotes. The rest as it is."""
+    return _IGNORED_IN_STRINGS.sub("", value).lower().replace("'", '"') if isinstance(value, str) else value
 
 
 def _one_to_one(fits: Sequence[Sequence[int]]) -> bool:
@@ -207,7 +232,7 @@ def _malformed(where: str) -> Iterator[None]:
 def _task(row: Mapping[str, Any], category: str, accepted: tuple[Mapping[str, Any], ...]) -> Task:
     prompt = tuple(Message(message["role"], message["content"]) for message in row["question"][0])
     tools = tuple(
-        Tool(function["name"], function["description"], _json_schema(function["parameters"]), _never_executed)
+        Tool(function["name"], function["description"], _json_schema(function["parameters"]), never_executed)
         for function in row["function"]
     )
     return Task(row["id"], prompt, tools, "ood", category, accepted_calls=accepted)
@@ -224,5 +249,5 @@ def _json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     return converted
 
 
-def _never_executed(**arguments: Any) -> NoReturn:
+def never_executed(**arguments: Any) -> NoReturn:
     raise RuntimeError("this task is scored on the calls themselves; its tools have no implementation")

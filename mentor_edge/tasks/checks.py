@@ -10,9 +10,9 @@ from mentor_edge.tasks.types import Task
 _SHOWN = 5
 
 
-def task_mistakes(tasks: Sequence[Task], *, method: str, needs_reference: bool) -> list[str]:
+def task_mistakes(tasks: Sequence[Task], *, method: str, needs_reference: bool, needs_answer: bool = True) -> list[str]:
     """One line per kind of mistake, each naming its tasks: no task at all, an empty tool list, two tools with one name,
-    one id twice, and, for a method that learns from references, a task without one.
+    one id twice, and, for a method that learns from references or from answers, a task without one.
     """
     found: dict[str, list[str]] = {}
     for task in tasks:
@@ -23,6 +23,8 @@ def task_mistakes(tasks: Sequence[Task], *, method: str, needs_reference: bool) 
             found.setdefault(f"two tools have the name {name!r}", []).append(task.id)
         if needs_reference and not task.references:
             found.setdefault(f"no reference, which the method {method!r} needs", []).append(task.id)
+        if needs_answer and not task.answers:
+            found.setdefault(f"no accepted answer, which the method {method!r} needs", []).append(task.id)
     for identity, count in Counter(task.id for task in tasks).items():
         if count > 1:
             found.setdefault("one id stands more than once", []).append(identity)

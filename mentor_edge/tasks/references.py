@@ -11,6 +11,7 @@ from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Message, ToolCall, Trajectory
 from mentor_edge.rewards import MentorReward, Reward
 from mentor_edge.tasks.answers import answers_equal, as_number, boxed_answer
+from mentor_edge.tasks.bfcl import match_calls, never_executed
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.executor import ToolExecutor
 
@@ -33,7 +34,9 @@ def validate_references(
 
     A task is kept with those of its references that hold. A reference holds when every call executes without error,
     each result equals the recorded tool message (as numbers, where both are), the last message boxes its answer, some
-    call gives it (where it is a number), and `reward` (MENTOR's when None) gives its maximum.
+    call gives it (where it is a number), and `reward` (MENTOR's when None) gives its maximum. Of a task with accepted
+    calls, a reference holds when the calls of its first message are accepted and those with a recorded result and an
+    implementation give it.
     `on_progress` gets the number of tasks looked at.
     """
     reward = MentorReward() if reward is None else reward
@@ -69,14 +72,12 @@ def shortest_reference(task: Task) -> Task:
 
 def _defect(task: Task, reference: Trajectory, executor: ToolExecutor, reward: Reward) -> str | None:
     recorded = _recorded_results(reference.messages)
+    if task.accepted_calls is not None:
+        return _call_defect(task, reference) or _result_defect(task, recorded or (), executor)
     if recorded is None:
         return "a call has no recorded result, or a result no call"
-    for call, result in recorded:
-        actual = executor.run(call, task.tools_by_name)
-        if actual.failed:
-            return f"{_shown(call)} failed: {actual.content}"
-        if not answers_equal(actual.content, result):
-            return f"{_shown(call)} gives {actual.content}, recorded is {result}"
+    if defect := _result_defect(task, recorded, executor):
+        return defect
     boxed = boxed_answer(reference.messages[-1].content) if reference.messages else None
     if reference.answer is None or boxed != reference.answer:
         return f"the last message boxes {boxed!r}, the reference's answer is {reference.answer!r}"
@@ -86,6 +87,31 @@ def _defect(task: Task, reference: Trajectory, executor: ToolExecutor, reward: R
     score = reward(reference, task)
     if score.total != reward.maximum:
         return f"reward {score.total:g} of {reward.maximum:g}: {score.reason} ({reference.answer!r}, {task.answer!r})"
+    return None
+
+
+def _call_defect(task: Task, reference: Trajectory) -> str | None:
+    calls = [
+        {"name": call.name, "arguments": dict(call.arguments)}
+        for message in reference.messages[:1]
+        for call in message.tool_calls
+    ]
+    functions = [schema["function"] for schema in task.tool_schemas]
+    match = match_calls(task.domain, functions, task.accepted_calls or (), calls)
+    return None if match.valid else f"the calls of the first message are not the accepted ones: {match.error_type}"
+
+
+def _result_defect(task: Task, recorded: Sequence[tuple[ToolCall, str]], executor: ToolExecutor) -> str | None:
+    with executor.session() as session:  # stateful tools go on from call to call
+        for call, result in recorded:
+            offered = task.tools_by_name.get(call.name)
+            if task.accepted_calls is not None and offered is not None and offered.function is never_executed:
+                continue
+            actual = executor.run(call, task.tools_by_name, session)
+            if actual.failed:
+                return f"{_shown(call)} failed: {actual.content}"
+            if not answers_equal(actual.content, result):
+                return f"{_shown(call)} gives {actual.content}, recorded is {result}"
     return None
 
 

@@ -6,22 +6,32 @@ from pathlib import Path
 
 from mentor_edge.agent import AgentLimits
 from mentor_edge.errors import TaskError
-from mentor_edge.tasks import bfcl, gsm8k
-from mentor_edge.tasks.nano.suites import evaluation_suite
+from mentor_edge.tasks import bfcl, calculator, gsm8k, musique
+from mentor_edge.tasks.nano import suites as nano
 from mentor_edge.tasks.types import Suite
 
-SUITES = ("nano", "gsm8k", "bfcl")
+_GENERATED = {"nano": nano.evaluation_suite, "calculator": calculator.evaluation_suite}
+_READ = {"gsm8k": gsm8k.load, "bfcl": bfcl.load, "musique": musique.load}
+SUITES = (*_GENERATED, *_READ)
 
 LIMITS = {
     "nano": AgentLimits(tool_rounds=5, tokens_per_turn=48, completion_tokens=256),
+    "calculator": AgentLimits(tool_rounds=8, tokens_per_turn=192, completion_tokens=1024),
     "gsm8k": AgentLimits(tool_rounds=12, tokens_per_turn=192, completion_tokens=1024),
     "bfcl": AgentLimits(tool_rounds=0, tokens_per_turn=256, completion_tokens=512),
+    "musique": AgentLimits(tool_rounds=8, tokens_per_turn=256, completion_tokens=8192),
 }
-"""Limits of one conversation of each suite, wide enough for its references."""
+"""Limits of one conversation of each suite, wide enough for its references; musique's hold eight searches."""
+
+
+def limits_of(suite: Suite) -> AgentLimits:
+    """The limits of a suite's conversations; those of a user's own tasks are `AgentLimits()`."""
+    return LIMITS.get(suite.name, AgentLimits())
 
 
 def load_suite(name: str, data: str | Path | None = None, limit: int | None = None) -> Suite:
-    """A suite by name: "nano" is generated; "gsm8k" reads a file and "bfcl" a directory given as `data`.
+    """A suite by name: "nano" and "calculator" are generated; "gsm8k" reads a file, "bfcl" and "musique" a directory,
+    given as `data`.
 
     `limit` keeps the first tasks of every domain.
 
@@ -29,11 +39,10 @@ def load_suite(name: str, data: str | Path | None = None, limit: int | None = No
     """
     if name not in SUITES:
         raise TaskError(f"there is no suite {name!r}", f"known suites: {', '.join(SUITES)}")
-    if name != "nano" and data is None:
-        raise TaskError(f"the suite {name} needs its data", "give its path with --data PATH")
-    if name == "nano":
-        suite = evaluation_suite()
+    if name in _GENERATED:
+        suite = _GENERATED[name]()
+    elif data is not None:
+        suite = _READ[name](data)
     else:
-        assert data is not None
-        suite = (gsm8k if name == "gsm8k" else bfcl).load(Path(data))
+        raise TaskError(f"the suite {name} needs its data", "give its path with --data PATH")
     return suite if limit is None else suite.at_most(limit)

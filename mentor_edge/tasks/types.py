@@ -21,7 +21,8 @@ class Task:
     Either `answer` (a final answer) or `accepted_calls` (BFCL's ground truth: per call, per parameter, the accepted
     values; an empty list means that no call is right) is set. `split` is "id" or "ood"; `domain` names the finer group
     that results are reported by. `reference` is the teacher's trajectory; `other_references` are further ones, each as
-    good, where teachers differ.
+    good, where teachers differ. `other_answers` are accepted as well as `answer`; `gold_passages` are the `doc_id`s of
+    the passages that hold what the answer needs.
     """
 
     id: str
@@ -34,6 +35,13 @@ class Task:
     reference: Trajectory | None = None
     category: str = field(default="", compare=False)
     other_references: tuple[Trajectory, ...] = ()
+    other_answers: tuple[str, ...] = ()
+    gold_passages: tuple[str, ...] = ()
+
+    @cached_property
+    def answers(self) -> tuple[str, ...]:
+        """All accepted answers, the first one first."""
+        return self.other_answers if self.answer is None else (self.answer, *self.other_answers)
 
     @cached_property
     def references(self) -> tuple[Trajectory, ...]:
@@ -61,10 +69,12 @@ class Suite:
     def sha256(self) -> str:
         digest = hashlib.sha256(f"{self.name} {self.version}\n".encode())
         for task in self.tasks:
-            row = [
+            row: list[Any] = [
                 task.id, task.split, task.domain, [message.to_openai() for message in task.prompt],
                 task.tool_schemas, task.answer, task.accepted_calls,
             ]  # fmt: skip
+            if task.other_answers or task.gold_passages:  # suites without them keep the hash they had before
+                row += [task.other_answers, task.gold_passages]
             digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())
         return digest.hexdigest()
 

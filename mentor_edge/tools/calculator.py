@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 
-from mentor_edge.tools.types import Tool, tool
+from mentor_edge.tools.definition import tool
+from mentor_edge.tools.types import Tool
 
 
 def normalized(value: float) -> float:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple
 
 import jsonschema
-import pydantic
 
-from mentor_edge.errors import ToolDefinitionError
+RemoteCall = Callable[[Mapping[str, Any], float], "Future[str]"]
+"""Starts a call that runs elsewhere: (arguments, seconds it may take) -> what the model will read. The future raises
+`ToolFailure` when the call failed."""
+
+
+class ToolFailure(Exception):
+    """A call went wrong, in words for the model."""
+
+
+class Target(NamedTuple):
+    """What a call of a tool runs. Tools that differ in name and description alone have the same one."""
+
+    function: Callable[..., Any]
+    convert: Callable[[Mapping[str, Any]], dict[str, Any]] | None
+    state: Callable[[], Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +32,10 @@ class Tool:
     """A function a model may call.
 
     `parameters` is the JSON Schema of the arguments. `bound` are further keyword arguments of `function` that are
-    fixed per task and never shown to the model (the rows of a lookup table, say).
+    fixed per task and never shown to the model (the rows of a lookup table, say). `state` makes the object that
+    `function` takes first: one per conversation, shared by all tools with the same `state`. `remote` replaces
+    `function` for tools that another program runs (MCP servers). `convert` turns JSON arguments into what `function`
+    takes, where that is not the same; it raises `ToolFailure` for what it cannot convert.
     """
 
     name: str
@@ -27,6 +43,13 @@ class Tool:
     parameters: Mapping[str, Any]
     function: Callable[..., Any]
     bound: Mapping[str, Any] = field(default_factory=dict)
+    state: Callable[[], Any] | None = None
+    remote: RemoteCall | None = None
+    convert: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+
+    @cached_property
+    def target(self) -> Target:
+        return Target(self.function, self.convert, self.state)
 
     def to_openai(self) -> dict[str, Any]:
         """The schema as chat templates and OpenAI's API take it."""
@@ -46,32 +69,3 @@ class Tool:
             return None
         where = ".".join(str(part) for part in error.absolute_path)
         return f"{where}: {error.message}" if where else error.message
-
-
-def tool(function: Callable[..., Any]) -> Tool:
-    """Make a `Tool` of a typed function: schema from its signature (through pydantic), description from its docstring.
-
-    Raises: ToolDefinitionError when the docstring or a type is missing, or a type has no JSON Schema.
-    """
-    name = function.__name__
-    description = inspect.getdoc(function)
-    if not description:
-        raise ToolDefinitionError(f"tool {name!r} has no docstring", "the docstring is what the model reads; write one")
-    hints = get_type_hints(function)
-    fields: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ToolDefinitionError(f"tool {name!r}: parameter {parameter.name!r} cannot be passed by name")
-        if parameter.name not in hints:
-            raise ToolDefinitionError(f"tool {name!r}: parameter {parameter.name!r} has no type annotation")
-        default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints[parameter.name], default)
-    try:
-        schema = pydantic.create_model(name, **fields).model_json_schema()
-    except pydantic.errors.PydanticUserError as error:
-        raise ToolDefinitionError(f"tool {name!r} has a type without JSON Schema: {error.message}") from error
-    schema.pop("title", None)
-    for property_schema in schema.get("properties", {}).values():
-        property_schema.pop("title", None)
-    schema["additionalProperties"] = False
-    return Tool(name, description.split("\n\n")[0], schema, function)

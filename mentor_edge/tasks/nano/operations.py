@@ -26,10 +26,10 @@ class Operation:
     clauses: tuple[str, str, str]
     descriptions: tuple[str, str, str]
     operands: Callable[[random.Random], tuple[int, ...]]
-    arguments: Callable[[float, tuple[int, ...]], Mapping[str, Any]]
+    arguments: Callable[[float, tuple[float, ...]], Mapping[str, Any]]
     accepts: Callable[[float], bool] = lambda value: True
 
-    def apply(self, value: float, constants: tuple[int, ...]) -> float:
+    def apply(self, value: float, constants: tuple[float, ...]) -> float:
         return float_or_int(TOOL_BY_OPERATION[self.name].function(**self.arguments(value, constants)))
 
 
@@ -49,11 +49,11 @@ def _none(rng: random.Random) -> tuple[int, ...]:
     return ()
 
 
-def _pair(value: float, constants: tuple[int, ...]) -> Mapping[str, Any]:
+def _pair(value: float, constants: tuple[float, ...]) -> Mapping[str, Any]:
     return {"a": value, "b": constants[0]}
 
 
-def _alone(value: float, constants: tuple[int, ...]) -> Mapping[str, Any]:
+def _alone(value: float, constants: tuple[float, ...]) -> Mapping[str, Any]:
     return {"x": value}
 
 

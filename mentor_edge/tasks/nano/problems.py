@@ -26,19 +26,19 @@ _LONGEST_RESULT = 6  # characters; a model this small copies digit by digit
 MISSING_TOOL_ANSWER = "none"
 
 
-def _stable_fraction(text: str) -> float:
+def stable_fraction(text: str) -> float:
     """A number in [0, 1) that depends on `text` alone: the same hold-out on every machine."""
     return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[:4], "big") / 2**32
 
 
 def held_out_pair(first: str, second: str) -> bool:
     """Whether this sequence of two operations is kept for the `comb` split (a quarter of all pairs)."""
-    return _stable_fraction(f"{first}>{second}") < 0.25
+    return stable_fraction(f"{first}>{second}") < 0.25
 
 
 def held_out_word(word: str) -> bool:
     """Whether a made-up tool name or a good is kept for testing (a quarter of them)."""
-    return _stable_fraction(word) < 0.25
+    return stable_fraction(word) < 0.25
 
 
 WORDS = tuple(a + b for a, b in itertools.product(_SYLLABLES, _SYLLABLES) if a != b)

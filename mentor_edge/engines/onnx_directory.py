@@ -1,0 +1,132 @@
+"""What an ONNX directory says about its model: sizes, end tokens, template, tokenizer. The graph is not opened here.
+
+Such a directory is what onnxruntime-genai's model builder writes: genai_config.json, the graph with its weights, and
+the Hugging Face tokenizer files (tokenizer.json, tokenizer_config.json, chat_template.jinja).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, PositiveInt, ValidationError
+from tokenizers import Tokenizer
+
+from mentor_edge.chat import ChatTemplate
+from mentor_edge.errors import EngineError
+
+CONFIG = "genai_config.json"
+_INCOMPLETE = "the directory is incomplete or damaged: export the model again"
+
+
+class _Decoder(BaseModel):
+    filename: str
+    head_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_key_value_heads: PositiveInt
+
+
+class _Model(BaseModel):
+    context_length: PositiveInt
+    eos_token_id: int | list[int]
+    decoder: _Decoder
+
+
+class _GenaiConfig(BaseModel):
+    model: _Model
+
+
+class _AddedToken(BaseModel):
+    content: str
+
+
+class _TokenizerConfig(BaseModel):
+    eos_token: str | _AddedToken | None = None
+    bos_token: str | _AddedToken | None = None
+    chat_template: Any = None  # some tokenizers have a list of named ones
+
+
+_Config = TypeVar("_Config", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxDirectory:
+    """`end_ids` end a turn; `context_length` is in tokens, `kv_bytes_per_token` of one conversation's cache."""
+
+    path: Path
+    context_length: int
+    kv_bytes_per_token: int
+    end_ids: frozenset[int]
+    template: ChatTemplate
+    tokenizer: Tokenizer
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises: EngineError when a file is missing or damaged, or when there is no template or end token."""
+        if not (path / CONFIG).is_file():
+            raise EngineError(f"{path} holds no {CONFIG}", "give a directory that onnxruntime-genai's builder wrote")
+        model = _parse(path / CONFIG, _GenaiConfig).model
+        decoder = model.decoder
+        if not (path / decoder.filename).is_file():
+            raise EngineError(f"{path} holds no {decoder.filename}, which its {CONFIG} names", _INCOMPLETE)
+        config = _parse(path / "tokenizer_config.json", _TokenizerConfig)
+        tokenizer = _read_tokenizer(path / "tokenizer.json")
+        eos_token = _content(config.eos_token)
+        eos_id = tokenizer.token_to_id(eos_token)
+        if eos_id is None:
+            raise EngineError(f"{path} names no end-of-turn token", "export a model whose tokenizer has an eos_token")
+        ends = model.eos_token_id if isinstance(model.eos_token_id, list) else [model.eos_token_id]
+        return cls(
+            path=path,
+            context_length=model.context_length,
+            # Keys and values, of at most four bytes each: the builder's CPU models have float32 caches.
+            kv_bytes_per_token=2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size * 4,
+            end_ids=frozenset({eos_id, *ends}),
+            template=ChatTemplate(_read_template(path, config), eos_token, _content(config.bos_token)),
+            tokenizer=tokenizer,
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise EngineError(f"{path.parent} holds no {path.name}", _INCOMPLETE) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineError(f"cannot read {path}: {error}", _INCOMPLETE) from error
+
+
+def _parse(path: Path, kind: type[_Config]) -> _Config:
+    try:
+        return kind.model_validate_json(_read(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "its text"
+        raise EngineError(f"{path} cannot be used: {place}: {first['msg']}", _INCOMPLETE) from error
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    text = _read(path)
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing more specific
+        raise EngineError(f"{path} is no tokenizer: {error}", _INCOMPLETE) from error
+    # Settings of its training may be stored with it; what is encoded here is neither cut nor filled.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _read_template(path: Path, config: _TokenizerConfig) -> str:
+    """The file comes before the entry, as in transformers."""
+    if (path / "chat_template.jinja").is_file():
+        return _read(path / "chat_template.jinja")
+    if not isinstance(config.chat_template, str):
+        count = "no" if config.chat_template is None else "no single"
+        raise EngineError(f"{path} holds {count} chat template", "add the chat_template.jinja that it was trained with")
+    return config.chat_template
+
+
+def _content(token: str | _AddedToken | None) -> str:
+    return token.content if isinstance(token, _AddedToken) else token or ""

@@ -1,0 +1,108 @@
+"""JSONL files read line by line, with what is wrong in them told by file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mentor_edge.errors import TaskError
+
+_PROBLEMS_SHOWN = 5
+_Row = TypeVar("_Row")
+_Field = TypeVar("_Field")
+
+
+def read_rows(path: Path, parse: Callable[[Any], _Row], *, what: str, unique: str | None = None) -> list[_Row]:
+    """`parse` of the JSON value on every non-empty line of `path`, in order.
+
+    `parse` raises ValueError for a value it refuses; the reason is told with file and line. `what` names the rows in
+    the plural ("tasks"), `unique` a required field of which no two rows may hold the same value.
+
+    Raises: TaskError when the file cannot be read, holds no rows, or has malformed lines; the first five of those are
+    listed together.
+    """
+    return list(iter_rows(path, parse, what=what, unique=unique))
+
+
+def iter_rows(path: Path, parse: Callable[[Any], _Row], *, what: str, unique: str | None = None) -> Iterator[_Row]:
+    """`read_rows`, one row at a time: for files that need not fit into memory.
+
+    Raises: what `read_rows` raises, malformed lines only after the last row.
+    """
+    found = False
+    seen: set[str] = set()
+    problems: list[str] = []
+    try:
+        with path.open("rb") as lines:  # bytes, so that a line that is not UTF-8 costs no other line
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                found = True
+                try:
+                    value = json.loads(line)
+                    row = parse(value)
+                    if unique is not None:
+                        if str(value[unique]) in seen:
+                            raise ValueError(f"{unique}: {value[unique]!r} stands on an earlier line too")
+                        seen.add(str(value[unique]))
+                except (ValueError, RecursionError) as error:
+                    problems.append(f"{path}:{number}: {_reason(error)}")
+                else:
+                    yield row
+    except OSError as error:
+        raise TaskError(f"cannot read {what} from {path}: {error.strerror}", "give the path of a JSONL file") from error
+    if problems:
+        shown, hidden = problems[:_PROBLEMS_SHOWN], len(problems) - _PROBLEMS_SHOWN
+        raise TaskError("\n".join(shown + ([f"and {hidden} more"] if hidden > 0 else [])))
+    if not found:
+        raise TaskError(f"{path} holds no {what}", "each line is one JSON object")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} (column {error.colno})"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 (byte {error.start})"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+_NAMES: Mapping[Any, str] = {
+    str: "text", list: "a list", dict: "an object", int: "a whole number", (int, float): "a number",
+    (int, str): "a whole number or text",
+}  # fmt: skip
+
+
+def field(row: Any, name: str, kind: type[_Field] | tuple[type[_Field], ...], where: str = "") -> _Field:
+    """`row[name]`; `where` is the way from the line's object to `row` ("steps[0]").
+
+    Raises: ValueError naming the field, what it should hold and what it holds.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"{where + ': ' if where else ''}expected an object, found {shown(row)}")
+    full_name = f"{where}.{name}" if where else name
+    if name not in row:
+        raise ValueError(f"{full_name}: missing")
+    return checked(row[name], full_name, kind)
+
+
+def checked(value: Any, name: str, kind: type[_Field] | tuple[type[_Field], ...]) -> _Field:
+    """`value`, when it is of the right kind.
+
+    Raises: ValueError naming what it should be and what it is.
+    """
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected {_NAMES[kind]}, found {shown(value)}")
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # JSON can say half of a surrogate pair, which no file or tokenizer takes
+            raise ValueError(f"{name}: holds half of a surrogate pair") from None
+    return value
+
+
+def shown(value: Any) -> str:
+    """`value` as JSON of at most 60 characters, for messages."""
+    text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
+    return text if len(text) <= 60 else f"{text[:57]}..."

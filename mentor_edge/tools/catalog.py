@@ -1,0 +1,236 @@
+"""Tools by the names that configurations and commands have for them.
+
+| in YAML | on the command line | tools |
+|---|---|---|
+| `calculator`, or the name of one of its tools | the same | the twelve calculator tools, or that one |
+| `python` | the same | runs code that the model writes; never there unless it is named |
+| `{mcp: "python server.py"}`, `{mcp: "http://127.0.0.1:8000/mcp"}` | `"mcp:python server.py"` | an MCP server's |
+| `{search: corpus.jsonl}` | `search:corpus.jsonl` | `search` in a local corpus |
+| `{import: "package.module:name"}`, `{import: "file.py:name"}` | `import:file.py:name` | a `Tool`, function or class |
+
+`{mcp: ..., env: ...}` gives the server environment variables: a mapping, or a list of names whose values it inherits.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mentor_edge.errors import ConfigError, MentorEdgeError, did_you_mean
+from mentor_edge.tools.calculator import CALCULATOR
+from mentor_edge.tools.definition import tool, tool_set
+from mentor_edge.tools.types import Tool
+
+ToolSpec = str | Mapping[str, Any]
+"""Where tools come from: see the table above."""
+
+_CALCULATOR = {one.name: one for one in CALCULATOR}
+
+
+@dataclass(frozen=True)
+class ToolBox:
+    """Tools in alphabetical order, as the agent offers them, and the servers behind them.
+
+    Use as a context manager, or call `close`: the tools of a server work only until then.
+    """
+
+    tools: tuple[Tool, ...]
+    _servers: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @cached_property
+    def by_name(self) -> dict[str, Tool]:
+        return {tool.name: tool for tool in self.tools}
+
+    def close(self) -> None:
+        self._servers.close()
+
+    def __enter__(self) -> ToolBox:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def load_tools(specs: Sequence[ToolSpec]) -> ToolBox:
+    """The tools of all `specs`; servers are started, modules imported, corpora opened.
+
+    Raises: ConfigError with all mistakes: unknown specs, what cannot be started, imported or opened and why, two tools
+    with one name. Nothing is left running then.
+    """
+    problems: list[str] = []
+    origins: dict[str, str] = {}
+    tools: list[Tool] = []
+    with ExitStack() as servers:
+        for spec in specs:
+            try:
+                source = _parsed(spec)
+                found = source.open(servers)
+            except ValueError as error:
+                problems.append(f"tools: {error}")
+                continue
+            except MentorEdgeError as error:
+                problems.append(f"tools: {source}: {'; '.join(str(error).splitlines())}")
+                continue
+            for one in found:
+                if one.name in origins:
+                    problems.append(f"tools: {one.name!r} comes from {origins[one.name]} and from {source}")
+                origins.setdefault(one.name, str(source))
+            tools += found
+        if problems:
+            raise ConfigError(problems)
+        return ToolBox(tuple(sorted(tools, key=lambda one: one.name)), servers.pop_all())
+
+
+def spec_mistakes(specs: Sequence[ToolSpec]) -> list[str]:
+    """What is wrong with `specs` as they are written; nothing is started or imported."""
+    problems = []
+    for spec in specs:
+        try:
+            _parsed(spec)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    kind: str
+    target: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    def open(self, servers: ExitStack) -> Sequence[Tool]:
+        return _OPENERS[self.kind](self, servers) if self.kind in _OPENERS else (_CALCULATOR[self.kind],)
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.target}" if self.target else self.kind
+
+
+_PLAIN = ("calculator", "python", *_CALCULATOR)
+_WITH_TARGET = ("mcp", "search", "import")
+
+
+def _parsed(spec: ToolSpec) -> _Source:
+    if isinstance(spec, str):
+        kind, _, target = spec.partition(":")
+        if kind in _WITH_TARGET and target.strip():
+            return _Source(kind, target.strip())
+        if spec in _PLAIN:
+            return _Source(spec)
+        if kind in _WITH_TARGET:
+            raise ValueError(f"{spec!r} does not say what to take: {kind}:...")
+        forms = [f"{name}:..." for name in _WITH_TARGET]
+        raise ValueError(f"{spec!r} is no tool{did_you_mean(spec, [*_PLAIN, *forms])}")
+    if not isinstance(spec, Mapping):
+        raise ValueError(f"{spec!r} is neither text nor a mapping")
+    named = [key for key in spec if key in _WITH_TARGET]
+    unknown = [str(key) for key in spec if key not in (*_WITH_TARGET, "env")]
+    if unknown:
+        raise ValueError(f"{spec!r}: unknown key {unknown[0]!r}{did_you_mean(unknown[0], [*_WITH_TARGET, 'env'])}")
+    if len(named) != 1 or ("env" in spec and named != ["mcp"]):
+        raise ValueError(f"{spec!r} must have one of the keys {', '.join(_WITH_TARGET)} (and env, if any, with mcp)")
+    target = spec[named[0]]
+    if not isinstance(target, str) or not target.strip():
+        raise ValueError(f"{spec!r}: {named[0]} must be text, got {target!r}")
+    return _Source(named[0], target.strip(), _environment(spec.get("env", {})))
+
+
+def _environment(env: Any) -> dict[str, str]:
+    if isinstance(env, Mapping) and all(isinstance(key, str) and isinstance(env[key], str) for key in env):
+        return dict(env)
+    if not isinstance(env, Sequence) or isinstance(env, str) or not all(isinstance(name, str) for name in env):
+        raise ValueError(f"env must be a list of names or a mapping of names to text, got {env!r}")
+    if missing := [name for name in env if name not in os.environ]:
+        raise ValueError(f"env: not set here: {', '.join(missing)}")
+    return {name: os.environ[name] for name in env}
+
+
+# Each kind ------------------------------------------------------------------------------------------------------------
+
+
+def _calculator(source: _Source, servers: ExitStack) -> Sequence[Tool]:
+    return CALCULATOR
+
+
+def _python(source: _Source, servers: ExitStack) -> Sequence[Tool]:
+    from mentor_edge.tools.python_code import python_tool
+
+    return (python_tool(),)
+
+
+def _server(source: _Source, servers: ExitStack) -> Sequence[Tool]:
+    from mentor_edge.tools.mcp_client import McpServer
+
+    server = McpServer(source.target, environment=source.env)
+    servers.callback(server.close)
+    return server.tools()
+
+
+def _corpus(source: _Source, servers: ExitStack) -> Sequence[Tool]:
+    from mentor_edge.tools.retrieval import Corpus, search_tool
+
+    return (search_tool(Corpus.open(Path(source.target))),)
+
+
+def _imported(source: _Source, servers: ExitStack) -> Sequence[Tool]:
+    place, _, name = source.target.rpartition(":")
+    if not place or not name:
+        raise ValueError(f"{source}: write import:package.module:name or import:file.py:name")
+    try:
+        module = _module(place)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything while it loads
+        raise ValueError(f"{source}: cannot import {place}: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        own = [key for key in vars(module) if not key.startswith("_")]
+        raise ValueError(f"{source}: {place} has no {name!r}{did_you_mean(name, own)}")
+    found = getattr(module, name)
+    if isinstance(found, Tool):
+        return (found,)
+    if inspect.isclass(found):
+        return tool_set(found)
+    if callable(found):
+        return (tool(found),)
+    raise ValueError(f"{source}: expected a Tool, a function or a class, found {type(found).__name__}")
+
+
+def _module(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        with _searched(Path.cwd()):
+            return importlib.import_module(place)
+    path = Path(place).resolve()
+    # Under its path, not its stem: a file named like a module of the standard library must not take its place.
+    spec = importlib.util.spec_from_file_location(str(path), path)
+    assert spec is not None and spec.loader is not None  # it ends in .py
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look themselves up
+    try:
+        with _searched(path.parent):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
+@contextmanager
+def _searched(directory: Path) -> Iterator[None]:
+    """`directory` on the import path, as it is for `python script.py`."""
+    sys.path.insert(0, str(directory))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(str(directory))
+
+
+_OPENERS: Mapping[str, Callable[[_Source, ExitStack], Sequence[Tool]]] = {
+    "calculator": _calculator, "python": _python, "mcp": _server, "search": _corpus, "import": _imported,
+}  # fmt: skip

@@ -1,0 +1,253 @@
+"""Making tools of Python: `tool` of a typed function, `tool_set` of a class.
+
+The schema comes from the signature through pydantic, the description from the first paragraph of the docstring, those
+of parameters from `Annotated[..., Field(description=...)]`. What a model could not use is refused when it is defined.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+import types
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError
+
+from mentor_edge.errors import ToolDefinitionError
+from mentor_edge.tools.types import Tool, ToolFailure
+
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+
+
+def tool(function: Callable[..., Any]) -> Tool:
+    """Make a `Tool` of a typed function with a docstring, synchronous or `async`.
+
+    Arguments arrive as their annotations say: enums, dates, nested pydantic models. Numbers for a `float` stay whole
+    where the model wrote them so.
+
+    Raises: ToolDefinitionError naming the tool and the parameter, for a missing docstring or annotation, a type or a
+    default that JSON has no words for, parameters that cannot be passed by name, a name that chat APIs refuse.
+    """
+    if inspect.isclass(function):
+        raise ToolDefinitionError(f"{function.__name__} is a class", "make its methods tools with tool_set")
+    return _define(function, list(_signature(function).parameters.values()))
+
+
+def tool_set(cls_or_factory: type | Callable[[], Any]) -> tuple[Tool, ...]:
+    """Make tools of the public methods of a class, in their order. They share one instance per conversation.
+
+    Public methods are functions that the class itself defines and whose names do not start with an underscore;
+    inherited ones, properties and other attributes are no tools. The instance is made without arguments when a
+    conversation first calls one of the tools; to give it arguments, pass a `functools.partial` of the class or a
+    function that is annotated to return it.
+
+    Raises: ToolDefinitionError as `tool` does, and for static and class methods, a class without public methods, one
+    that cannot be made without arguments.
+    """
+    cls = _class_of(cls_or_factory)
+    for parameter in _signature(cls_or_factory).parameters.values():
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            raise ToolDefinitionError(
+                f"tool set {cls.__name__!r} cannot be made without {parameter.name!r}",
+                f"give it a default, or pass functools.partial({cls.__name__}, {parameter.name}=...)",
+            )
+    tools = []
+    for name, attribute in vars(cls).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(attribute, staticmethod | classmethod):
+            raise ToolDefinitionError(
+                f"tool set {cls.__name__!r}: {name!r} is a {type(attribute).__name__}",
+                "make it a plain method, or start its name with an underscore",
+            )
+        if inspect.isfunction(attribute):
+            parameters = list(_signature(attribute).parameters.values())
+            if not parameters:
+                raise ToolDefinitionError(f"tool set {cls.__name__!r}: {name!r} takes no self", "add the parameter")
+            tools.append(_define(attribute, parameters[1:], state=cls_or_factory))
+    if not tools:
+        raise ToolDefinitionError(
+            f"tool set {cls.__name__!r} defines no public methods", "inherited methods are no tools: define them here"
+        )
+    return tuple(tools)
+
+
+def _class_of(factory: Callable[..., Any]) -> type:
+    if inspect.isclass(factory):
+        return factory
+    if isinstance(factory, functools.partial):
+        return _class_of(factory.func)
+    try:
+        made = get_type_hints(factory).get("return")
+    except (NameError, TypeError):
+        made = None
+    if not inspect.isclass(made):
+        raise ToolDefinitionError(
+            f"tool_set cannot tell which class {factory!r} makes", "annotate the class as its return type"
+        )
+    return made
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise ToolDefinitionError(f"{function!r} cannot be a tool: {error}", "wrap it in a function") from error
+
+
+def _define(
+    function: Callable[..., Any], parameters: list[inspect.Parameter], state: Callable[[], Any] | None = None
+) -> Tool:
+    name = getattr(function, "__name__", repr(function))
+    if not _NAME.fullmatch(name):
+        raise ToolDefinitionError(
+            f"tool {name!r} has a name that chat APIs refuse",
+            "define a function with 1 to 64 ASCII letters, digits and underscores",
+        )
+    description = inspect.getdoc(function)
+    if not description:
+        raise ToolDefinitionError(f"tool {name!r} has no docstring", "the docstring is what the model reads; write one")
+    types_of = {p.name: _annotation(function, name, p) for p in parameters}
+    adapters = {p.name: _adapter(name, p, types_of[p.name]) for p in parameters}
+    defaults = {
+        p.name: _json_default(name, p, adapters[p.name]) for p in parameters if p.default is not inspect.Parameter.empty
+    }
+    convertible = {key: adapter for key, adapter in adapters.items() if not _passes_as_it_is(types_of[key])}
+    return Tool(
+        name,
+        description.split("\n\n")[0],
+        _schema(adapters, defaults),
+        function,
+        state=state,
+        convert=functools.partial(_converted, convertible) if convertible else None,
+    )
+
+
+def _annotation(function: Callable[..., Any], name: str, parameter: inspect.Parameter) -> Any:
+    where = f"tool {name!r}: parameter {parameter.name!r}"
+    if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+        raise ToolDefinitionError(f"{where} cannot be passed by name", "models pass all arguments by name")
+    if parameter.annotation is parameter.empty:
+        raise ToolDefinitionError(f"{where} has no type annotation", "the annotation is what the model reads; write it")
+    # One at a time, and not that of the result: get_type_hints fails on the first name that it does not know.
+    alone = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    names = getattr(inspect.unwrap(function), "__globals__", {})
+    try:
+        return get_type_hints(alone, names, include_extras=True)[parameter.name]
+    except (NameError, SyntaxError, TypeError, AttributeError) as error:
+        raise ToolDefinitionError(
+            f"{where} has a type that cannot be resolved: {error}",
+            "define or import the type at the top level of the function's module",
+        ) from error
+
+
+def _adapter(name: str, parameter: inspect.Parameter, annotation: Any) -> TypeAdapter[Any]:
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        adapter.json_schema()
+    except PydanticUserError as error:
+        raise ToolDefinitionError(
+            f"tool {name!r}: parameter {parameter.name!r} has a type without JSON Schema: {error.message}",
+            "use types that JSON has, enums, dates or pydantic models",
+        ) from error
+    return adapter
+
+
+def _json_default(name: str, parameter: inspect.Parameter, adapter: TypeAdapter[Any]) -> Any:
+    where = f"tool {name!r}: the default {parameter.default!r} of parameter {parameter.name!r}"
+    try:
+        adapter.validate_python(parameter.default)
+        default = adapter.dump_python(parameter.default, mode="json")
+    except ValidationError as error:
+        raise ToolDefinitionError(
+            f"{where} is not of its type: {error.errors()[0]['msg']}", "annotate what it is, such as `int | None`"
+        ) from error
+    except PydanticSerializationError as error:
+        raise ToolDefinitionError(f"{where} has no JSON", "use None and fill it in inside the function") from error
+    return default
+
+
+def _schema(adapters: Mapping[str, TypeAdapter[Any]], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON Schema of the parameters. Nested types stand where they are used, as small models do not follow
+    references; only recursive ones stay under `$defs`."""
+    found, shared = TypeAdapter.json_schemas([(key, "validation", adapter) for key, adapter in adapters.items()])
+    definitions = shared.get("$defs", {})
+    schemas = {key: found[key, "validation"] for key in adapters}
+    try:
+        schemas = {key: _flat(schema, definitions) for key, schema in schemas.items()}
+        definitions = {}
+    except RecursionError:
+        pass
+    for key, schema in schemas.items():
+        schema.pop("title", None)
+        if key in defaults:
+            schemas[key] = dict(sorted({**schema, "default": defaults[key]}.items()))
+    required = [key for key in adapters if key not in defaults]
+    return {
+        **({"$defs": definitions} if definitions else {}),
+        "properties": schemas,
+        **({"required": required} if required else {}),
+        "type": "object",
+        "additionalProperties": False,
+    }
+
+
+def _flat(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
+    """`schema` without titles, and with what its references stand for in their place.
+
+    Raises: RecursionError for a type that contains itself.
+    """
+    if isinstance(schema, list):
+        return [_flat(part, definitions, inside) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    flat: dict[str, Any] = {}  # its keys sorted, as pydantic sorts those of a model: schemas must stay what they were
+    for key, value in schema.items():
+        if key == "$ref":
+            target = value.removeprefix("#/$defs/")
+            if target in inside:
+                raise RecursionError(target)
+            flat = {**_flat(definitions[target], definitions, (*inside, target)), **flat}
+        elif key in ("properties", "patternProperties"):  # a parameter may be called "title"
+            flat[key] = {name: _flat(part, definitions, inside) for name, part in value.items()}
+        elif key in ("default", "const", "enum", "examples"):
+            flat[key] = value
+        elif key not in ("title", "discriminator"):  # the latter, an extension, refers to $defs in its own way
+            flat[key] = _flat(value, definitions, inside)
+    return dict(sorted(flat.items()))
+
+
+def _passes_as_it_is(annotation: Any) -> bool:
+    """Whether a JSON value that fits the schema needs no conversion. It would cost time, and digits: pydantic makes
+    whole numbers floats where a float is wanted. An `int` does need it, as 1.0 is an integer to JSON Schema."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        described = all(isinstance(extra, FieldInfo | str) for extra in arguments[1:])
+        return described and _passes_as_it_is(arguments[0])
+    if origin is Literal:
+        return all(type(value) in (str, bool, type(None)) for value in arguments)
+    if origin in (Union, types.UnionType, list, dict):
+        return all(_passes_as_it_is(argument) for argument in arguments)
+    return annotation in (str, float, bool, types.NoneType, None, list, dict, Any, object)
+
+
+def _converted(adapters: Mapping[str, TypeAdapter[Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    converted = dict(arguments)
+    for name, adapter in adapters.items():
+        if name in arguments:
+            try:
+                converted[name] = adapter.validate_json(json.dumps(arguments[name]))
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(str(part) for part in (name, *first["loc"]))
+                raise ToolFailure(f"invalid arguments: {where}: {first['msg']}") from None
+    return converted

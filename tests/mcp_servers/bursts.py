@@ -1,0 +1,35 @@
+"""Floods, in the way asked for by a call, until it is killed or for `count` messages."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+
+from by_hand import Message, answer, send, serve, text, tool, write
+
+LOG = json.dumps({"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x" * 200}})
+PING = '{"jsonrpc": "2.0", "id": 1, "method": "ping"}'
+
+
+def call(request: Message) -> None:
+    arguments = request["params"].get("arguments", {})
+    match arguments.get("how"):
+        case "some messages":
+            write((LOG + "\n") * 2000)
+        case "messages":
+            for _ in itertools.count():
+                write((LOG + "\n") * 100)
+        case "requests":  # and never reads what it gets for them
+            for _ in itertools.count():
+                write((PING + "\n") * 100)
+        case "a message":
+            send(text("x" * 100_000_000))
+        case "errors":
+            for _ in range(200):
+                print("E" * 100_000, file=sys.stderr)
+    answer(request, text("done"))
+
+
+if __name__ == "__main__":
+    serve([tool("work", how={"type": "string"})], call)

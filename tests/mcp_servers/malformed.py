@@ -1,0 +1,68 @@
+"""Speaks badly: `start` from its first word on, `tools` offers what nobody can call, `calls` in the way asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from by_hand import Message, answer, requests, send, serve, text, tool, write
+
+TOOLS = {
+    "no object": {"name": "broken", "inputSchema": {"type": "array"}},
+    "no schema": {"name": "broken", "inputSchema": {"type": "object", "properties": {"x": {"type": "nonsense"}}}},
+    "nowhere": {"name": "broken", "inputSchema": {"type": "object", "properties": {"x": {"$ref": "http://0.0.0.0/x"}}}},
+    "endless": {"name": "broken", "inputSchema": {"type": "object", "$ref": "#"}},
+    "no name": {"inputSchema": {"type": "object"}},
+}
+
+
+def call(request: Message) -> None:
+    good = {"jsonrpc": "2.0", "id": request["id"], "result": text("well said")}
+    match request["params"].get("arguments", {}).get("how"):
+        case "garbage around":
+            write("Loading model... 100%\n\x00\x01{{{\n\n")
+            send(good)
+            write("[1, 2\n")
+        case "invalid utf-8":
+            sys.stdout.buffer.write(b"\xff\xfe\n" + json.dumps(good).encode() + b"\n")
+            sys.stdout.flush()
+        case "only garbage":
+            write("It is 42.\n")
+        case "wrong id":
+            send(good | {"id": 10**6})
+        case "wrong version":
+            send(good | {"jsonrpc": "1.0"})
+        case "half a line":
+            write(json.dumps(good)[:30])
+        case "wrong shape":
+            answer(request, {"content": "a string"})
+        case "a list":
+            answer(request, [1, 2])
+        case "null":
+            answer(request, None)
+        case "error":
+            send({"jsonrpc": "2.0", "id": request["id"], "error": {"code": -32000, "message": "out of cheese"}})
+        case "wrong error":
+            send({"jsonrpc": "2.0", "id": request["id"], "error": "out of cheese"})
+        case "twice":
+            send(good)
+            send(good)
+        case "asks back":
+            send({"jsonrpc": "2.0", "id": "q", "method": "sampling/createMessage", "params": {}})
+            send(good)
+        case _:
+            send(good)
+
+
+if __name__ == "__main__":
+    match sys.argv[1]:
+        case "start":
+            for _ in requests():
+                write("command not understood\n")
+        case "shape":
+            for request in requests():
+                answer(request, {"hello": "world"})
+        case "tools":
+            serve([tool("fine"), TOOLS[sys.argv[2]]], call)
+        case _:
+            serve([tool("work", how={"type": "string"})], call)
