@@ -142,16 +142,21 @@ WAYS: dict[str, tuple[Callable[[Tool], None], float]] = {
 }
 
 
-def timed(run: Callable[[], None]) -> tuple[float, float]:
+def timed(run: Callable[[Tool], None], offered: Tool) -> tuple[float, float]:
     """Wall seconds, and CPU seconds of this process and its children."""
     wall, cpu = time.perf_counter(), _cpu_seconds()
-    run()
+    run(offered)
     return time.perf_counter() - wall, _cpu_seconds() - cpu
 
 
 def _cpu_seconds() -> float:
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def _ratio(theirs: list[tuple[float, float]], ours: list[tuple[float, float]]) -> float:
+    """Of wall seconds, the median of the rounds."""
+    return statistics.median(one / other for (one, _), (other, _) in zip(theirs, ours, strict=True))
 
 
 def hang() -> dict[str, float]:
@@ -183,18 +188,16 @@ def main() -> None:
         seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
         for _ in range(arguments.rounds):
             for way, (run, factor) in WAYS.items():
-                wall, cpu = timed(lambda run=run: run(offered))  # type: ignore[misc]
+                wall, cpu = timed(run, offered)
                 seconds[way].append((wall * factor, cpu * factor))
         result[offered.name] = {
             way: {
                 "wall_s": [round(wall, 3) for wall, _ in of_way],
                 "cpu_s": [round(cpu, 3) for _, cpu in of_way],
-                "times_the_executor": round(
-                    statistics.median(wall / ours for (wall, _), (ours, _) in zip(of_way, seconds["executor"], strict=True)), 1
-                ),
+                "times_the_executor": round(_ratio(of_way, seconds["executor"]), 1),
             }
             for way, of_way in seconds.items()
-        }  # fmt: skip
+        }
     result["hang"] = {key: round(value, 3) for key, value in hang().items()}
     print(json.dumps(result, indent=2))
     if arguments.json is not None:

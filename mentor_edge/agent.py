@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,7 +17,7 @@ from mentor_edge.tasks.answers import boxed_answer
 from mentor_edge.tools.executor import Session, ToolExecutor, ToolRequest, ToolResult
 from mentor_edge.tools.types import Tool
 
-__all__ = ["AgentLimits", "ToolAgent", "conversation_waves", "run_conversations"]
+__all__ = ["AgentLimits", "ToolAgent", "run_conversations"]
 
 
 @dataclass(slots=True)
@@ -91,24 +91,11 @@ def run_conversations(
     Tools are executed for real; what goes wrong in one conversation ends up in its trajectory and in no other.
     """
     trajectories: list[Trajectory] = []
-    for wave in conversation_waves(engine, tasks, executor, limits, temperature=temperature):
-        trajectories += wave
+    for start in range(0, len(tasks), engine.batch_size):
+        trajectories += _run_wave(engine, tasks[start : start + engine.batch_size], executor, limits, temperature)
         if on_progress is not None:
             on_progress(len(trajectories))
     return trajectories
-
-
-def conversation_waves(
-    engine: Engine | ChatEngine,
-    tasks: Sequence[Conversation],
-    executor: ToolExecutor,
-    limits: AgentLimits,
-    *,
-    temperature: float = 0.0,
-) -> Iterator[list[Trajectory]]:
-    """`run_conversations`, giving the trajectories of each batch of `engine.batch_size` tasks as it ends."""
-    for start in range(0, len(tasks), engine.batch_size):
-        yield _run_wave(engine, tasks[start : start + engine.batch_size], executor, limits, temperature)
 
 
 def _run_wave(
@@ -166,20 +153,21 @@ class ToolAgent:
         self.tools = tuple(sorted(tools, key=lambda tool: tool.name))
         self.limits = limits or AgentLimits()
         self._executor = ToolExecutor()
+        self._opened = ExitStack()  # what `load` opened; an engine that was given belongs to the caller
 
     @classmethod
     def load(cls, path: str | Path, tools: Sequence[Tool], limits: AgentLimits | None = None) -> ToolAgent:
-        """Open an exported GGUF file or ONNX directory in its own runtime.
+        """Open an exported GGUF file or ONNX directory in its own runtime; also a Hugging Face directory, or the URL of
+        an OpenAI-compatible endpoint that serves one model.
 
-        Raises: EngineError when it cannot be loaded.
+        Raises: EngineError when it cannot be loaded, StudentError for a Hugging Face directory.
         """
-        if Path(path).is_dir():
-            from mentor_edge.engines.onnx import OnnxEngine
+        from mentor_edge.engines.open import open_engine
 
-            return cls(OnnxEngine(path), tools, limits)
-        from mentor_edge.engines.llama_cpp import LlamaCppEngine
-
-        return cls(LlamaCppEngine(path), tools, limits)
+        with ExitStack() as opened:
+            agent = cls(opened.enter_context(open_engine(path)), tools, limits)
+            agent._opened = opened.pop_all()
+        return agent
 
     def run(self, question: str | Sequence[Message]) -> Trajectory:
         """Answer one question, executing tools as the model asks for them."""
@@ -188,10 +176,9 @@ class ToolAgent:
         return run_conversations(self.engine, [task], self._executor, self.limits)[0]
 
     def close(self) -> None:
+        """End the tools' processes, and the engine's if `load` opened it."""
         self._executor.close()
-        close = getattr(self.engine, "close", None)
-        if close is not None:
-            close()
+        self._opened.close()
 
     def __enter__(self) -> ToolAgent:
         return self

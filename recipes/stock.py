@@ -27,11 +27,14 @@ def _environment_class(names: Sequence[str], tasks: Mapping[str, Task], executor
     """A class whose public methods are the named tools, bound by `reset` to the task of the row."""
 
     def reset(self: Any, *, task_id: str, **_: Any) -> None:
+        if hasattr(self, "_session"):  # TRL uses an instance for one rollout after another
+            self._session.close()
         self._tools = tasks[task_id].tools_by_name
+        self._session = executor.session()
 
     def method(name: str) -> Callable[..., str]:
         def call(self: Any, **arguments: Any) -> str:
-            return executor.run(ToolCall(name, arguments), self._tools).content
+            return executor.run(ToolCall(name, arguments), self._tools, self._session).content
 
         call.__name__ = name
         return call

@@ -86,7 +86,8 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, student: Path) -> None:
     assert "4 mistakes" in wrong and all(word in wrong for word in ("dpo", "seeds", "loud", "lora.rank"))
     assert "no student here" in failure("compare", NANO_COMPARE, "--bases", "no student here", cwd=tmp_path)
     assert "cannot read none.json" in failure("report", "none.json", cwd=tmp_path)
-    assert "unknown tools: hammer" in failure("run", student, "hi", "--tools", "hammer", cwd=tmp_path)
+    wrong = failure("run", student, "hi", "--tools", "hammer", "--tools", "ad,ceil", cwd=tmp_path)
+    assert "2 mistakes" in wrong and "'hammer' is no tool" in wrong and "'ad' is no tool (did you mean 'add'?)" in wrong
 
 
 def test_a_malformed_task_names_its_line_and_field(tmp_path: Path, student: Path) -> None:
@@ -148,6 +149,18 @@ def test_ctrl_c_says_one_line_and_resume_is_offered(tmp_path: Path) -> None:
     assert child.wait(timeout=60) == 130
     assert rest == ["interrupted; the same command with --resume goes on"]
     assert not (tmp_path / "out" / "base").exists() and not list((tmp_path / "out").glob(".*"))
+
+
+def test_run_offers_the_tools_that_are_named(tmp_path: Path, nano_student: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        'def sum_of(a: float, b: float) -> float:\n    """a plus b"""\n    return a + b\n'
+    )
+    question = "tom has 2 pens. tom gets 3 more. what is the result?"
+    done = run("run", nano_student, question, "--tools", "import:mine.py:sum_of", "--tools", "add,ceil", "--json",
+               cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answered = json.loads(done.stdout)
+    assert answered["messages"][0]["role"] == "assistant" and answered["ending"] in done.stderr
 
 
 def test_fit_says_what_the_last_step_was_like_and_goes_on_from_another_run(tmp_path: Path, nano_student: Path) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from scripted_engine import ScriptedEngine, call_text
 
-from mentor_edge.agent import AgentLimits, conversation_waves, run_conversations
-from mentor_edge.dialogue import parse_turn
+from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import ChatEngine, ChatRequest, Reply, Sampling
 from mentor_edge.messages import Ending, Message
 from mentor_edge.tasks.types import Task
+from mentor_edge.tool_calls import parse_turn
 from mentor_edge.tools.calculator import CALCULATOR
 from mentor_edge.tools.executor import ToolExecutor
 from mentor_edge.tools.types import Tool
@@ -91,15 +91,6 @@ def test_a_conversation_without_room_ends_out_of_tokens(executor):
     first, second, third = run_conversations(engine, [task("<a>"), task("<b>"), task("<c>")], executor, tight)
     assert {t.ending for t in (first, second, third)} == {Ending.OUT_OF_TOKENS}
     assert first.messages == () and len(second.messages) == 2 and len(third.messages) == 4
-
-
-def test_waves_come_one_batch_at_a_time(executor):
-    engine = ScriptedChat(SCRIPT)
-    waves = conversation_waves(engine, [task(question) for question in SCRIPT], executor, LIMITS)
-    assert len(next(waves)) == 3
-    asked = len(engine.asked)
-    assert len(next(waves)) == 3 and len(engine.asked) > asked
-    assert next(waves, None) is None
 
 
 class Counter:

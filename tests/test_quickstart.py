@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from mentor_edge.agent import ToolAgent
-from mentor_edge.cli.targets import calculator_tools
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.files import sha256_of
+from mentor_edge.tools.calculator import CALCULATOR
 
 COMMAND = [sys.executable, "-m", "mentor_edge", "quickstart", "--smoke", "--out", "out"]
 
@@ -80,7 +80,7 @@ def test_weights_changed_and_survived_conversion(finished: Path) -> None:
 def test_an_exported_file_answers_and_its_calls_are_executed(finished: Path) -> None:
     conversation = summary_of(finished)["conversation"]
     assert conversation["messages"][0]["role"] == "assistant"
-    with ToolAgent.load(finished / "out" / conversation["file"], calculator_tools("add,divide")) as agent:
+    with ToolAgent.load(finished / "out" / conversation["file"], CALCULATOR) as agent:
         first, second = (agent.run("tom has 2 pens. tom gets 3 more. what is the result?") for _ in range(2))
     assert first == second and first.messages[0].role == "assistant"
 

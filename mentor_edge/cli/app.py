@@ -25,6 +25,7 @@ import typer
 
 from mentor_edge.cli.evaluate import evaluate
 from mentor_edge.cli.screen import StageProgress, console, print_json
+from mentor_edge.cli.tasks import Json, Tools
 from mentor_edge.cli.tasks import app as tasks_app
 from mentor_edge.errors import MentorEdgeError
 
@@ -36,8 +37,6 @@ app = typer.Typer(
     "that lost the skill.",
 )
 app.add_typer(tasks_app, name="tasks")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
 @app.command()
@@ -178,19 +177,22 @@ def export(
 
 @app.command()
 def run(
-    target: Annotated[Path, typer.Argument(help="A run, an artifact, a GGUF file or an ONNX directory.")],
+    target: Annotated[Path, typer.Argument(help="A run, an artifact, a GGUF file, an ONNX or Hugging Face directory.")],
     question: Annotated[str, typer.Argument(help="What to ask.")],
-    tools: Annotated[str, typer.Option(help="Calculator tools to offer, separated by commas, or all.")] = "all",
+    tools: Tools = None,
     quant: Annotated[str | None, typer.Option(help="Which of the target's exported files. Default: the first.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask an exported model one question; its tool calls are really executed."""
+    """Ask an exported model one question; its tool calls are really executed. Default tools: the calculator's."""
     from mentor_edge.agent import ToolAgent
     from mentor_edge.cli.report import print_conversation
-    from mentor_edge.cli.targets import calculator_tools, resolve_target
+    from mentor_edge.cli.targets import resolve_target
+    from mentor_edge.tools.catalog import load_tools
 
     path = resolve_target(target, quant)
-    with ToolAgent.load(path, calculator_tools(tools)) as agent:
+    # Names of calculator tools may share one option, separated by commas; commands and paths may hold commas.
+    specs = [part for spec in tools or ["calculator"] for part in ([spec] if ":" in spec else _parts(spec) or [])]
+    with load_tools(specs) as box, ToolAgent.load(path, box.tools) as agent:
         trajectory = agent.run(question)
     messages = [message.to_openai() for message in trajectory.messages]
     print_conversation(question, messages)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from mentor_edge.errors import RunError
-from mentor_edge.tools.types import Tool
 
 
 def resolve_target(target: Path, quant: str | None) -> Path:
@@ -67,18 +66,3 @@ def merged_directory(target: Path) -> Path:
     from mentor_edge.recipes import Run
 
     return Run.load(target).merged()
-
-
-def calculator_tools(names: str) -> list[Tool]:
-    """Calculator tools by name, separated by commas; "all" for the twelve.
-
-    Raises: RunError for an unknown name.
-    """
-    from mentor_edge.tools.calculator import CALCULATOR
-
-    known = {tool.name: tool for tool in CALCULATOR}
-    wanted = list(known) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in known]
-    if unknown:
-        raise RunError(f"unknown tools: {', '.join(unknown)}", f"known: {', '.join(known)}")
-    return [known[name] for name in wanted]
