@@ -170,6 +170,20 @@ def load_training_suite(config: TasksConfig, seed: int, tools: Mapping[str, Tool
     return Suite(suite.name, suite.version, suite.tasks[: config.limit])
 
 
+def tasks_trained_on(run: Run) -> list[Task]:
+    """The tasks that a run was given to train on, and those of the runs that it went on from.
+
+    Raises: ConfigError, TaskError when they cannot be loaded any more (a file or a server that is gone).
+    """
+    from . import RECIPES
+
+    recipe = RECIPES[run.recipe](**read_yaml(run.directory / "config.yaml"))
+    with load_tools(recipe.config.tasks.tools) as tools:
+        tasks = list(recipe.load_tasks(tools.by_name).tasks)
+    before = recipe.config.from_run
+    return tasks if before is None else [*tasks_trained_on(Run.load(before)), *tasks]
+
+
 def recipe_from_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Make the recipe that a YAML file names in its `recipe` key.
 

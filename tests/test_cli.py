@@ -177,3 +177,8 @@ def test_fit_says_what_the_last_step_was_like_and_goes_on_from_another_run(tmp_p
     again = run("fit", "recipe.yaml", "--set", "from_run=a", "--set", "output_dir=b", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert json.loads((tmp_path / "b" / "run.json").read_text())["student"].endswith("a/merged")
+    measured = run("evaluate", "b", "--limit", "1", "--report", "b.md", "--json", cwd=tmp_path)
+    found = json.loads(measured.stdout)["contamination"]
+    assert found["training"] == 24 and found["evaluation"] == 8 and found["exact"] == 0  # both runs' tasks
+    statement = next(line for line in measured.stderr.splitlines() if "overlap with 24 training tasks" in line)
+    assert statement in (tmp_path / "b.md").read_text()

@@ -15,11 +15,12 @@ import typer
 
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.cli.tasks import Json, Tools
-from mentor_edge.errors import EngineError
+from mentor_edge.errors import EngineError, MentorEdgeError
 
 if TYPE_CHECKING:
     from mentor_edge.agent import AgentLimits
     from mentor_edge.evaluation.evaluate import Evaluation
+    from mentor_edge.tasks.contamination import ContaminationReport
     from mentor_edge.tasks.types import Suite
 
 ITEMS_DIRECTORY = Path("runs/evaluate")
@@ -76,12 +77,17 @@ def evaluate(
             place = _place(target, quant, model, api_key_env)
             measured = _measured(place, tasks, limits, items, again=again)
     print_evaluation(measured.evaluation, measured.title)
+    overlap = None if target is None else _overlap_with_training(Path(target), tasks)
+    if overlap is not None:
+        console.print(overlap.statement, markup=False, soft_wrap=True)
     console.print(f"rows: {measured.items}", markup=False, soft_wrap=True)
     if report is not None:
-        written = write_evaluation_report(report, measured.evaluation, measured.title)
+        notes = [] if overlap is None else [overlap.statement]
+        written = write_evaluation_report(report, measured.evaluation, measured.title, notes)
         console.print(f"report: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
     if as_json:
-        print_json({"target": measured.title, "items": str(measured.items), **measured.evaluation.to_json()})
+        found = {"target": measured.title, "items": str(measured.items), **measured.evaluation.to_json()}
+        print_json(found | ({} if overlap is None else {"contamination": overlap.to_json()}))
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,23 @@ def _scored(predictions: Path, tasks: Suite, items: Path | None) -> _Measured:
     path = items or _default_items(predictions.stem, tasks, evaluation.identity)
     evaluation.write_jsonl(path)
     return _Measured(evaluation, str(predictions), path)
+
+
+def _overlap_with_training(target: Path, tasks: Suite) -> ContaminationReport | None:
+    """How much of the suite stands among the tasks that a run was trained on; None for what is no run, or one whose
+    tasks cannot be loaded any more, which is said."""
+    from mentor_edge.recipes import Run
+    from mentor_edge.recipes.base import tasks_trained_on
+    from mentor_edge.tasks.contamination import contamination
+
+    runs = [run for run in (target, target / "mentor") if (run / "run.json").is_file()]  # the latter: a quickstart's
+    if not runs:
+        return None
+    try:
+        return contamination(tasks_trained_on(Run.load(runs[0])), tasks.tasks)
+    except MentorEdgeError as error:
+        console.print(f"not compared with the training tasks: {error.problem}", markup=False, soft_wrap=True)
+        return None
 
 
 def _default_items(name: str, tasks: Suite, identity: str) -> Path:

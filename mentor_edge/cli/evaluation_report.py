@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -36,8 +36,8 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
         console.print(statement, markup=False)
 
 
-def write_evaluation_report(path: Path, evaluation: Evaluation, title: str) -> list[Path]:
-    """Write the figures as Markdown, and the picture beside it; returns both paths.
+def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, notes: Sequence[str] = ()) -> list[Path]:
+    """Write the figures as Markdown, with `notes` below them and the picture beside it; returns both paths.
 
     Raises: OutputError.
     """
@@ -56,7 +56,7 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str) -> l
         *(f"- {name}: {value}" for name, value in facts.items()), "",
         *markdown_table(header, [[cell.replace("|", r"\|") for cell in row] for row in rows]), "",
         f"![accuracy with 95 % intervals]({picture.name})", "",
-        *(f"- {statement}" for statement in (*_statements(evaluation), *_NOTES)), "",
+        *(f"- {statement}" for statement in (*_statements(evaluation), *notes, *_NOTES)), "",
     ]  # fmt: skip
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")

@@ -110,6 +110,7 @@ class _Session:
 
     def run(self) -> dict[str, Any]:
         from mentor_edge.recipes import MentorRecipe, SFTRecipe
+        from mentor_edge.tasks.contamination import contamination
         from mentor_edge.tasks.nano.suites import evaluation_suite, training_suite
 
         out, stages, plan = self.out, self.stages, self.plan
@@ -138,6 +139,7 @@ class _Session:
             "seconds": stages.seconds | {"total": round(sum(stages.seconds.values()), 1)},
             "student": base,
             "traces": traces,
+            "overlap": contamination(training.tasks, suite.tasks).statement,
             "accuracy": {name: _accuracy(by_domain) for name, by_domain in right.items()},
             "lift": {name: _lift(right["base"], right[name]) for name in ("sft", "mentor")},
             "training": {

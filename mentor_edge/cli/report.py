@@ -70,6 +70,7 @@ def print_summary(summary: Mapping[str, Any], out: Path) -> None:
     console.print(accuracy)
     for name in summary["lift"]:
         console.print(_lift_line(summary, name), markup=False)
+    console.print(summary["overlap"], markup=False)
     title = "gate: merged torch model against the file in llama.cpp"
     gate = Table(*_ARTIFACT_HEADER, title=title, title_justify="left")
     for row in _artifact_rows(summary):
@@ -125,7 +126,7 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> None:
         f"{summary['traces']['calls_per_trace']} calls each.", "",
         "## Accuracy, % (greedy, merged model in torch)", "",
         *markdown_table(["split", "n", *summary["accuracy"]], _accuracy_rows(summary)), "",
-        *(f"- {_lift_line(summary, name)}" for name in summary["lift"]), "",
+        *(f"- {_lift_line(summary, name)}" for name in summary["lift"]), f"- {summary['overlap']}", "",
         "![reward and accuracy of the MENTOR rollouts](training.png)", "",
         "## Gate", "",
         "Merged torch model against the file in llama.cpp, item by item; a file's verdict is the worst of its splits. "

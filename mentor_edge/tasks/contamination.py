@@ -74,6 +74,17 @@ class ContaminationReport:
             for domain, shares in self.shares.items()
         }
 
+    @property
+    def statement(self) -> str:
+        """The report in one line."""
+        shares = [share for of_domain in self.shares.values() for share in of_domain]
+        equal = sum(found.exact for found in self.overlaps)
+        return (
+            f"overlap with {self.training} training tasks: of {len(shares)} tasks, {equal} equal, "
+            f"{len(self.overlaps) - equal} more with a share of {self.threshold:g} or more of their {self.n}-grams in "
+            f"one of them, mean share {sum(shares) / max(1, len(shares)):.3f}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The report with its twenty worst pairs."""
         return {
