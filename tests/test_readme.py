@@ -52,12 +52,31 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     assert links and not [link for link in links if not (ROOT / link).exists()]
 
 
-def test_the_python_of_the_readme_names_things_that_exist() -> None:
-    (block,) = blocks(README, "python")
-    compile(block, "README.md", "exec")
-    imports = [line for line in block.splitlines() if line.startswith("from ")]
+PYTHON = [(path.name, block) for path in DOCUMENTS if path.suffix == ".md" for block in blocks(path, "python")]
+
+
+@pytest.mark.parametrize("block", [block for _, block in PYTHON], ids=[name for name, _ in PYTHON])
+def test_the_python_of_the_documents_names_things_that_exist(block: str) -> None:
+    compile(block, "document", "exec")
+    imports = [line for line in block.splitlines() if line.lstrip().startswith("from mentor_edge")]
     assert imports
-    subprocess.run([sys.executable, "-c", "\n".join(imports)], check=True, cwd="/")
+    subprocess.run([sys.executable, "-c", "\n".join(map(str.strip, imports))], check=True, cwd="/")
+
+
+def test_the_tools_of_the_documents_work() -> None:
+    code = blocks(ROOT / "docs" / "tools.md", "python")[0] + (
+        "from mentor_edge import ToolCall\n"
+        "from mentor_edge.tools.executor import ToolExecutor\n"
+        "by_name = {tool.name: tool for tool in tools}\n"
+        "with ToolExecutor() as executor, executor.session() as session:\n"
+        "    for name, arguments in (\n"
+        "        ('forecast', {'place': {'city': 'Rome'}, 'days': 2}), ('write', {'text': 'a'}),\n"
+        "        ('write', {'text': 'b'}), ('read', {}),\n"
+        "    ):\n"
+        "        print(executor.run(ToolCall(name, arguments), by_name, session).content)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, cwd="/", capture_output=True, text=True)
+    assert done.stdout.splitlines() == ['{"day 1": 21}', "1", "2", '["a", "b"]']
 
 
 @pytest.mark.slow
