@@ -79,7 +79,8 @@ def load_tools(specs: Sequence[ToolSpec]) -> ToolBox:
                 problems.append(f"tools: {error}")
                 continue
             except MentorEdgeError as error:
-                problems.append(f"tools: {source}: {'; '.join(str(error).splitlines())}")
+                said = "; ".join(" ".join(part.split()) for part in (error.problem, error.hint) if part)
+                problems.append(f"tools: {source}: {said}")
                 continue
             for one in found:
                 if one.name in origins:
