@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from mentor_edge.errors import ToolDefinitionError
 from mentor_edge.messages import ToolCall
-from mentor_edge.tools import pool
+from mentor_edge.tools import nursery, pool
 from mentor_edge.tools.calculator import CALCULATOR
 from mentor_edge.tools.definition import tool_set
 from mentor_edge.tools.executor import ToolExecutor, ToolRequest, ToolResult
@@ -354,6 +354,31 @@ def test_quick_calls_share_a_process(monkeypatch):
         assert len({result.content for result in executor.run_all(requests(100, wrap(os.getpid)))}) == 1
 
 
+def test_workers_that_are_no_longer_needed_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(pool, "_IDLE", 0.05)
+    with ToolExecutor(timeout=60) as executor:
+        executor.run_all(requests(4, wrap(meets, place=str(tmp_path), count=4)))
+        pids = [int(name.removeprefix("met-")) for name in os.listdir(tmp_path)]
+
+        def few_are_left() -> bool:
+            executor.run(ToolCall("t", {}), wrap(meets, place=str(tmp_path), count=1))
+            return sum(map(is_alive, pids)) == 1
+
+        wait_until(few_are_left, "one worker is left of four")
+
+
+def test_a_nursery_that_does_not_answer_is_given_up(monkeypatch, tmp_path):
+    monkeypatch.setattr(pool, "_START", 0.5)
+    monkeypatch.setattr(nursery, "_ANSWER", 0.5)
+    stop = Tool("stop", "", ANYTHING, lambda: os.kill(os.getppid(), signal.SIGSTOP))
+    tools = {"stop": stop, **wrap(meets, place=str(tmp_path), count=2)}
+    with ToolExecutor(timeout=30) as executor:
+        assert not executor.run(ToolCall("stop", {}), tools).failed
+        assert any(result.failed for result in executor.run_all(requests(2, tools)))
+        assert not any(result.failed for result in executor.run_all(requests(2, tools)))
+        assert not executor.run(ToolCall("stop", {}), tools).failed
+
+
 def test_a_call_that_hangs_or_crashes_costs_no_other_call_its_result():
     def misbehaves(how: str) -> str:
         if how == "hang":
@@ -668,7 +693,9 @@ def test_the_end_of_one_worker_spares_what_another_has_running(tmp_path):
     assert not is_alive(daemon)
 
 
-def test_nothing_outlives_a_caller_that_is_killed(tmp_path):
+@pytest.mark.parametrize("bystander", ["exec", "fork"])
+def test_nothing_outlives_a_caller_that_is_killed(tmp_path, bystander):
+    """Not even when another child of the caller, a fork, still holds the caller's end of all sockets."""
     code = (
         "import os, signal, sys, threading, time\n"
         "from mentor_edge.messages import ToolCall\n"
@@ -686,13 +713,22 @@ def test_nothing_outlives_a_caller_that_is_killed(tmp_path):
         "calls = [ToolRequest(ToolCall('leave', {'how': how}), tools) for how in ('hang', 'return')]\n"
         "threading.Thread(target=ToolExecutor(timeout=500).run_all, args=[calls]).start()\n"
         "while len(os.listdir(sys.argv[1])) < 6: time.sleep(0.02)\n"
+        "bystander = os.fork()\n"
+        "if bystander == 0: os.execvp('sleep', ['sleep', '600']) if sys.argv[2] == 'exec' else time.sleep(600)\n"
+        "print(bystander, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
-    assert done.returncode == -signal.SIGKILL
-    pids = [int(name) for name in os.listdir(tmp_path)]
-    assert len(pids) >= 6
-    wait_until(lambda: not any(map(is_alive, pids)), "the tools end with the program that started them")
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path), bystander], stdout=subprocess.PIPE) as caller:
+        assert caller.stdout is not None
+        survivor = int(caller.stdout.readline())
+        assert caller.wait(60) == -signal.SIGKILL
+        try:
+            pids = [int(name) for name in os.listdir(tmp_path)]
+            assert len(pids) >= 6
+            wait_until(lambda: not any(map(is_alive, pids)), "the tools end with the program that started them")
+            assert is_alive(survivor)
+        finally:
+            os.kill(survivor, signal.SIGKILL)
 
 
 def test_tools_see_no_secrets():

@@ -172,7 +172,7 @@ class _Batch:
         self._lane_of: dict[int, Hashable] = {}
         self._lanes: dict[Hashable, deque[int]] = {}
         self._calls: dict[PoolCall, int] = {}
-        self._remote: dict[Future[str], tuple[int, float]] = {}
+        self._remote: dict[int, tuple[Future[str], float]] = {}
 
     def run(self) -> list[ToolResult]:
         # All tools that are offered, called or not: each one met for the first time costs new processes.
@@ -191,7 +191,7 @@ class _Batch:
             while len(self._results) < len(self._requests):
                 self._wait()
         finally:  # after an interrupt, for instance
-            for future in self._remote:
+            for future, _ in self._remote.values():
                 future.cancel()
             if self._calls:
                 self._pool.abandon()
@@ -240,11 +240,11 @@ class _Batch:
         assert tool.remote is not None
         try:
             future = tool.remote(arguments, self._timeout)
+            future.add_done_callback(lambda _: self._pool.wake())
         except Exception as error:  # what went wrong over there is for the model to read
             self._results[index] = self._error(_said(error))
             return False
-        self._remote[future] = index, time.monotonic() + self._timeout + _REMOTE_GRACE
-        future.add_done_callback(lambda _: self._pool.wake())
+        self._remote[index] = future, time.monotonic() + self._timeout + _REMOTE_GRACE
         return True
 
     def _wait(self) -> None:
@@ -254,9 +254,9 @@ class _Batch:
             failed, text = call.outcome
             self._end(self._calls.pop(call), self._error(text) if failed else ToolResult(text))
         now = time.monotonic()
-        for future, (index, deadline) in list(self._remote.items()):
+        for index, (future, deadline) in list(self._remote.items()):
             if future.done() or deadline <= now:
-                del self._remote[future]
+                del self._remote[index]
                 self._end(index, self._remote_result(future))
 
     def _end(self, index: int, result: ToolResult) -> None:

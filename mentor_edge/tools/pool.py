@@ -194,7 +194,7 @@ class WorkerPool:
             self._give(idle.pop(), self._waiting.popleft())
             running += 1
         if self._waiting:
-            for _ in range(min(self._workers_worth_starting(), self._limit - running)):
+            for _ in range(self._workers_worth_starting()):
                 if not self._start(None):
                     break
 
