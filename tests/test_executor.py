@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,12 +286,13 @@ def test_a_forged_reply_harms_nobody_else(reply):
     def forge() -> None:
         for name in os.listdir("/proc/self/fd"):
             if Path("/proc/self/fd", name).is_socket():
-                os.write(int(name), len(reply).to_bytes(4, "little") + reply)
+                with suppress(OSError):  # sockets of other tests, which a fork has too, may be closed at the other end
+                    os.write(int(name), len(reply).to_bytes(4, "little") + reply)
 
     with ToolExecutor() as executor:
         results = executor.run_all([*requests(3, wrap(forge)), *requests(40, CALCULATORS, "add", a=1, b=2)])
-        assert all("ended its process" in result.content for result in results[:3])
         assert [result.content for result in results[3:]] == ["3"] * 40
+        assert all("ended its process" in result.content for result in results[:3]), results[:3]
 
 
 def test_arguments_larger_than_a_socket_buffer_arrive(executor):
