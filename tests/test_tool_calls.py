@@ -314,8 +314,8 @@ MEGABYTE = 1_000_000
 
 
 def seconds(text: str) -> float:
-    """Processor time, the best of three: what else the machine does is not counted, nor the collection of garbage, which
-    looks through all that other tests have left in memory."""
+    """Processor time, the best of three: what else the machine does is not counted, nor the collection of garbage,
+    which looks through all that other tests have left in memory."""
     taken = []
     gc.disable()
     try:
