@@ -7,7 +7,9 @@ import os
 import sys
 from dataclasses import dataclass
 
-_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "gguf", "llama-cpp-python")
+_PACKAGES = (
+    "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "gguf", "llama-cpp-python", "mcp", "openai",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ def examine() -> list[Finding]:
 
     llama = check_llama_cpp()
     packages = [_package(name) for name in _PACKAGES]
-    return [_python(), *packages, _threads(), Finding("llama.cpp", llama.ok, llama.message)]
+    return [_python(), *packages, _threads(), _isolation(), Finding("llama.cpp", llama.ok, llama.message)]
 
 
 def _python() -> Finding:
@@ -43,3 +45,12 @@ def _threads() -> Finding:
     good = policy.lower() == "passive"
     advice = "" if good else "; set it to passive: busy-waiting threads run 100 times slower on a shared machine"
     return Finding("threads", good, f"OMP_WAIT_POLICY is {policy or 'not set'}{advice}; {os.cpu_count()} cores")
+
+
+def _isolation() -> Finding:
+    from mentor_edge.tools.python_code import bubblewrap_problem
+
+    problem = bubblewrap_problem()
+    # Nothing is wrong without it: the tool is never offered unless it is named.
+    without = f"runs with the rights of the user, not in bubblewrap: {problem}"
+    return Finding("python(code)", True, "runs in bubblewrap" if problem is None else without)

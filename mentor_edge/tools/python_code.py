@@ -87,6 +87,11 @@ def python_tool(
     return tool(python)
 
 
+def bubblewrap_problem() -> str | None:
+    """Why code that the model writes is not run in bubblewrap here; None where it is."""
+    return _bubblewrap()[1]
+
+
 def _run(code: str, timeout: float | None, memory_bytes: int, wrapping: Sequence[str]) -> dict[str, Any]:
     """Raises: ToolFailure with what the model should read."""
     if timeout is None and worker.seconds_per_call is not None:
