@@ -88,11 +88,13 @@ def test_tools_are_not_to_be_run(suite):
     ("name", "content", "said"),
     [
         ("BFCL_v4_multiple.json", None, "cannot read"),
-        ("BFCL_v4_multiple.json", "{", "multiple.json:1: not a BFCL row"),
-        ("BFCL_v4_multiple.json", '{"question": []}', "multiple.json:1: 'id' is missing"),
-        ("BFCL_v4_multiple.json", '{"id": "new", "question": [[]], "function": []}', "'new' is missing"),
-        ("BFCL_v4_irrelevance.json", '{"id": 1, "question": [], "function": []}', "not a BFCL row"),
-        ("possible_answer/BFCL_v4_parallel.json", '\n{"id": "x"}', "parallel.json:2: 'ground_truth' is missing"),
+        ("BFCL_v4_multiple.json", "{", "multiple.json:1: not JSON"),
+        ("BFCL_v4_multiple.json", '{"question": []}', "multiple.json:1: id: missing"),
+        ("BFCL_v4_multiple.json", '{"id": "new", "question": [[]], "function": []}', "1: id: 'new' has no answer"),
+        ("BFCL_v4_irrelevance.json", '{"id": 1, "question": [], "function": []}', "id: expected text, found 1"),
+        ("BFCL_v4_irrelevance.json", '{"id": "1", "question": [], "function": []}', "not a BFCL row"),
+        ("BFCL_v4_irrelevance.json", '{"id": "1", "question": [[]]}', "'function' is missing"),
+        ("possible_answer/BFCL_v4_parallel.json", '\n{"id": "x"}', "parallel.json:2: ground_truth: missing"),
     ],
 )
 def test_malformed_files_are_named_with_the_line(tmp_path, name, content, said):

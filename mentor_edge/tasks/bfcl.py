@@ -21,16 +21,15 @@ Three differences are meant:
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mentor_edge.errors import TaskError
 from mentor_edge.messages import Message
+from mentor_edge.tasks.lines import field, read_rows
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.types import Tool
 
@@ -67,16 +66,11 @@ def load(directory: str | Path) -> Suite:
     tasks: list[Task] = []
     for category in CATEGORIES:
         name = f"BFCL_v4_{category}.json"
-        accepted: dict[str, tuple[Mapping[str, Any], ...]] = {}
+        accepted: dict[str, Sequence[Any]] = {}
         if category != "irrelevance":
-            answers = directory / "possible_answer" / name
-            for where, row in _rows(answers):
-                with _malformed(where):
-                    accepted[row["id"]] = tuple(dict(call) for call in row["ground_truth"])
-        for where, row in _rows(directory / name):
-            with _malformed(where):
-                truth = () if category == "irrelevance" else accepted[row["id"]]
-                tasks.append(_task(row, category, truth))
+            accepted = dict(read_rows(directory / "possible_answer" / name, _answer, what="BFCL answers"))
+        parse = partial(_task, category=category, accepted=accepted)
+        tasks += read_rows(directory / name, parse, what="BFCL tasks")
     return Suite("bfcl", VERSION, tuple(tasks))
 
 
@@ -204,38 +198,27 @@ def _one_to_one(fits: Sequence[Sequence[int]]) -> bool:
     return all(place(call, set()) for call in range(len(fits)))
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(
-            f"cannot read {path}: {error}", "give the folder that holds the BFCL_v4_*.json files"
-        ) from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            where = f"{path}:{number}"
-            with _malformed(where):
-                row = json.loads(line)
-            yield where, row
+def _answer(row: Any) -> tuple[str, list[Any]]:
+    return field(row, "id", str), field(row, "ground_truth", list)
 
 
-@contextmanager
-def _malformed(where: str) -> Iterator[None]:
+def _task(row: Any, category: str, accepted: Mapping[str, Sequence[Any]]) -> Task:
+    """Raises: ValueError for what is no BFCL task, or has no answer."""
+    identity = field(row, "id", str)
+    if category != "irrelevance" and identity not in accepted:
+        raise ValueError(f"id: {identity!r} has no answer in possible_answer/")
     try:
-        yield
+        prompt = tuple(Message(message["role"], message["content"]) for message in row["question"][0])
+        tools = tuple(
+            Tool(function["name"], function["description"], _json_schema(function["parameters"]), never_executed)
+            for function in row["function"]
+        )
+        truth = tuple(dict(call) for call in accepted.get(identity, ()))
     except KeyError as error:
-        raise TaskError(f"{where}: {error.args[0]!r} is missing") from error
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise TaskError(f"{where}: not a BFCL row ({error})") from error
-
-
-def _task(row: Mapping[str, Any], category: str, accepted: tuple[Mapping[str, Any], ...]) -> Task:
-    prompt = tuple(Message(message["role"], message["content"]) for message in row["question"][0])
-    tools = tuple(
-        Tool(function["name"], function["description"], _json_schema(function["parameters"]), never_executed)
-        for function in row["function"]
-    )
-    return Task(row["id"], prompt, tools, "ood", category, accepted_calls=accepted)
+        raise ValueError(f"{error.args[0]!r} is missing") from error
+    except (AttributeError, IndexError, TypeError) as error:
+        raise ValueError(f"not a BFCL row ({error})") from error
+    return Task(identity, prompt, tools, "ood", category, accepted_calls=truth)
 
 
 def _json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
