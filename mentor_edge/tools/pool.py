@@ -17,11 +17,12 @@ import time
 from collections import deque
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from mentor_edge.tools.channel import Channel
 from mentor_edge.tools.nursery import CALLERS_SOCKETS, Nursery
 from mentor_edge.tools.types import Target
-from mentor_edge.tools.worker import HEADER, Limits
+from mentor_edge.tools.worker import Limits
 
 PATIENCE = 0.003
 """Seconds that calls wait before another worker is considered, and seconds of waiting work that are worth one: about
@@ -57,7 +58,7 @@ class _Worker:
 
     name: int
     nursery: Nursery
-    connection: socket.socket
+    channel: Channel
     session: Hashable | None
     deadline: float
     ready: bool = False
@@ -65,8 +66,6 @@ class _Worker:
     started: float = 0.0
     doom: str | None = None
     killed: bool = False
-    inbox: bytearray = field(default_factory=bytearray)
-    outbox: bytearray = field(default_factory=bytearray)
 
 
 class WorkerPool:
@@ -122,7 +121,7 @@ class WorkerPool:
         self._dispatch()
         if not self._finished:
             for key, _ in self._selector.select(self._pause(until)):
-                if isinstance(key.data, _Worker):
+                if isinstance(key.data, int):
                     self._hear(key.data)
                 elif isinstance(key.data, Nursery):
                     self._take_deaths(key.data)
@@ -166,7 +165,7 @@ class WorkerPool:
     def close(self) -> None:
         """End all processes. The pool cannot be used again."""
         for worker in self._workers.values():
-            worker.connection.close()
+            worker.channel.close()
         for nursery in (*self._old_nurseries, self._nursery):
             if nursery is not None:
                 nursery.close()
@@ -243,14 +242,14 @@ class WorkerPool:
             if session is None and not self._shared:
                 self._finish(self._waiting.popleft(), True, f"no process could be started for the tool: {error}")
             return None
-        connection.setblocking(False)
-        worker = _Worker(self._names, self._nursery, connection, session, time.monotonic() + _START)
+        # Every character of a result takes at most twelve bytes: two \uXXXX.
+        channel = Channel(connection, 12 * self._limits.output + 100, self._selector, self._names)
+        worker = _Worker(self._names, self._nursery, channel, session, time.monotonic() + _START)
         self._workers[worker.name] = worker
         if session is None:
             self._shared.append(worker)
         else:
             self._of_session[session] = worker
-        self._selector.register(connection, selectors.EVENT_READ, worker)
         return worker
 
     def _give(self, worker: _Worker, call: PoolCall) -> None:
@@ -258,46 +257,25 @@ class WorkerPool:
         if worker.ready:
             worker.started = time.monotonic()
             worker.deadline = worker.started + self._limits.seconds
-            worker.outbox += call.message
-            self._speak(worker)
+            worker.channel.send(call.message)
 
-    def _speak(self, worker: _Worker) -> None:
-        with suppress(BlockingIOError):
-            try:
-                sent = worker.connection.send(worker.outbox)
-            except (BrokenPipeError, ConnectionResetError):
-                return  # it is dead, and reading will tell
-            del worker.outbox[:sent]
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.outbox else 0)
-        if self._selector.get_key(worker.connection).events != wanted:
-            self._selector.modify(worker.connection, wanted, worker)
-
-    def _hear(self, worker: _Worker) -> None:
-        """Take what a worker has sent, and send it what it has not taken yet."""
-        if worker.killed or worker.name not in self._workers:
+    def _hear(self, name: int) -> None:
+        """Take what a worker has sent."""
+        worker = self._workers.get(name)
+        if worker is None or worker.killed:
             return
-        if worker.outbox:
-            self._speak(worker)
         try:
-            data = worker.connection.recv(65536)
-        except BlockingIOError:
-            return
+            message = worker.channel.receive()
         except OSError:
-            data = b""
-        worker.inbox += data
-        # Every character of a result takes at most twelve: two \uXXXX.
-        size = int.from_bytes(worker.inbox[:HEADER], "little")
-        if not data or size > 12 * self._limits.output + 100:
             self._kill(worker)
-        elif len(worker.inbox) >= HEADER + size and len(worker.inbox) >= HEADER:
-            body = bytes(worker.inbox[HEADER : HEADER + size])
-            del worker.inbox[: HEADER + size]
-            self._take_reply(worker, body)
+            return
+        if message is not None:
+            self._take_reply(worker, message)
 
-    def _take_reply(self, worker: _Worker, body: bytes) -> None:
+    def _take_reply(self, worker: _Worker, message: bytes) -> None:
         call = worker.call
         try:
-            reply = json.loads(body)
+            reply = json.loads(message)
             if not worker.ready and reply is None:
                 worker.ready, worker.deadline = True, self._idle_until(worker)
                 if call is not None:
@@ -362,9 +340,7 @@ class WorkerPool:
             self._shared.remove(worker)
         if self._of_session.get(worker.session) is worker:
             del self._of_session[worker.session]
-        if worker.connection.fileno() >= 0:
-            self._selector.unregister(worker.connection)
-            worker.connection.close()
+        worker.channel.close()
 
     def _take_deaths(self, nursery: Nursery) -> None:
         if nursery is not self._nursery and nursery not in self._old_nurseries:
@@ -374,8 +350,7 @@ class WorkerPool:
             self._lose(nursery)
             return
         for name, code in deaths:
-            if name in self._workers:
-                self._hear(self._workers[name])  # it may have answered before it died
+            self._hear(name)  # it may have answered before it died
             if name in self._workers:
                 self._bury(self._workers[name], code)
         if nursery in self._old_nurseries and not any(w.nursery is nursery for w in self._workers.values()):
@@ -419,8 +394,7 @@ class WorkerPool:
         assert self._nursery is not None
         for worker in list(self._shared):
             self._kill(worker)
-        self._old_nurseries.append(self._nursery)
-        self._nursery = None
-        retired = self._old_nurseries[-1]
+        retired, self._nursery = self._nursery, None
+        self._old_nurseries.append(retired)
         if not any(worker.nursery is retired for worker in self._of_session.values()):
             self._lose(retired)
