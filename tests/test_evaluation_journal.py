@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -63,6 +64,22 @@ def engine(**options) -> CountingEngine:
 def measure(items: Path | None, one: CountingEngine, **options) -> Evaluation:
     options = {"identity": "model", "on_note": pytest.fail} | options
     return evaluate(one, MIXED, limits=LIMITS, items=items, **options)
+
+
+def test_an_interrupt_while_the_first_batch_reaches_the_disk_loses_nothing(tmp_path, monkeypatch, uninterrupted):
+    items, one, fsync = tmp_path / "items.jsonl", engine(), os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        fsync(descriptor)
+        if one.batches:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(items, one)
+    monkeypatch.undo()
+    rest = engine()
+    assert measure(items, rest) == uninterrupted and rest.batches == BATCHES[1:]
 
 
 @pytest.fixture(scope="module")

@@ -148,9 +148,14 @@ class Journal:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if not self.batches:
+        # The file is asked, not `batches`: Ctrl-C may come when a batch is on the disk and not in the list yet.
+        if not self.batches and not self._holds_outcomes():
             self.remove()
         self._close()
+
+    def _holds_outcomes(self) -> bool:
+        self._file.seek(0)
+        return self._file.read().count(b"\n") > 1
 
 
 def partial_path(path: Path) -> Path:
