@@ -41,6 +41,9 @@ def test_the_summary_has_the_promised_shape(finished: Path) -> None:
     assert all(isinstance(seconds, float) for seconds in summary["seconds"].values())
     assert {"base", "traces", "sft", "mentor", "merge", "export", "conversation"} <= summary["seconds"].keys()
     assert summary["accuracy"].keys() == {"base", "sft", "mentor"}
+    header = json.loads((finished / "out" / "evaluation-base.jsonl").read_text().splitlines()[0])["evaluation"]
+    assert summary["suite"] == {"name": "nano", "version": header["version"], "sha256": header["sha256"]}
+    assert "with 60 training tasks: of 140 tasks, 0 equal" in summary["overlap"]
     domains = {"para", "comb", "distract", "names", "long", "irrel", "lookup"}
     for accuracy in summary["accuracy"].values():
         assert accuracy["ood"].keys() == domains

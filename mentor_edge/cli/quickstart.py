@@ -139,6 +139,7 @@ class _Session:
             "seconds": stages.seconds | {"total": round(sum(stages.seconds.values()), 1)},
             "student": base,
             "traces": traces,
+            "suite": {"name": suite.name, "version": suite.version, "sha256": suite.sha256},
             "overlap": contamination(training.tasks, suite.tasks).statement,
             "accuracy": {name: _accuracy(by_domain) for name, by_domain in right.items()},
             "lift": {name: _lift(right["base"], right[name]) for name in ("sft", "mentor")},

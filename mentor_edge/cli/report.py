@@ -123,7 +123,8 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> None:
         "# Quickstart report", "",
         f"Student: nano, {summary['student']['parameters']:,} parameters, seed {summary['seed']}. "
         f"Teacher: programmatic, noise {summary['traces']['noise']}, {summary['traces']['n']} traces, "
-        f"{summary['traces']['calls_per_trace']} calls each.", "",
+        f"{summary['traces']['calls_per_trace']} calls each. Suite: {summary['suite']['name']} "
+        f"{summary['suite']['version']}, sha256 {summary['suite']['sha256']}.", "",
         "## Accuracy, % (greedy, merged model in torch)", "",
         *markdown_table(["split", "n", *summary["accuracy"]], _accuracy_rows(summary)), "",
         *(f"- {_lift_line(summary, name)}" for name in summary["lift"]), f"- {summary['overlap']}", "",
