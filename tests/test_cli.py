@@ -86,6 +86,7 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, student: Path) -> None:
     assert "4 mistakes" in wrong and all(word in wrong for word in ("dpo", "seeds", "loud", "lora.rank"))
     assert "no student here" in failure("compare", NANO_COMPARE, "--bases", "no student here", cwd=tmp_path)
     assert "cannot read none.json" in failure("report", "none.json", cwd=tmp_path)
+    assert "no file and no suite 'chess'" in failure("tasks", "overlap", "nano-train", "chess", cwd=tmp_path)
     wrong = failure("run", student, "hi", "--tools", "hammer", "--tools", "ad,ceil", cwd=tmp_path)
     assert "2 mistakes" in wrong and "'hammer' is no tool" in wrong and "'ad' is no tool (did you mean 'add'?)" in wrong
 

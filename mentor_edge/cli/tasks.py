@@ -143,6 +143,10 @@ def _suite(named: str, tools: Mapping[str, Tool]) -> Suite:
         return training[named](_TRAINING_TASKS)
     name, _, data = named.partition(":")
     if name not in SUITES:
+        if not Path(named).exists():
+            raise TaskError(
+                f"there is no file and no suite {named!r}", f"known suites: {', '.join([*training, *SUITES])}"
+            )
         return jsonl.load(named, tools)
     try:
         return load_suite(name, data or None)
