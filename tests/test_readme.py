@@ -83,6 +83,7 @@ def test_the_tools_of_the_documents_work() -> None:
 def test_the_readme_works_from_the_first_command_to_the_last(tmp_path: Path) -> None:
     """A full quickstart, then every `mentor-edge` command of the README that needs no data of its own."""
     program = [sys.executable, "-m", "mentor_edge"]
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")  # the README is read in the project's folder
     subprocess.run([*program, "quickstart"], check=True, cwd=tmp_path)
     lines = [line for block in blocks(README, "sh") for line in block.splitlines() if line.startswith("mentor-edge ")]
     runnable = [line for line in lines if "PATH" not in line]
