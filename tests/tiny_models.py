@@ -22,6 +22,21 @@ CORPUS = (
     "assistant\nThere are 42 apples, don't worry.",
 )
 
+FAMILIES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "smollm3": "SmolLM3", "gemma3": "Gemma3"}
+CLASSES = dict.fromkeys(FAMILIES, ("Config", "ForCausalLM")) | {"gemma3": ("TextConfig", "ForCausalLM")}
+_ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+DIFFERENCES: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 128},  # not hidden_size / heads, as in Qwen3-0.6B
+    "smollm3": {"num_hidden_layers": 4},  # every fourth layer has no rotary embedding
+    "gemma3": {
+        "num_hidden_layers": 6,  # every sixth layer looks at everything, the others at a window
+        "head_dim": 128,
+        "query_pre_attn_scalar": 128,
+        "sliding_window": 64,
+        "rope_parameters": {"full_attention": _ROPE | {"rope_theta": 1e6}, "sliding_attention": _ROPE},
+    },
+}
+
 TEMPLATE = """\
 {%- if tools %}<|im_start|>system
 {% for tool in tools %}{{ tool.function | tojson }}
@@ -90,20 +105,20 @@ def make_student(
     tokenizer: Any = None,
     dtype: str = "float32",
     shard_size: str = "1GB",
+    **changes: Any,
 ) -> Path:
     """A model directory with seeded random weights: two layers of width 256, two query heads per key head.
+
+    `family` is a key of `FAMILIES`; `changes` are entries of its configuration. Gemma 3 and SmolLM3 have as many layers
+    as their pattern of different layers is long.
 
     Weights are larger than an initialization's, so that attention is not uniform and layout errors show.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+    import transformers
 
     tokenizer = tokenizer or make_tokenizer()
-    config_class, model_class = {
-        "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-        "llama": (LlamaConfig, LlamaForCausalLM),
-    }[family]
+    config_class, model_class = (getattr(transformers, f"{FAMILIES[family]}{kind}") for kind in CLASSES[family])
     sizes: dict[str, Any] = {
         "vocab_size": EMBEDDING_ROWS,
         "hidden_size": 256,
@@ -116,10 +131,9 @@ def make_student(
         "tie_word_embeddings": tied,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": None,
+        "bos_token_id": tokenizer.bos_token_id,
     }
-    if family == "qwen3":
-        sizes["head_dim"] = 128  # not hidden_size / heads, as in Qwen3-0.6B
+    sizes |= DIFFERENCES.get(family, {}) | changes
     # Two threads that wait for each other on a shared machine are far slower than one on models of this size.
     torch.set_num_threads(1)
     torch.manual_seed(0)
