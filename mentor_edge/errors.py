@@ -76,6 +76,10 @@ class ExportError(MentorEdgeError):
     """Conversion or quantization failed, or the converted file does not agree with its source."""
 
 
+class ArtifactError(MentorEdgeError):
+    """An artifact's manifest or files are missing, damaged or of another version, or hold no such model to ship."""
+
+
 class GateFailed(MentorEdgeError):
     """The exported file lost accuracy: its paired interval excludes zero and reaches the margin."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from mentor_edge.engines.base import ChatEngine, Engine
 from mentor_edge.errors import EngineError
 from mentor_edge.files import sha256_of
+from mentor_edge.manifest import verify_entry
 
 _MODEL_FILES = (".safetensors", ".onnx", ".data", ".onnx_data", ".json", ".jinja", ".txt", ".model")
 """Endings of the files in a directory that decide what a model says: weights, configuration, tokenizer, template."""
@@ -26,9 +27,10 @@ def open_engine(
     """The model at `target`, ready to answer; its runtime is closed afterwards.
 
     A file is a GGUF for llama.cpp; a directory with genai_config.json is for ONNX Runtime, one with config.json for
-    torch. A URL is an OpenAI-compatible endpoint; it needs `model`, unless it serves just one.
+    torch. A URL is an OpenAI-compatible endpoint; it needs `model`, unless it serves just one. Files of an artifact are
+    compared with its manifest first.
 
-    Raises: EngineError, StudentError.
+    Raises: EngineError, StudentError, ArtifactError.
     """
     if is_endpoint(target):
         from mentor_edge.engines.endpoint import EndpointEngine, only_model
@@ -37,6 +39,7 @@ def open_engine(
             yield endpoint
         return
     path = Path(target)
+    verify_entry(path)
     if path.is_file():
         from mentor_edge.engines.llama_cpp import LlamaCppEngine
 
