@@ -4,7 +4,7 @@
 - rejected.jsonl: references that failed validation
 - metrics.jsonl: one row per training step
 - checkpoints/: for resuming
-- adapter/: the trained LoRA adapter; merged/: the student with it, made when it is first asked for
+- adapter/: the trained LoRA adapter; merged/ (and merged-4-bit/): the student with it, made when first asked for
 - run.json: written last; a run without it is not complete
 """
 
@@ -23,7 +23,7 @@ from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
 
 if TYPE_CHECKING:
-    from mentor_edge.export import Artifact
+    from mentor_edge.export import Artifact, Source
 
 _VERSION = 1
 
@@ -67,30 +67,70 @@ class Run:
     def adapter(self) -> Path:
         return self.directory / "adapter"
 
-    def merged(self) -> Path:
-        """The student with its adapter merged in, as a Hugging Face directory; made once.
+    @property
+    def trained_in_4_bit(self) -> bool:
+        """Whether the base's weights were kept in 4 bits while the adapter was trained (QLoRA).
+
+        Raises: ConfigError when the run's config.yaml cannot be read.
+        """
+        from .config import read_yaml
+
+        lora = read_yaml(self.directory / "config.yaml").get("lora") or {}
+        return bool(lora.get("base") == "nf4")
+
+    def merged(self, base: str = "16-bit") -> Path:
+        """The student with its adapter merged into the base of that kind (see `export.merge`), as a Hugging Face
+        directory; made once.
 
         Raises: StudentError, ExportError, OutputError.
         """
         from mentor_edge.export import merge  # here, so that training does not depend on export
 
-        target = self.directory / "merged"
-        return target if target.is_dir() else merge(self.student, self.adapter, target)
+        target = self.directory / ("merged" if base == "16-bit" else f"merged-{base}")
+        return target if target.is_dir() else merge(self.student, self.adapter, target, base)
+
+    def source(self, merge_base: str = "auto") -> Source:
+        """What `export` needs to know of this run. `merge_base` is "16-bit", "4-bit" or "auto": of a run that was
+        trained in 4 bits both are merged, and the export keeps the one that solves more of the gate's tasks.
+
+        Raises: StudentError, ExportError, OutputError, ConfigError.
+        """
+        from mentor_edge.export import Source, bases_to_try
+
+        bases = bases_to_try(merge_base, self.trained_in_4_bit)
+        return Source({base: self.merged(base) for base in bases}, self.student, self.adapter)
 
     def export(
-        self, gguf: Sequence[str] = ("q8_0", "q4_k_m"), *, suite: Suite | None = None, out: str | Path | None = None
+        self,
+        gguf: Sequence[str] = (),
+        onnx: Sequence[str] = (),
+        *,
+        suite: Suite | None = None,
+        out: str | Path | None = None,
+        merge_base: str = "auto",
+        **options: Any,
     ) -> Artifact:
         """Export and gate the student on `suite` (default: nano), into `artifact/` of the run unless `out` is given.
+
+        `options` are those of `mentor_edge.export.export`. The importance matrix, where one is needed, is computed from
+        the references of the tasks that the run was trained on.
 
         Raises: GateFailed or GateInconclusive when a file did not pass; ExportError, EngineError, OutputError.
         """
         from mentor_edge.export import export, require_pass
 
         artifact = export(
-            self.merged(), out=out or self.directory / "artifact", suite=suite or load_suite("nano"), gguf=gguf
-        )
+            self.source(merge_base), out=out or self.directory / "artifact", suite=suite or load_suite("nano"),
+            gguf=gguf, onnx=onnx, **{"calibration": self.training_suite, **options},
+        )  # fmt: skip
         require_pass(artifact)
         return artifact
+
+    def training_suite(self) -> Suite:
+        """The tasks that the run was trained on. Raises: ConfigError, TaskError when they cannot be loaded any more."""
+        from .base import tasks_trained_on
+
+        return Suite(f"training tasks of {self.directory.name}", "1", tuple(tasks_trained_on(self)))
 
     def training_log(self) -> list[dict[str, Any]]:
         """One dictionary per training step, as written to metrics.jsonl."""
