@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,49 @@ def make_tokenizer(split: str | None = QWEN2_SPLIT, *, normalizer: Any = None, i
     return fast
 
 
+def make_sentencepiece_tokenizer(style: str = "gemma", corpus: Sequence[str] = CORPUS, size: int = 420) -> Any:
+    """A BPE tokenizer with byte fallback over text whose spaces are written `▁`, with every merge that its vocabulary
+    allows, which is how SentencePiece's BPE looks in transformers.
+
+    `style` is "gemma" or "llama" (those classes; llama without a space before the text), or "llama-2": a space before
+    every text, as in the files of that time. `size` is that of the vocabulary without added tokens.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
+    from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    special = ("<pad>", "<unk>", "<s>", *SPECIAL)
+    vocabulary = {token: i for i, token in enumerate((*special, *(f"<0x{byte:02X}>" for byte in range(256))))}
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trainer = trainers.BpeTrainer(vocab_size=size - len(vocabulary), initial_alphabet=["▁"], show_progress=False)
+    trained.train_from_iterator(corpus, trainer)
+    pieces = [token for token, _ in sorted(trained.get_vocab().items(), key=lambda entry: entry[1])]
+    # Gemma's runs of spaces, all of the same score, as its SentencePiece model has them.
+    runs = ["▁" * length for length in range(2, 8)] if style == "gemma" else []
+    pieces += [run for run in runs if run not in pieces]
+    vocabulary |= {piece: len(vocabulary) + i for i, piece in enumerate(pieces)}
+    scores = {piece: 0.0 if piece in runs else -1.0 - i for i, piece in enumerate(pieces)}
+    merges = generate_merges(vocabulary, scores)
+    names: dict[str, Any] = {"bos_token": "<s>", "eos_token": "<|im_end|>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    if style == "gemma":
+        tokenizer: Any = GemmaTokenizer(vocab=vocabulary, merges=merges, mask_token=None, **names)
+    elif style == "llama":
+        tokenizer = LlamaTokenizer(vocab=vocabulary, merges=merges, add_prefix_space=False, **names)
+    else:
+        fast = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+        fast.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        strip = decoders.Strip(" ", left=1)
+        fast.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
+        fast.add_special_tokens([AddedToken(token, normalized=False) for token in names.values()])
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, clean_up_tokenization_spaces=False, **names)
+    more = [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    tokenizer.add_special_tokens({"additional_special_tokens": more})
+    tokenizer.add_tokens([AddedToken(marker, special=False, normalized=False) for marker in MARKERS])
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
 def make_student(
     directory: Path,
     family: str = "qwen3",
@@ -143,6 +187,8 @@ def make_student(
             torch.nn.init.normal_(parameter, std=0.5)
         elif "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
+            if family == "gemma3":  # which multiplies by 1 + weight
+                parameter.data -= 1
         else:
             torch.nn.init.normal_(parameter, std=0.08)
     model.to(getattr(torch, dtype)).save_pretrained(directory, max_shard_size=shard_size)

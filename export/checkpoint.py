@@ -1,0 +1,129 @@
+"""A Hugging Face model directory: its JSON files, and its safetensors weights read in pieces.
+
+The weights are read with plain file reads rather than through the safetensors package: a mapped file counts into the
+process's memory, and its numpy reader does not know bfloat16. The format is documented with the safetensors package:
+an 8-byte little-endian length, a JSON header with the type, shape and place of every tensor, then the values.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mentor_edge.errors import ExportError
+
+CHUNK = 1 << 18
+"""Values of one piece: 1 MiB of float32, which stays in the processor's cache through all conversions."""
+_HEADER_LIMIT = 100_000_000  # bytes, the format's own
+_STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises: ExportError when the file is missing, cannot be read or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "give a model directory saved by transformers; an adapter must be merged into its base first"
+        raise ExportError(f"{path} does not exist", hint) from error
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ExportError(f"{path} cannot be read: it holds no JSON object")
+    return value
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies: `offset` is that of its first byte in the file."""
+
+    file: Path
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+class Checkpoint:
+    """The tensors of a directory's safetensors files, sharded or not. Nothing stays in memory or mapped.
+
+    Raises: ExportError from the constructor when a file is missing, damaged, or holds values other than F32, F16, BF16.
+    """
+
+    def __init__(self, model_dir: Path) -> None:
+        index = model_dir / "model.safetensors.index.json"
+        files = ["model.safetensors"]
+        if index.exists():
+            files = sorted({Path(name).name for name in read_json(index).get("weight_map", {}).values()})
+        self._places: dict[str, _Place] = {}
+        for name in files:
+            self._places.update(_read_header(model_dir / name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._places[name].shape
+
+    def pieces(self, name: str, unit: int = 1) -> Iterator[npt.NDArray[np.float32]]:
+        """The tensor's rows in order, as float32 pieces of about `CHUNK` values and a multiple of `unit` rows.
+
+        Every type stored is a subset of float32, so nothing is rounded. A piece may be overwritten by the caller.
+        """
+        place = self._places[name]
+        rows, columns = place.shape[0], math.prod(place.shape[1:])
+        step = max(1, CHUNK // columns // unit) * unit
+        with place.file.open("rb") as file:
+            file.seek(place.offset)
+            for start in range(0, rows, step):
+                count = min(step, rows - start)
+                yield _read(file, place.kind, count * columns).reshape(count, *place.shape[1:])
+
+
+def _read(file: IO[bytes], kind: str, count: int) -> npt.NDArray[np.float32]:
+    stored = np.fromfile(file, _STORED[kind], count)
+    if len(stored) < count:
+        raise ExportError(f"{file.name} ended while it was read", "copy or download the model again")
+    if kind == "BF16":  # the upper half of a float32
+        wide = stored.astype("<u4")
+        wide <<= 16
+        return wide.view("<f4")
+    return stored.astype(np.float32, copy=False)
+
+
+def _read_header(path: Path) -> dict[str, _Place]:
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= _HEADER_LIMIT:
+                raise ValueError(f"its header is said to have {length} bytes")
+            header = json.loads(file.read(length))
+        size = path.stat().st_size - 8 - length
+        places = {
+            name: _place(path, entry, 8 + length, size) for name, entry in header.items() if name != "__metadata__"
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"cannot read {path}: {error}", "copy or download the model again") from error
+    for name, place in places.items():
+        if place.kind not in _STORED:
+            raise ExportError(f"{name} holds {place.kind} values", f"supported: {', '.join(_STORED)}")
+    return places
+
+
+def _place(path: Path, entry: dict[str, Any], start: int, size: int) -> _Place:
+    shape = tuple(map(int, entry["shape"]))
+    begin, end = map(int, entry["data_offsets"])
+    kind = str(entry["dtype"])
+    if not 0 <= begin <= end <= size or min(shape, default=1) < 1:
+        raise ValueError(f"a tensor of shape {list(shape)} is said to lie at bytes {begin} to {end} of {size}")
+    if kind in _STORED and math.prod(shape) * _STORED[kind].itemsize != end - begin:
+        raise ValueError(f"a tensor of shape {list(shape)} and type {kind} has {end - begin} bytes")
+    return _Place(path, kind, shape, start + begin)
