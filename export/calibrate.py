@@ -1,0 +1,153 @@
+"""The importance matrix: which input columns of each weight matter, measured on the model's own tool-call conversations.
+
+llama.cpp's quantizer weighs the error of a column by the mean square of what the column is multiplied with. Its tool
+llama-imatrix measures that on text that it reads as plain text unless told otherwise; here the conversations are
+rendered in the student's template with their tools and encoded with its special tokens, so that the tokens that make
+a tool call count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from mentor_edge.chat import ChatTemplate
+from mentor_edge.errors import ExportError
+from mentor_edge.tasks.types import Suite
+
+Encode = Callable[[Sequence[str]], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class ImportanceMatrix:
+    """`values`: by GGUF tensor name, the mean square of each input column, `[row width]` float32.
+
+    `tokens` and `conversations` are how much it was measured on.
+    """
+
+    values: Mapping[str, npt.NDArray[np.float32]]
+    tokens: int
+    conversations: int
+
+    @cached_property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for name in sorted(self.values):
+            digest.update(f"{name}\n".encode() + self.values[name].astype("<f4").tobytes())
+        return digest.hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """What a manifest records."""
+        return {"sha256": self.sha256, "tokens": self.tokens, "conversations": self.conversations}
+
+
+def rendered_conversations(template: ChatTemplate, encode: Encode, suite: Suite, limit: int = 64) -> list[list[int]]:
+    """Token ids of at most `limit` conversations, drawn evenly over the suite.
+
+    Each is the task's prompt with its tools and the reference trajectory, rendered whole; of a task without a
+    reference it is the prompt alone. `encode` is an engine's: special and added tokens are recognized, none is added.
+
+    Raises: StudentError when the template refuses a conversation.
+    """
+    count = min(limit, len(suite.tasks))
+    texts = []
+    for task in (suite.tasks[index * len(suite.tasks) // count] for index in range(count)):
+        reference = () if task.reference is None else task.reference.messages
+        messages = (*task.prompt, *reference)
+        texts.append(template.render(messages, task.tool_schemas, add_generation_prompt=not reference))
+    return encode(texts)
+
+
+def importance_matrix(
+    model_dir: Path,
+    conversations: Sequence[Sequence[int]],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ImportanceMatrix:
+    """Run the conversations through the model in torch and average the squared inputs of every linear layer.
+
+    The model is loaded in float32 (4 bytes per parameter), and one conversation's activations are held at a time.
+    No logits are computed: the head's input is the last hidden state. A tied head is stored as `token_embd.weight`,
+    as GGUF has it. `progress` gets (done, total) conversations.
+
+    Raises: ExportError when there is no text, a token is not in the vocabulary, the weights give numbers that are not
+    finite, or gguf has no names for the model's family.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not any(map(len, conversations)):
+        raise ExportError("the importance matrix was given no text", "name a suite with tasks")
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True).eval()
+    vocabulary = model.get_input_embeddings().num_embeddings
+    names = _tensor_names(model)
+    squares = {name: np.zeros(layer.in_features) for name, layer in names.items()}
+    tokens = 0
+    with torch.inference_mode(), _summed_squares(names, squares):
+        for done, ids in enumerate(conversations):
+            progress(done, len(conversations))
+            if not ids:
+                continue
+            if not all(0 <= token < vocabulary for token in ids):
+                raise ExportError(f"conversation {done} has token ids that are not in 0..{vocabulary - 1}")
+            hidden = model.base_model(torch.tensor([ids]), use_cache=False).last_hidden_state
+            _add_squares(squares[_head_name(model)], hidden)
+            tokens += len(ids)
+    progress(len(conversations), len(conversations))
+    values = {name: (total / tokens).astype(np.float32) for name, total in squares.items()}
+    if bad := [name for name, mean in values.items() if not np.isfinite(mean).all()]:
+        raise ExportError(f"the inputs of {bad[0]} are not finite in {model_dir}", "the weights are damaged")
+    return ImportanceMatrix(values, tokens, sum(map(bool, map(len, conversations))))
+
+
+def _tensor_names(model: Any) -> dict[str, Any]:
+    """Every linear layer by the GGUF name of its weight, the head included."""
+    from torch.nn import Linear
+
+    family = model.config.model_type.removesuffix("_text")
+    known = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
+    if family not in known:
+        raise ExportError(f"no importance matrix for the family {family!r}", "gguf has no tensor names for it")
+    stored = gguf.get_tensor_name_map(known[family], model.config.num_hidden_layers)
+    head = model.get_output_embeddings()
+    layers = {_head_name(model): head}
+    for name, layer in model.named_modules():
+        if isinstance(layer, Linear) and layer is not head:
+            found = stored.get_name(name)
+            if found is None:
+                raise ExportError(f"no importance matrix for {name!r}: gguf has no name for it in {family}")
+            layers[f"{found}.weight"] = layer
+    return layers
+
+
+def _head_name(model: Any) -> str:
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return "token_embd.weight" if tied else "output.weight"
+
+
+@contextmanager
+def _summed_squares(layers: Mapping[str, Any], squares: Mapping[str, npt.NDArray[np.float64]]) -> Iterator[None]:
+    """Add to `squares` what goes into every layer that is called meanwhile."""
+
+    def listener(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+        return lambda _, inputs: _add_squares(squares[name], inputs[0])
+
+    hooks = [layer.register_forward_pre_hook(listener(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _add_squares(total: npt.NDArray[np.float64], inputs: Any) -> None:
+    # Within a conversation float32 is exact enough; over many of them only float64 is.
+    total += inputs.square().sum(dim=tuple(range(inputs.ndim - 1))).double().numpy()
