@@ -1,0 +1,125 @@
+"""What is really in an ONNX graph: which operators, and how its weights are stored. The weights are not read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mentor_edge.errors import ExportError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+_MATMULS = ("MatMul", "FusedMatMul", "Gemm", "MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul")
+"""Products with weights, which are their second input."""
+_LOOKUPS = ("Gather", "GatherBlockQuantized")
+_FLOATS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def quantization_of(graph: Path) -> dict[str, Any]:
+    """How the weights of a language model's graph are stored, for a manifest.
+
+    - operators: how many there are of each, most frequent first
+    - body: how many matrices have which precision ("int4", "fp32"), the output head not counted
+    - head, embedding: their precisions, None when there is none
+    - head_shares_embedding: whether both read one stored table
+    - block_size, accuracy_level: of the block-quantized matrices; a list where they differ, None without any
+    - symmetric: whether those have no zero points; None without any
+
+    Raises: ExportError when the file is missing or is no ONNX graph.
+    """
+    model = _read(graph)
+    return _Weights(model.graph).describe()
+
+
+def _read(path: Path) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (OSError, DecodeError, ValueError) as error:
+        raise ExportError(f"{path} is no readable ONNX graph: {error}", "export the model again") from error
+    if not model.graph.node:
+        raise ExportError(f"{path} is no readable ONNX graph: it has no operators", "export the model again")
+    return model
+
+
+class _Weights:
+    def __init__(self, graph: GraphProto) -> None:
+        self._graph = graph
+        self._types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+
+    def describe(self) -> dict[str, Any]:
+        matrices = [
+            node for node in self._graph.node if node.op_type in _MATMULS and self._table(_input(node, 1)) is not None
+        ]
+        head, embedding = self._head(), self._embedding()
+        blocks = [node for node in matrices if node.op_type == "MatMulNBits"]
+        tables = [None if node is None else self._table(_weight(node)) for node in (head, embedding)]
+        return {
+            "operators": dict(Counter(node.op_type for node in self._graph.node).most_common()),
+            "body": dict(Counter(self._precision(node) for node in matrices if node is not head).most_common()),
+            "head": None if head is None else self._precision(head),
+            "embedding": None if embedding is None else self._precision(embedding),
+            "head_shares_embedding": tables[0] is not None and tables[0] == tables[1],
+            "block_size": _one_or_all(_integer(node, "block_size") for node in blocks),
+            "accuracy_level": _one_or_all(_integer(node, "accuracy_level") for node in blocks),
+            "symmetric": _one_or_all(not _input(node, 3) for node in blocks),
+        }
+
+    def _head(self) -> NodeProto | None:
+        """The last product with weights before the logits: a bias, a cap or a conversion may follow it."""
+        outputs = [output.name for output in self._graph.output]
+        name = "logits" if "logits" in outputs else next(iter(outputs), "")
+        for _ in self._graph.node:  # no more steps than nodes, even in a graph with a circle
+            node = self._makers.get(name)
+            if node is None or node.op_type in _MATMULS:
+                return node
+            name = next((name for name in node.input if name not in self._types), "")
+        return None
+
+    def _embedding(self) -> NodeProto | None:
+        lookups = [node for node in self._graph.node if node.op_type in _LOOKUPS]
+        return next((node for node in lookups if _input(node, 1) == "input_ids"), None)
+
+    def _table(self, name: str) -> str | None:
+        """The stored tensor that a weight is, through changes of its shape."""
+        for _ in self._graph.node:
+            if name in self._types:
+                return name
+            node = self._makers.get(name)
+            if node is None or node.op_type not in ("Reshape", "Transpose"):
+                return None
+            name = _input(node, 0)
+        return None
+
+    def _precision(self, node: NodeProto) -> str:
+        if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
+            return f"int{_integer(node, 'bits') or 4}"  # 4 is the operators' default
+        from onnx import TensorProto
+
+        table = self._table(_weight(node))
+        kind = TensorProto.DataType.Name(self._types[table]).lower() if table is not None else "computed"
+        return _FLOATS.get(kind, kind)
+
+
+def _weight(node: NodeProto) -> str:
+    return _input(node, 0 if node.op_type in _LOOKUPS else 1)
+
+
+def _input(node: NodeProto, place: int) -> str:
+    """The name of an input; empty for an optional one that is not given."""
+    return node.input[place] if place < len(node.input) else ""
+
+
+def _integer(node: NodeProto, name: str) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+
+
+def _one_or_all(values: Iterable[Any]) -> Any:
+    different = sorted(set(values))
+    return different[0] if len(different) == 1 else different or None
