@@ -6,27 +6,35 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mentor_edge.evaluation.evaluate import Evaluation
+from mentor_edge.evaluation.evaluate import Evaluation, Outcome
 from mentor_edge.evaluation.statistics import GateStatistic, Verdict, items_needed, non_inferiority
 
 MARGIN = 0.02
+IRRELEVANCE = "irrelevance"
 
 
 @dataclass(frozen=True)
 class GateReport:
     """The gate's result: a test per split, and what is reported beside it.
 
-    `malformed` counts conversations that ended in an unreadable call, per side.
+    Tasks on which no call is right are a split of their own, `IRRELEVANCE`: a file that calls nothing gains there what
+    it loses elsewhere. `correct` has the right answers of the reference and of the file, per split. `malformed` counts
+    conversations that ended in an unreadable call, per side.
     """
 
     verdict: Verdict
     splits: Mapping[str, GateStatistic]
+    correct: Mapping[str, tuple[int, int]]
     malformed: Mapping[str, int]
     explanation: str
 
     def to_json(self) -> dict[str, Any]:
         splits = {
-            name: {"verdict": statistic.verdict, **asdict(statistic.difference)}
+            name: {
+                "verdict": statistic.verdict,
+                **asdict(statistic.difference),
+                "correct": {"reference": self.correct[name][0], "artifact": self.correct[name][1]},
+            }
             for name, statistic in self.splits.items()
         }
         return {
@@ -51,10 +59,12 @@ def compare(reference: Evaluation, candidate: Evaluation, margin: float = MARGIN
     if any(before.task_id != after.task_id for before, after in pairs):
         raise ValueError("the reference and the candidate ran different tasks")
     splits: dict[str, GateStatistic] = {}
+    correct: dict[str, tuple[int, int]] = {}
     notes = []
-    for split in dict.fromkeys(before.split for before, _ in pairs):
-        before = [outcome.correct for outcome, _ in pairs if outcome.split == split]
-        after = [other.correct for outcome, other in pairs if outcome.split == split]
+    for split in dict.fromkeys(_split(before) for before, _ in pairs):
+        before = [outcome.correct for outcome, _ in pairs if _split(outcome) == split]
+        after = [other.correct for outcome, other in pairs if _split(outcome) == split]
+        correct[split] = sum(before), sum(after)
         statistic = non_inferiority(before, after, margin)
         if sum(before) < margin * len(before):
             statistic = GateStatistic(Verdict.INCONCLUSIVE, statistic.difference, margin)
@@ -65,7 +75,11 @@ def compare(reference: Evaluation, candidate: Evaluation, margin: float = MARGIN
     order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
     verdict = min((statistic.verdict for statistic in splits.values()), key=order.index)
     malformed = {"reference": reference.malformed, "artifact": candidate.malformed}
-    return GateReport(verdict, splits, malformed, "; ".join(notes))
+    return GateReport(verdict, splits, correct, malformed, "; ".join(notes))
+
+
+def _split(outcome: Outcome) -> str:
+    return IRRELEVANCE if outcome.expected.get("calls") == [] else outcome.split
 
 
 def _explain(split: str, statistic: GateStatistic) -> str:

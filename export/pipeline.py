@@ -1,36 +1,58 @@
-"""Export end to end: convert to F32, check parity, quantize, run every file at the gate, ship or refuse."""
+"""Export end to end: choose the merge, convert, check parity, quantize, run every file at the gate, ship or refuse."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
-from mentor_edge.errors import ExportError, GateFailed, GateInconclusive
+from mentor_edge.engines.open import identity_of
+from mentor_edge.errors import GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.evaluation.statistics import Verdict
 from mentor_edge.files import atomic_directory, sha256_of
+from mentor_edge.manifest import Manifest, ManifestEntry
+from mentor_edge.manifest import Source as SourceRecord
+from mentor_edge.tasks.calculator import training_suite
 from mentor_edge.tasks.nano.suites import GATED
 from mentor_edge.tasks.types import Suite
 
 from . import parity
-from .artifact import Artifact, ArtifactFile
-from .gate import MARGIN, compare
-from .gguf import convert
-from .quantize import KINDS, quantize, tensor_types
+from .artifact import Artifact
+from .calibrate import rendered_conversations
+from .candidates import Candidate, Progress, Workplace, gguf_candidates, onnx_candidates
+from .gate import compare
+from .merge import choose_base, merge_report, untuned
+from .options import DEFAULT_QUANTS, ExportOptions
+from .package import write_package
+from .source import Source
 
-DEFAULT_QUANTS = ("q8_0", "q4_k_m")
 _AT_ONCE = 2
-"""Files at the gate side by side, one llama.cpp thread each: for small models that beats one file on two threads."""
-
-Progress = Callable[[str, int, int], None]
+"""Files at the gate side by side, one thread each: for small models that beats one file on two threads."""
+_CALIBRATION_TASKS = 64
+_PARITY_TASKS = 8
+_PACKAGES = (
+    "mentor-edge", "torch", "transformers", "peft", "bitsandbytes", "gguf", "llama-cpp-python", "onnxruntime",
+    "onnxruntime-genai", "onnx",
+)  # fmt: skip
 
 
 def gate_suite(suite: Suite) -> Suite:
     """The tasks the verdict rests on: of the nano suite those splits that a student of its size can do at all."""
     return suite.where(domains=GATED) if suite.name == "nano" else suite
+
+
+def default_calibration() -> Suite:
+    """Conversations for the importance matrix of a model whose training tasks are unknown: generated word problems with
+    calls of twelve tools, none of which is a task of any gate."""
+    return training_suite(_CALIBRATION_TASKS)
 
 
 def evaluate_file(
@@ -44,81 +66,204 @@ def evaluate_file(
         return evaluate(engine, suite, on_progress=on_progress)
 
 
-def evaluate_directory(path: str | Path, suite: Suite, on_progress: Callable[[int], None] | None = None) -> Evaluation:
-    """Run a suite through a Hugging Face directory in torch.
+def evaluate_directory(
+    path: str | Path,
+    suite: Suite,
+    on_progress: Callable[[int], None] | None = None,
+    *,
+    items: Path | None = None,
+) -> Evaluation:
+    """Run a suite through a Hugging Face directory in torch. `items`: see `evaluate`.
 
     Raises: StudentError.
     """
     from mentor_edge.engines.transformers import TransformersEngine  # loads torch, which a file does not need
 
-    return evaluate(TransformersEngine.load(path), suite, on_progress=on_progress)
+    identity = "" if items is None else identity_of(path)
+    return evaluate(TransformersEngine.load(path), suite, items=items, identity=identity, on_progress=on_progress)
 
 
 def export(
-    model: str | Path,
+    model: str | Path | Source,
     *,
     out: str | Path,
     suite: Suite,
-    gguf: Sequence[str] = DEFAULT_QUANTS,
-    controls: Sequence[str] = (),
-    margin: float = MARGIN,
+    gguf: Sequence[str] = (),
+    onnx: Sequence[str] = (),
     reference: Evaluation | None = None,
+    calibration: Callable[[], Suite] = default_calibration,
     progress: Progress = lambda stage, done, total: None,
+    **options: Any,
 ) -> Artifact:
-    """Export a Hugging Face directory to GGUF files and gate each of them against it.
+    """Export a Hugging Face directory (or a run's `source()`) to GGUF files and ONNX directories, and gate each of them
+    against it on `suite`.
 
-    `controls` are quantizations that are gated but never shipped (to see that the gate can fail). `reference` is the
-    source's own evaluation on at least the gate's tasks, when it is known already. The directory `out` appears whole
-    or not at all. Files that do not pass are kept in its folder `refused`, controls in `controls`.
+    Without `gguf` and `onnx`: GGUF in q8_0 and q4_k_m. `options` are the other fields of `ExportOptions`. `reference`
+    is the source's own evaluation on at least the gate's tasks, when it is known already. `calibration` gives the tasks
+    whose rendered references an importance matrix is computed from.
 
-    Raises: OutputError, StudentError, ExportError (parity, conversion, unknown quantization), EngineError.
+    The directory `out` appears whole or not at all. Files that do not pass are kept in its folder `refused`, controls
+    in `controls`. While the gate runs, finished batches stand beside it in `.NAME.gate`, and the same call after a kill
+    runs only the rest.
+
+    Raises: OutputError, StudentError, ExportError (a stage of parity, conversion, quantization, unknown options),
+    EngineError.
     """
-    model, out = Path(model), Path(out)
-    unknown = [kind for kind in (*gguf, *controls) if kind not in ("f32", *KINDS)]
-    if unknown:
-        raise ExportError(f"unknown quantization {', '.join(unknown)}", f"known: f32, {', '.join(KINDS)}")
-    suite = gate_suite(suite)
-    total = len(suite.tasks)
-    with atomic_directory(out) as work:
-        source = work / "model-f32.gguf"
-        progress("convert and check parity", 0, 1)
-        convert(model, source)
-        report = parity.check(model, source)
-        progress("convert and check parity", 1, 1)
-        files: dict[str, tuple[Path, dict[str, int]]] = {"f32": (source, tensor_types(source))} | {
-            kind: (work / f"model-{kind}.gguf", quantize(source, work / f"model-{kind}.gguf", kind))
-            for kind in dict.fromkeys((*gguf, *controls))
-            if kind != "f32"
-        }
-        if reference is None:
-            reference = evaluate_directory(model, suite, lambda done: progress("gate: reference", done, total))
-        reference = reference.only({task.id for task in suite.tasks})
-
-        def judge(kind: str) -> ArtifactFile:
-            path, types = files[kind]
-            # An F32 file is judged with an F32 cache: it shows what the conversion alone changes, which is nothing.
-            kv = "f32" if kind == "f32" else "f16"
-            candidate = evaluate_file(path, suite, lambda done: progress(f"gate: {kind}", done, total), kv=kv)
-            candidate.write_jsonl(work / f"gate-{kind}.jsonl")
-            verdict = compare(reference, candidate, margin)
-            folder = "controls/" if kind in controls else "" if verdict.verdict is Verdict.PASS else "refused/"
-            name = folder + path.name
-            judged = verdict.to_json() | {"runtime": {"engine": "llama.cpp", "kv": kv, "flash_attention": False}}
-            return ArtifactFile(
-                "gguf", kind, name, path.stat().st_size, sha256_of(path), types, judged, kind in controls
-            )
-
+    if not (gguf or onnx):
+        gguf = DEFAULT_QUANTS
+    plan = ExportOptions(gguf=tuple(gguf), onnx=tuple(onnx), **options)
+    plan.check()
+    source, out, suite = Source.of(model), Path(out), gate_suite(suite)
+    with atomic_directory(out) as work, _gate_items(out) as items:
+        gate = _Gate(suite, items, plan.margin, progress)
+        merged, reference, choice = gate.choose(source, reference)
+        template, encode = _template_of(merged)
+        base = None if source.base is None else untuned(source.base, choice["base"], work / "base")
+        compared = parity.Reference.of(merged, rendered_conversations(template, encode, suite, _PARITY_TASKS))
+        place = Workplace(merged, compared, base, work, plan, progress)
+        found: dict[str, dict[str, Any]] = {}
+        candidates: list[Candidate] = []
+        if plan.gguf or plan.controls:
+            found["gguf"], made = gguf_candidates(place, _calibration_texts(template, encode, calibration, suite))
+            candidates += made
+        if plan.onnx:
+            found["onnx"], made = onnx_candidates(place)
+            candidates += made
+        shutil.rmtree(work / "base", ignore_errors=True)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            judged = list(pool.map(judge, dict.fromkeys((*gguf, *controls))))
-        for file in judged:
-            (work / file.file).parent.mkdir(exist_ok=True)
-            files[file.quant][0].rename(work / file.file)
-        if "f32" not in gguf:  # then it was only a step on the way
-            source.unlink(missing_ok=True)
-        traced = {"name": suite.name, "version": suite.version, "sha256": suite.sha256}
-        artifact = Artifact(out, str(model), report.template_sha256 or "", traced, asdict(report), judged)
-        artifact.save(work)
-    return artifact
+            judged = list(pool.map(lambda candidate: gate.judge(candidate, reference), candidates))
+        entries = [_put_in_place(work, *pair) for pair in zip(candidates, judged, strict=True)]
+        if "f32" not in (*plan.gguf, *plan.controls):  # then it was only a step on the way
+            (work / "model-f32.gguf").unlink(missing_ok=True)
+        gate.keep_items(work / "gate", reference, candidates)
+        manifest = Manifest(
+            source=_source_record(source, merged, choice), template_sha256=template.sha256 if template.source else "",
+            suite={"name": suite.name, "version": suite.version, "sha256": suite.sha256}, margin=plan.margin,
+            parity=found, entries=tuple(entries), versions=_versions(), sha256={},
+        )  # fmt: skip
+        manifest = write_package(work, manifest, template)
+    return Artifact(out, manifest)
+
+
+class _Gate:
+    """The gate of one export: its tasks, the margin, and the files of what has been measured."""
+
+    def __init__(self, suite: Suite, items: Path, margin: float, progress: Progress) -> None:
+        self.suite, self._items, self._margin, self._progress = suite, items, margin, progress
+        self._measured: dict[str, Evaluation] = {}
+
+    def choose(self, source: Source, reference: Evaluation | None) -> tuple[Path, Evaluation, dict[str, Any]]:
+        """The merged directory to export, what it solves, and why it was chosen."""
+        if len(source.merged) == 1:
+            ((base, merged),) = source.merged.items()
+            if reference is None:
+                reference = self._evaluate_directory("reference", merged)
+            return merged, reference.only({task.id for task in self.suite.tasks}), {"base": base} if base else {}
+        solved = {base: self._evaluate_directory(f"merged onto {base}", path) for base, path in source.merged.items()}
+        base, record = choose_base(solved)
+        return source.merged[base], solved[base], record
+
+    def _evaluate_directory(self, name: str, path: Path) -> Evaluation:
+        stage, total = f"gate: {name}", len(self.suite.tasks)
+        items = self._items / f"{name.replace(' ', '-')}.jsonl"
+        return evaluate_directory(path, self.suite, lambda done: self._progress(stage, done, total), items=items)
+
+    def judge(self, candidate: Candidate, reference: Evaluation) -> dict[str, Any]:
+        """Run the gate's tasks through a candidate; what the manifest says of it."""
+        stage, total = f"gate: {candidate.name}", len(self.suite.tasks)
+        with candidate.open() as engine:
+            runtime = candidate.runtime | {"context_length": engine.context_length}
+            measured = evaluate(
+                engine, self.suite, items=self._items / f"{candidate.name}.jsonl", identity=candidate.identity(),
+                on_progress=lambda done: self._progress(stage, done, total),
+            )  # fmt: skip
+        self._measured[candidate.name] = measured
+        return compare(reference, measured, self._margin).to_json() | {"runtime": runtime}
+
+    def keep_items(self, folder: Path, reference: Evaluation, candidates: Sequence[Candidate]) -> None:
+        """Write what was measured, one row per task, into the artifact."""
+        folder.mkdir()
+        reference.write_jsonl(folder / "reference.jsonl")
+        for candidate in candidates:
+            self._measured[candidate.name].write_jsonl(folder / f"{candidate.name}.jsonl")
+
+
+@contextmanager
+def _gate_items(out: Path) -> Iterator[Path]:
+    """Where outcomes stand while the gate runs; it outlives a kill and an error, but not a finished export."""
+    items = out.with_name(f".{out.name}.gate")
+    try:
+        yield items
+    except BaseException:
+        with suppress(OSError):
+            items.rmdir()  # when nothing was measured
+        raise
+    shutil.rmtree(items, ignore_errors=True)
+
+
+def _template_of(model: Path) -> tuple[ChatTemplate, Callable[[Sequence[str]], list[list[int]]]]:
+    from mentor_edge.engines.transformers import load_tokenizer, template_of
+
+    tokenizer = load_tokenizer(str(model))
+    return template_of(tokenizer), lambda texts: [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+
+def _calibration_texts(
+    template: ChatTemplate,
+    encode: Callable[[Sequence[str]], list[list[int]]],
+    calibration: Callable[[], Suite],
+    gated: Suite,
+) -> Callable[[], list[list[int]]]:
+    """Conversations of the calibration tasks, without any that the gate asks."""
+    asked = {task.prompt for task in gated.tasks}
+
+    def conversations() -> list[list[int]]:
+        tasks = calibration()
+        kept = replace(tasks, tasks=tuple(task for task in tasks.tasks if task.prompt not in asked))
+        return rendered_conversations(template, encode, kept, _CALIBRATION_TASKS)
+
+    return conversations
+
+
+def _put_in_place(work: Path, candidate: Candidate, gate: dict[str, Any]) -> ManifestEntry:
+    """Move a candidate to where its verdict puts it; refused files are kept, out of the way."""
+    role = "control" if candidate.control else "shipped" if gate["verdict"] == Verdict.PASS else "refused"
+    folder = {"control": "controls", "shipped": "", "refused": "refused"}[role]
+    entry = ManifestEntry.model_validate(
+        {
+            "format": candidate.format, "quant": candidate.quant, "path": str(Path(folder) / candidate.path.name),
+            "bytes": candidate.bytes, "role": role, "quantization": candidate.quantization, "parity": candidate.parity,
+            "gate": gate, "calibration": candidate.calibration, "delta": candidate.delta,
+        }
+    )  # fmt: skip
+    place = work / entry.path
+    place.parent.mkdir(exist_ok=True)
+    candidate.path.rename(place)
+    return entry
+
+
+def _source_record(source: Source, merged: Path, choice: Mapping[str, Any]) -> SourceRecord:
+    made = merge_report(merged)
+    return SourceRecord(
+        model=str(merged),
+        files=_hashes(merged),
+        base=source.base,
+        adapter=None if source.adapter is None else str(source.adapter),
+        adapter_files={} if source.adapter is None else _hashes(source.adapter),
+        merge={**choice, **({} if made is None else asdict(made))},
+    )
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    return {file.name: sha256_of(file) for file in sorted(directory.iterdir()) if file.is_file()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
 
 
 def require_pass(artifact: Artifact) -> None:
@@ -126,10 +271,11 @@ def require_pass(artifact: Artifact) -> None:
 
     Raises: GateFailed when any file that was to be shipped failed, else GateInconclusive when one was inconclusive.
     """
-    judged = [file for file in artifact.files if not file.control]
+    judged = [entry for entry in artifact.manifest.entries if entry.role != "control"]
     for verdict, error in ((Verdict.FAIL, GateFailed), (Verdict.INCONCLUSIVE, GateInconclusive)):
-        for file in judged:
-            if file.verdict == verdict:
+        for entry in judged:
+            if entry.verdict == verdict:
                 raise error(
-                    f"{file.quant}: {file.gate['explanation']}", f"the file is kept in {artifact.directory / 'refused'}"
+                    f"{entry.format} {entry.quant}: {entry.gate['explanation']}",
+                    f"the file is kept in {artifact.directory / 'refused'}",
                 )

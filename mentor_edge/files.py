@@ -68,7 +68,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path`, renamed to it on success and removed on any failure.
+    """A temporary directory beside `path`, renamed to it on success and removed on any failure. What killed processes
+    left of the same directory is removed, too.
 
     Raises: OutputError when `path` exists already, the disk is full, or the parent cannot be written.
     """
@@ -77,11 +78,22 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with explained_write_errors(path):
+            _remove_leftovers(path)
             temporary.mkdir(parents=True)
             yield temporary
             temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    import psutil  # here: nothing else that `import mentor_edge` loads needs it
+
+    begin, end = f".{path.name}.", ".partial"
+    for left in path.parent.iterdir() if path.parent.is_dir() else ():
+        process = left.name.removeprefix(begin).removesuffix(end)
+        if left.name == f"{begin}{process}{end}" and process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,13 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from tiny_models import EMBEDDING_ROWS, make_student, make_tokenizer
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from tiny_models import EMBEDDING_ROWS, make_student
+from transformers import GenerationConfig
 
 from mentor_edge.engines import transformers as transformers_engine
 from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.transformers import TransformersEngine, load_student, merged_adapter
-from mentor_edge.errors import StudentError
 
 PROMPT = [11, 45, 300, 7, 7, 201]
 FAMILIES = [(family, tied) for family in ("qwen3", "qwen2", "llama") for tied in (True, False)]
@@ -280,16 +279,6 @@ def test_rollouts_are_those_of_the_live_adapter(qwen3: Path, four_bit: bool) -> 
     assert changed != four_bit
     for prompt, generation in zip((PROMPT, PROMPT[:3]), generations, strict=True):
         assert generation.token_ids == generated(model, prompt, 8, {-1})
-
-
-def test_sliding_windows_are_refused_in_words() -> None:
-    config = Qwen2Config(
-        vocab_size=EMBEDDING_ROWS, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, use_sliding_window=True, sliding_window=8, max_window_layers=1,
-    )  # fmt: skip
-    with pytest.raises(StudentError, match=r"full attention only.* sliding_attention") as refused:
-        TransformersEngine(Qwen2ForCausalLM(config), make_tokenizer())
-    assert refused.value.hint is not None and "rollout.engine to trl" in refused.value.hint
 
 
 def test_markers_encode_to_single_tokens_and_texts_come_back(qwen3: Path) -> None:

@@ -24,6 +24,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import typer
 
 from mentor_edge.cli.evaluate import evaluate
+from mentor_edge.cli.export import export, verify, with_default_formats
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.cli.tasks import Json, Tools
 from mentor_edge.cli.tasks import app as tasks_app
@@ -142,37 +143,8 @@ def report(
 
 
 app.command()(evaluate)
-
-
-@app.command()
-def export(
-    target: Annotated[Path, typer.Argument(help="A finished run or a Hugging Face directory.")],
-    gguf: Annotated[str, typer.Option(help="Quantizations, separated by commas.")] = "q8_0,q4_k_m",
-    suite: Annotated[str, typer.Option(help="The gate's tasks: nano, gsm8k or bfcl.")] = "nano",
-    data: Annotated[Path | None, typer.Option(help="The suite's data.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many tasks per domain.")] = None,
-    margin: Annotated[float, typer.Option(min=0.001, max=0.5, help="Largest accepted loss of accuracy.")] = 0.02,
-    out: Annotated[Path | None, typer.Option(help="Artifact directory. Default: TARGET/artifact.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Convert to GGUF, quantize, and ship only what passes the gate (exit 3: failed, 4: inconclusive)."""
-    from mentor_edge.cli.report import print_gate
-    from mentor_edge.cli.targets import merged_directory
-    from mentor_edge.export import export as export_model
-    from mentor_edge.export import require_pass
-    from mentor_edge.tasks.registry import load_suite
-
-    kinds = [kind.strip().lower() for kind in gguf.split(",") if kind.strip()]
-    model = merged_directory(target)
-    tasks = load_suite(suite, data, limit)
-    with StageProgress() as progress:
-        artifact = export_model(
-            model, out=out or target / "artifact", suite=tasks, gguf=kinds, margin=margin, progress=progress
-        )
-    print_gate(artifact)
-    if as_json:
-        print_json({"artifact": str(artifact.directory), "files": [file.summary() for file in artifact.files]})
-    require_pass(artifact)
+app.command()(export)
+app.command()(verify)
 
 
 @app.command()
@@ -203,12 +175,14 @@ def run(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Check this installation: versions, the llama.cpp build (with a real quantized decode), threads."""
+    """Check this installation: versions, runtimes (with real decodes), threads, telemetry, what each format needs."""
     from mentor_edge.cli.doctor import examine
 
     findings = examine()
     for finding in findings:
-        console.print(f"{'[green]ok  [/green]' if finding.ok else '[red]bad [/red]'} {finding.name}: {finding.message}")
+        color = {"ok": "green", "note": "yellow", "bad": "red"}[finding.state]
+        text = f"[{color}]{finding.state:<4}[/{color}] {finding.name}: {_plain(finding.message)}"
+        console.print(text, soft_wrap=True)
     if as_json:
         print_json([vars(finding) for finding in findings])
     if not all(finding.ok for finding in findings):
@@ -218,6 +192,7 @@ def doctor(as_json: Json = False) -> None:
 _WITH_RESUME = "; the same command with --resume goes on"
 _GOES_ON = {
     "quickstart": _WITH_RESUME, "fit": _WITH_RESUME, "compare": _WITH_RESUME, "evaluate": "; the same command goes on",
+    "export": "; the same command goes on with what its gate had measured",
 }  # fmt: skip
 
 
@@ -232,7 +207,7 @@ def main() -> None:
         warnings.filterwarnings("ignore")
         logging.disable(logging.WARNING)
     try:
-        app()
+        app(with_default_formats(sys.argv[1:]))
     except MentorEdgeError as error:
         if debug:
             raise

@@ -69,7 +69,7 @@ def evaluate(
     if (target is None) == (predictions is None):
         raise typer.BadParameter("give either TARGET or --predictions FILE")
     with ExitStack() as open_tools:
-        tasks, limits = _load(suite, data, limit, tools or [], open_tools)
+        tasks, limits = load_tasks(suite, data, limit, tools or [], open_tools)
         if predictions is not None:
             measured = _scored(predictions, tasks, items)
         else:
@@ -113,7 +113,7 @@ class _Place:
         return str(self.target) if self.model is None else f"{self.target} {self.model}"
 
 
-def _load(
+def load_tasks(
     name: str, data: Path | None, limit: int | None, tools: Sequence[str], stack: ExitStack
 ) -> tuple[Suite, AgentLimits | None]:
     """The suite, and the limits of its conversations: None stands for the suite's own."""

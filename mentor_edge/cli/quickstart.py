@@ -208,15 +208,16 @@ class _Session:
 
     def _export(self, suite: Any) -> list[dict[str, Any]]:
         from mentor_edge.export import export
+        from mentor_edge.recipes import Run
 
         target = self.out / "artifact"
         if target.is_dir():  # finished, but interrupted before its stage was written down
             shutil.rmtree(target)
         artifact = export(
-            self.out / "mentor" / "merged", out=target, suite=suite, gguf=("q8_0", "q4_k_m"),
+            Run.load(self.out / "mentor").source(), out=target, suite=suite, gguf=("q8_0", "q4_k_m"),
             controls=("f32", CONTROL), reference=self.mentor_evaluation, progress=self.progress,
         )  # fmt: skip
-        return [file.summary() for file in artifact.files]
+        return artifact.summary()
 
     def _converse(self, suite: Any, artifacts: list[dict[str, Any]]) -> dict[str, Any]:
         from mentor_edge.agent import ToolAgent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from .screen import console
 
 if TYPE_CHECKING:
     from mentor_edge.export import Artifact
+    from mentor_edge.manifest import ManifestEntry
 
 _STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
@@ -49,7 +50,7 @@ def _artifact_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """One row per file and split; the file's verdict is the worst of its splits."""
     rows = []
     for file in summary["artifacts"]:
-        name = file["quant"] + (" (control)" if file["control"] else "")
+        name = ("" if file["format"] == "gguf" else "onnx ") + file["quant"] + (" (control)" if file["control"] else "")
         for split, result in file["splits"].items():
             flips = result["lost"] + result["gained"]
             interval = _points((result["low"], result["high"]))
@@ -96,19 +97,40 @@ def print_conversation(question: str, messages: Sequence[Mapping[str, Any]]) -> 
 
 
 def print_gate(artifact: Artifact) -> None:
-    """The gate's table for an exported artifact."""
-    table = Table(*_ARTIFACT_HEADER, title=f"gate on {artifact.suite['name']}", title_justify="left")
-    for row in _artifact_rows({"artifacts": [file.summary() for file in artifact.files]}):
+    """The gate's table for an exported artifact, and what stands behind it."""
+    manifest = artifact.manifest
+    table = Table(*_ARTIFACT_HEADER, title=f"gate on {manifest.suite['name']}", title_justify="left")
+    for row in _artifact_rows({"artifacts": artifact.summary()}):
         table.add_row(*(escape(cell) for cell in row), style=_STYLE[row[2]])
     console.print(table)
-    for file in artifact.files:
-        malformed = file.gate["malformed"]
+    if "difference" in manifest.source.merge:
+        solved = ", ".join(f"{base} {correct}" for base, correct in manifest.source.merge["correct"].items())
+        merge = manifest.source.merge
+        console.print(f"merged onto the {merge['base']} base (right of {merge['n']} tasks: {solved})", markup=False)
+    for format, found in manifest.parity.items():
         console.print(
-            f"{file.quant}: {file.gate['explanation']}; malformed {malformed['artifact']} (reference "
-            f"{malformed['reference']}); tensors {file.tensor_types}",
+            f"{format}: converted without a difference above {found['max_difference']:.1e} in {found['positions']} "
+            f"positions; template and {found['text']['token_cases']} token cases equal",
             markup=False,
         )
-    console.print(f"written: {artifact.directory}")
+    for entry in manifest.entries:
+        console.print(f"{entry.format} {entry.quant}: {'; '.join(_facts(entry))}", markup=False, soft_wrap=True)
+    console.print(f"written: {artifact.directory} (run.md says how to run it)", markup=False)
+
+
+def _facts(entry: ManifestEntry) -> Iterator[str]:
+    """What the manifest says of a model, for people."""
+    yield entry.gate["explanation"]
+    malformed = entry.gate["malformed"]
+    yield f"malformed {malformed['artifact']} (reference {malformed['reference']})"
+    if "kl_mean" in entry.parity:
+        yield f"divergence {entry.parity['kl_mean']:.2g} nats, same top-1 {entry.parity['top1_agreement']:.1%}"
+    if entry.delta is not None and entry.delta["projection"] is not None:
+        yield f"{entry.delta['projection']:.0%} of the fine-tune left"
+    if "types" in entry.quantization:
+        yield "tensors " + ", ".join(f"{count} {kind}" for kind, count in entry.quantization["types"].items())
+        if note := entry.quantization.get("note"):
+            yield note
 
 
 def write_report(out: Path, summary: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mentor_edge.errors import RunError
+from mentor_edge.manifest import MANIFEST
 
 
 def resolve_target(target: Path, quant: str | None) -> Path:
@@ -13,22 +14,22 @@ def resolve_target(target: Path, quant: str | None) -> Path:
 
     Files of an artifact are verified against its manifest, and only those that passed the gate are taken.
 
-    Raises: RunError when TARGET is none of these, ExportError from the artifact.
+    Raises: RunError when TARGET is none of these, ArtifactError.
     """
     from mentor_edge.export import Artifact
 
     if target.is_file():
         return target
     for directory in (target, target / "artifact"):
-        if (directory / "artifact.json").is_file():
+        if (directory / MANIFEST).is_file():
             artifact = Artifact.load(directory)
-            if quant is not None:
-                formats = [file.format for file in artifact.files if file.quant == quant]
-                return artifact.path(formats[0] if formats else "gguf", quant)
-            passed = [file for file in artifact.files if file.verdict == "pass" and not file.control]
-            if not passed:
+            entries = [entry for entry in artifact.manifest.entries if quant in (None, entry.quant)]
+            shipped = [entry for entry in entries if entry.role == "shipped"]
+            if quant is None and not shipped:
                 raise RunError(f"no file of {directory} passed the gate", "its refused/ folder holds the others")
-            return artifact.path(passed[0].format, passed[0].quant)
+            # What was asked for by name and is not shipped is refused there, with the reason.
+            chosen = next(iter(shipped or entries), None)
+            return artifact.path("gguf" if chosen is None else chosen.format, quant or shipped[0].quant)
     if any((target / name).is_file() for name in ("config.json", "genai_config.json")):
         return target
     if (target / "run.json").is_file():
@@ -40,7 +41,7 @@ def evaluation_target(target: str, quant: str | None) -> str | Path:
     """What to evaluate: an endpoint's URL as it is, or what `resolve_target` finds; of a run that was not exported yet,
     its merged student.
 
-    Raises: RunError, ExportError, StudentError, EngineError (no URL of an endpoint).
+    Raises: RunError, ArtifactError, ExportError, StudentError, EngineError (no URL of an endpoint).
     """
     from mentor_edge.engines.open import is_endpoint
 
@@ -49,7 +50,7 @@ def evaluation_target(target: str, quant: str | None) -> str | Path:
 
         return checked_url(target)
     path = Path(target)
-    if (path / "run.json").is_file() and not (path / "artifact" / "artifact.json").is_file():
+    if (path / "run.json").is_file() and not (path / "artifact" / MANIFEST).is_file():
         if quant is not None:
             raise RunError(f"{path} has no exported file yet", f"make one with: mentor-edge export {path}")
         return merged_directory(path)

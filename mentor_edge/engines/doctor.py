@@ -18,6 +18,9 @@ from mentor_edge.errors import EngineError
 
 KINDS = ("q8_0", "q4_k_m")
 AMX_OFF = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+# What makes decoding several times faster, in llama.cpp's words, and the flag in /proc/cpuinfo that says it is there.
+_FASTER = {"AVX2": "avx2", "FMA": "fma", "F16C": "f16c", "DOTPROD": "asimddp"}
+_AMX_FLAGS = {"amx_tile", "amx_int8", "amx_bf16"}
 _WIDTH = 256  # columns of a weight: K-quants fall back to other types on rows that 256 does not divide
 _VOCABULARY = 64
 
@@ -25,11 +28,13 @@ _VOCABULARY = 64
 @dataclass(frozen=True, slots=True)
 class LlamaCheck:
     """What was found. `ok`: engines work as they are. `fallback_works`: whether they work with
-    `use_extra_buffers=False`, None when that was not needed or not tried. `message` is for people."""
+    `use_extra_buffers=False`, None when that was not needed or not tried. `message` is for people. `instructions` are
+    those that the build uses, in llama.cpp's words ("AVX2", "AMX_INT8", "REPACK")."""
 
     ok: bool
     message: str
     fallback_works: bool | None = None
+    instructions: frozenset[str] = frozenset()
 
 
 def check_llama_cpp(timeout: float = 60.0) -> LlamaCheck:
@@ -50,7 +55,7 @@ def check_llama_cpp(timeout: float = 60.0) -> LlamaCheck:
         try:
             files = []
             with LlamaWorker(timeout) as worker:
-                amx = "AMX_INT8 = 1" in worker.request("about", "starting")["system"]
+                instructions = _instructions(worker.request("about", "starting")["system"])
                 for kind in KINDS:
                     files.append(target := source.with_name(f"{kind}.gguf"))
                     reply = worker.request(
@@ -64,7 +69,9 @@ def check_llama_cpp(timeout: float = 60.0) -> LlamaCheck:
             advice = f"Reinstall it: {rebuild_command(installed, amx=False)}"
             return LlamaCheck(False, f"llama-cpp-python {installed} does not work: {error.problem}. {advice}")
     if crash is None:
-        return LlamaCheck(True, f"llama-cpp-python {installed} decodes quantized models ({', '.join(KINDS)})")
+        works = f"llama-cpp-python {installed} decodes quantized models ({', '.join(KINDS)})"
+        return LlamaCheck(True, works, instructions=instructions)
+    amx = "AMX_INT8" in instructions
     cause = "It was built with AMX instructions, which gcc 12 miscompiles. " if amx else ""
     way_out = "Until then, engines work with use_extra_buffers=False." if fallback else "Without AMX it crashes too."
     return LlamaCheck(
@@ -72,7 +79,26 @@ def check_llama_cpp(timeout: float = 60.0) -> LlamaCheck:
         f"llama-cpp-python {installed} crashes on quantized models ({crash} in a 3-token decode). {cause}"
         f"Rebuild it: {rebuild_command(installed, amx)}\n{way_out}",
         fallback,
+        instructions,
     )
+
+
+def slow_build(instructions: frozenset[str], flags: frozenset[str]) -> str | None:
+    """What a llama.cpp build leaves unused of a processor with these flags (`machine.processor_flags`), with the
+    command that builds it anew; None when it uses what matters."""
+    unused = [name for name, flag in _FASTER.items() if flag in flags and name not in instructions]
+    if not unused:
+        return None
+    flags_ = 'CMAKE_ARGS="-DLLAVA_BUILD=OFF"'
+    if flags & _AMX_FLAGS:
+        flags_ += f' CFLAGS="{AMX_OFF}" CXXFLAGS="{AMX_OFF}"'
+    return f"uses no {', '.join(unused)}, which this processor has: it decodes slowly. {_pip_line(flags_)}"
+
+
+def _instructions(system: str) -> frozenset[str]:
+    """From llama_print_system_info: "CPU : SSE3 = 1 | AVX2 = 1 | OPENMP = 1 | "."""
+    parts = system.replace(":", "|").split("|")
+    return frozenset(name.strip() for name, _, value in (part.partition("=") for part in parts) if value.strip() == "1")
 
 
 def rebuild_command(installed: str | None, amx: bool) -> str:
@@ -80,9 +106,13 @@ def rebuild_command(installed: str | None, amx: bool) -> str:
     know those flags), else without any instruction that the building machine's compiler might get wrong."""
     flags = 'CMAKE_ARGS="-DLLAVA_BUILD=OFF'
     flags += f'" CFLAGS="{AMX_OFF}" CXXFLAGS="{AMX_OFF}"' if amx else ' -DGGML_NATIVE=OFF"'
+    return _pip_line(flags, installed)
+
+
+def _pip_line(environment: str, installed: str | None = None) -> str:
     package = "llama-cpp-python" if installed is None else f"llama-cpp-python=={installed}"
     options = "--force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python"
-    return f"{flags} {sys.executable} -m pip install {options} {package}"
+    return f"{environment} {sys.executable} -m pip install {options} {package}"
 
 
 def _crash(files: Sequence[Path], use_extra_buffers: bool, timeout: float) -> str | None:

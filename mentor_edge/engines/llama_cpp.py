@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.worker import RuntimeWorker, WorkerEngine
@@ -103,11 +99,3 @@ class LlamaCppEngine(WorkerEngine):
         sequences = [[int(token) for token in ids] for ids in token_ids]
         texts: list[str] = self._worker.request("detokenize", f"decoding tokens with {self.path}", token_ids=sequences)
         return texts
-
-    def logits(self, token_ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Logits after each token of one sequence, `[len(token_ids), vocabulary]`. Not inside an open batch."""
-        if self._open_batch:
-            raise EngineError(f"{self.path} has a batch open", "close it before asking for logits")
-        ids = [int(token) for token in token_ids]
-        reply = self._worker.request("logits", f"decoding {self.path}", token_ids=ids)
-        return np.frombuffer(base64.b64decode(reply["float32"]), np.float32).reshape(reply["shape"])

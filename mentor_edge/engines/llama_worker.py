@@ -13,15 +13,18 @@ import base64
 import ctypes
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mentor_edge.engines import llama_quantizer
 from mentor_edge.engines.serving import (
     Refused,
     check_ids,
+    check_logits,
     check_rows,
     choose_token,
     kv_budget,
@@ -35,8 +38,7 @@ LOG_LINES = 200
 LOG_WARNING = 3  # ggml.h, enum ggml_log_level; 5 continues the line before it
 # ggml.h, enum ggml_type, and the bytes of one element.
 KV_TYPES = {"f32": (0, 4), "f16": (1, 2)}
-# llama.h, enum llama_ftype: the kinds that need no importance matrix and that the gguf package can read back.
-FTYPES = {"f16": 1, "q8_0": 7, "q2_k": 10, "q3_k_m": 12, "q4_k_m": 15, "q5_k_m": 17, "q6_k": 18}
+_DAMAGED = "the file is damaged or of an unknown kind: export it again; `mentor-edge doctor` tests llama.cpp"
 
 
 class _Batch:
@@ -121,15 +123,14 @@ class LlamaServer:
         self._log.clear()
         self._model = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
-            raise Refused(
-                self._log[0] if self._log else "llama.cpp gave no reason",
-                "the file is damaged or of an unknown kind: export it again; `mentor-edge doctor` tests llama.cpp",
-            )
+            raise Refused(self._log[0] if self._log else "llama.cpp gave no reason", _DAMAGED)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
         self._kv, self._threads, self._flash_attention = kv, threads, flash_attention
         trained = lib.llama_model_n_ctx_train(self._model)
+        if trained < 1:  # also what does not fit 31 bits
+            raise Refused("the file names no possible context length", _DAMAGED)
         self._limit = context_length or min(trained, 4096)
         if self._limit > trained:
             raise Refused(
@@ -140,6 +141,7 @@ class LlamaServer:
         if fitting < 1:
             sizes = f"{per_sequence >> 20} MiB; the limit is {kv_budget() >> 20} MiB"
             raise Refused(f"one cache of {self._limit} tokens takes {sizes}", "ask for a shorter context_length")
+        self._try_out()
         return {
             "n_seq": min(n_seq, fitting),
             "context_length": self._limit,
@@ -213,25 +215,37 @@ class LlamaServer:
             feeds = following
         return [{"token_ids": outputs[row], "finished": finished[row]} for row in rows]
 
-    def logits(self, token_ids: Sequence[int]) -> dict[str, Any]:
-        """Logits of every position of one sequence: `[len(token_ids), n_vocab]` float32, row-major, as base64."""
+    def logits(self, token_ids: Sequence[int], last: int | None = None) -> dict[str, Any]:
+        """Logits of one sequence's positions, or its `last` ones: `[positions, n_vocab]` float32 as base64."""
         if not 0 < len(token_ids) <= self._limit:
             raise Refused(f"{len(token_ids)} tokens do not fit a context of {self._limit}")
         check_ids(token_ids, self._n_vocab)
         self._start(1, every_position=True)
-        values = [row.copy() for _, row in self._decode({0: list(token_ids)}, every_position=True)]
+        values = deque((row.copy() for _, row in self._decode({0: list(token_ids)}, every_position=True)), last)
         self._lengths = []
         return {"shape": [len(values), self._n_vocab], "float32": base64.b64encode(np.stack(values).tobytes()).decode()}
 
-    def quantize(self, source: str, target: str, kind: str, threads: int = 1) -> dict[str, Any]:
-        """Write `target` from an F32 or F16 GGUF file; replies llama.cpp's return code (0 is done) and its warnings."""
+    def tensors(self, path: str) -> list[dict[str, Any]]:
+        """See `llama_quantizer.read_tensors`."""
+        limit_process(os.path.getsize(path))
+        return llama_quantizer.read_tensors(self._lib, path)
+
+    def quantize(
+        self,
+        source: str,
+        target: str,
+        kind: str,
+        threads: int = 1,
+        types: Mapping[str, str] = MappingProxyType({}),
+        matrix: Mapping[str, str] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """See `llama_quantizer.quantize`."""
         limit_process(os.path.getsize(source))
-        params = self._lib.llama_model_quantize_default_params()
-        params.ftype = FTYPES[kind]
-        params.nthread = threads
-        self._log.clear()
-        code = self._lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
-        return {"code": code, "log": list(self._log)}
+        reply = llama_quantizer.quantize(
+            self._lib, source, target, kind, threads=threads, types=types, matrix=matrix, alive=self._alive
+        )
+        self._lib.llama_log_set(self._log_callback, ctypes.c_void_p(0))
+        return reply
 
     def _metadata(self, key: str) -> str | None:
         length = self._lib.llama_model_meta_val_str(self._model, key.encode(), None, 0)
@@ -244,8 +258,10 @@ class LlamaServer:
     def _special_token(self, name: str) -> str:
         # llama.cpp assumes ids that the file does not name, so only those in the file count.
         token = self._metadata(f"tokenizer.ggml.{name}_token_id")
-        if token is None or not 0 <= int(token) < self._n_vocab:
+        if token is None:
             return ""
+        if not 0 <= int(token) < self._n_vocab:
+            raise Refused(f"its {name} token is {token}; the vocabulary has {self._n_vocab}", _DAMAGED)
         return self._piece(int(token)).decode(errors="replace")
 
     def _padded_limit(self) -> int:
@@ -277,6 +293,13 @@ class LlamaServer:
             self._pieces[token] = buffer.raw[:length]
         return self._pieces[token]
 
+    def _try_out(self) -> None:
+        """Decode two tokens: some damage shows only when the model runs."""
+        self._start(1)
+        for _, logits in self._decode({0: [0, 0][: self._limit]}):
+            check_logits(logits)
+        self._lengths = []
+
     def _start(self, n_seq: int, every_position: bool = False) -> None:
         if n_seq > self._context_key[0] or every_position != self._context_key[1] or not self._context:
             self._new_context(n_seq, every_position)
@@ -291,6 +314,8 @@ class LlamaServer:
         params = lib.llama_context_default_params()
         # Separate caches (not unified) give every sequence n_ctx / n_seq_max tokens and decode faster.
         params.kv_unified = False
+        # Layers with a window keep everything, too: only whole caches can be copied between sequences.
+        params.swa_full = True
         params.n_seq_max = n_seq
         params.n_ctx = n_seq * self._padded_limit()
         params.n_batch = params.n_ubatch = CHUNK
@@ -339,7 +364,7 @@ class LlamaServer:
         self._lengths[row] = self._lengths[leader]
 
 
-OPERATIONS = ("about", "load", "tokenize", "detokenize", "open", "extend", "logits", "quantize")
+OPERATIONS = ("about", "load", "tokenize", "detokenize", "open", "extend", "logits", "tensors", "quantize")
 
 
 def main() -> None:

@@ -19,6 +19,14 @@ COMMAND = [sys.executable, "-P", "-m", "mentor_edge.engines.onnx_worker"]
 RUNTIME = "onnxruntime-genai"
 
 
+def start_worker(timeout: float) -> RuntimeWorker:
+    """A child process that holds onnxruntime-genai; `timeout` as in `RuntimeWorker`."""
+    # Before the child starts: both packages otherwise record usage in the home directory, for sending.
+    environment = {"ORT_DISABLE_TELEMETRY": "1"}
+    hint = f"export the model again or reinstall {RUNTIME}"
+    return RuntimeWorker(RUNTIME, COMMAND, hint=hint, timeout=timeout, environment=environment)
+
+
 class OnnxEngine(WorkerEngine):
     """A directory that onnxruntime-genai's model builder wrote, on the CPU.
 
@@ -44,19 +52,12 @@ class OnnxEngine(WorkerEngine):
             raise EngineError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}")
         directory = OnnxDirectory.read(Path(path))
         self.template = directory.template
+        self.eos_token = directory.template.eos_token
         self.end_ids = directory.end_ids
         self._tokenizer = directory.tokenizer
         self.context_length = _context_length(directory, context_length)
         self.batch_size = min(batch_size, _fitting(directory, self.context_length))
-        worker = RuntimeWorker(
-            RUNTIME,
-            COMMAND,
-            hint=f"export the model again or reinstall {RUNTIME}",
-            timeout=timeout,
-            # Before the child starts: both packages otherwise record usage in the home directory, for sending.
-            environment={"ORT_DISABLE_TELEMETRY": "1"},
-        )
-        super().__init__(directory.path, worker)
+        super().__init__(directory.path, start_worker(timeout))
         try:
             info = self._worker.request(
                 "load",

@@ -7,12 +7,15 @@ continue several rows at once: a generator with more than one row takes `append_
 a request only when it is alone, and its dynamic batching needs another kind of graph (paged attention).
 
 Relied on upstream (onnxruntime-genai 0.18): `append_tokens` runs the model on the new tokens behind its cache, and
-`get_logits` gives the logits after the last one, untouched by the directory's search options.
+`get_logits` gives the logits after the last one, untouched by the directory's search options; `get_output("logits")`
+gives what the graph returned for the last append: `[1, positions, vocabulary]`.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +92,27 @@ class OnnxServer:
             replies.append({"token_ids": turn, "finished": bool(turn) and turn[-1] in self._end_ids})
         return replies
 
+    def logits(self, token_ids: Sequence[int], last: int | None = None) -> dict[str, Any]:
+        """Logits of one sequence's positions, or its `last` ones: `[positions, n_vocab]` float32 as base64."""
+        if not 0 < len(token_ids) <= self._limit:
+            raise Refused(f"{len(token_ids)} tokens do not fit a context of {self._limit}")
+        check_ids(token_ids, self._n_vocab)
+        step = CHUNK if len(token_ids) == 1 or self._returns_every_position() else 1
+        generator = self._new_generator()
+        rows: deque[npt.NDArray[np.float32]] = deque(maxlen=last)
+        for start in range(0, len(token_ids), step):
+            generator.append_tokens(np.asarray(token_ids[start : start + step], np.int32))
+            # Copies: a row must not keep the others of its append alive.
+            rows += [row.astype(np.float32) for row in generator.get_output("logits")[0]]
+            self._alive()
+        return {"shape": [len(rows), self._n_vocab], "float32": base64.b64encode(np.stack(rows).tobytes()).decode()}
+
+    def _returns_every_position(self) -> bool:
+        """False for a graph that returns only the logits after the last token of an append, as some exporters'."""
+        generator = self._new_generator()
+        generator.append_tokens(np.zeros(2, np.int32))
+        return bool(generator.get_output("logits").shape[1] == 2)
+
     def _turn(
         self, generator: Any, feed: list[int], max_new_tokens: int, temperature: float, seed: list[int]
     ) -> list[int]:
@@ -122,7 +146,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).rpartition("[ONNXRuntimeError] : ")[2]
 
 
-OPERATIONS = ("load", "open", "extend")
+OPERATIONS = ("load", "open", "extend", "logits")
 
 
 def main() -> None:

@@ -7,21 +7,27 @@ A runtime may end its process on a broken file or a failed assertion, so none ev
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
-from mentor_edge.engines.frames import read_frame, write_frame
+from mentor_edge.engines.frames import FrameError, read_frame, write_frame
+from mentor_edge.engines.machine import memory_bytes
 
 KV_LIMIT = 4 << 30  # bytes of all sequences' caches together, at most half of the machine's memory
-HEADROOM = 8 << 30  # address space beyond the weights: caches, compute buffers, logits, libraries
+HEADROOM = 8 << 30  # bytes beyond the weights: caches, compute buffers, logits
+THREAD_STACK = 1 << 20  # bytes
 PULSE = 1.0  # seconds between signs of life
+_LESS_MEMORY = "ask for a shorter context or fewer conversations at once, or use a machine with more memory"
 
 
 class Refused(Exception):
@@ -38,6 +44,7 @@ def serve(make_server: Callable[[Callable[[], None]], Any], operations: Collecti
     `make_server` gets a function to call while long work goes on.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     # C code prints to descriptor 1: the replies get a private one, and its place is taken by stderr.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -50,9 +57,21 @@ def serve(make_server: Callable[[Callable[[], None]], Any], operations: Collecti
             reply = {"result": getattr(server, operation)(**request)}
         except Refused as error:
             reply = {"error": str(error), "hint": error.hint}
+        except MemoryError:
+            reply = {"error": "it takes more memory than this process may use", "hint": _LESS_MEMORY}
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}", "hint": None}
-        write_frame(replies, reply)
+        try:
+            write_frame(replies, reply)
+        except FrameError as error:
+            write_frame(replies, {"error": str(error), "hint": "ask for less at once"})
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: an operation that hangs would never see its input end."""
+    while os.getppid() == parent:
+        time.sleep(PULSE)
+    os._exit(1)
 
 
 def _pulse(stream: IO[bytes]) -> Callable[[], None]:
@@ -69,14 +88,18 @@ def _pulse(stream: IO[bytes]) -> Callable[[], None]:
 
 
 def limit_process(size: int) -> None:
-    """Make allocations beyond what a model of `size` bytes can need fail here, instead of in the whole machine."""
+    """Make allocations beyond what a model of `size` bytes can need fail here, instead of in the whole machine.
+
+    Call it before the file is opened. The limit is one of addresses: what is mapped already, the file, and the lesser
+    of this machine's memory and what repacking the weights for the processor, caches and buffers can take.
+    """
     if sys.platform == "win32":
         return
     import resource
 
+    _shrink_thread_stacks()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    # Three times the file: mapped, repacked for the processor, and as much again while it is quantized.
-    wanted = size * 3 + HEADROOM
+    wanted = psutil.Process().memory_info().vms + size + min(2 * size + HEADROOM, memory_bytes())
     # macOS does not know this limit.
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
@@ -84,12 +107,20 @@ def limit_process(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
+def _shrink_thread_stacks() -> None:
+    """llama.cpp checks each tensor in a thread of its own; their usual 8 MiB of addresses would hide any real limit."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "pthread_setattr_default_np"):  # glibc and musl have it
+        return
+    attributes = ctypes.create_string_buffer(256)  # pthread_attr_t has 56 or 64 bytes
+    libc.pthread_attr_init(attributes)
+    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK))
+    libc.pthread_setattr_default_np(attributes)
+
+
 def kv_budget() -> int:
     """Bytes that the caches of all sequences may take together."""
-    try:
-        return min(KV_LIMIT, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    except (AttributeError, ValueError, OSError):
-        return KV_LIMIT
+    return min(KV_LIMIT, memory_bytes() // 2)
 
 
 def check_rows(rows: Sequence[int], size: int) -> None:

@@ -2,10 +2,10 @@
 
 It drives the model's own `forward` with a cache object and re-implements no architecture. Compared with `generate`:
 the KV cache is kept between turns, identical prompts (the rollouts of a group) are prefilled once, and rows that have
-finished are dropped. `tests/test_transformers_engine.py` holds it to `generate` token by token.
+finished are dropped. Tests hold it to `generate` token by token, for every family in `attention.FAMILIES`.
 
-Relied on upstream (transformers 5.23): a 4-D attention mask is used as it is (`masking_utils`), attention layers take
-keys and values from `past_key_values.update(keys, values, layer_idx)`, and `logits_to_keep=1` scores the last column.
+Relied on upstream (transformers 5.23): `logits_to_keep=1` scores the last column; the rest stands in `attention` and
+`ragged_cache`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.engines.attention import FAMILIES, INSTEAD, attention_mask, attention_windows
 from mentor_edge.engines.base import Generation, Sampling
+from mentor_edge.engines.ragged_cache import RaggedCache, concatenated
 from mentor_edge.errors import StudentError
 
 _PREFILL_TOKENS = 16384
 """Most padded tokens of one prefill forward: bounds its activations whatever the batch."""
 _COMPACT_BELOW = 0.75
 """Finished rows are dropped once fewer than this part of the decoded rows is active: dropping copies the cache."""
+_TOLERANCE = 0.25
+"""Largest difference of logits from the model's own, in their standard deviations. The order of additions moves them by
+1e-5 in float32 and leaves room for 16 bits; a wrong mask or position moves them by about one."""
 
 
 @contextmanager
@@ -60,25 +64,24 @@ def load_tokenizer(path: str | Path) -> Any:
     return tokenizer
 
 
-def load_student(path: str | Path, *, four_bit: bool = False) -> tuple[Any, Any]:
+def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = False) -> tuple[Any, Any]:
     """Load a local Hugging Face directory (or, where a hub is reachable, a hub id) as (model, tokenizer).
 
-    Weights are float32 on a CPU and bfloat16 on a GPU; `four_bit` keeps them as NF4 with double quantization (QLoRA).
+    Weights are float32 on a CPU and bfloat16 on a GPU; `four_bit` keeps them as NF4 with double quantization (QLoRA),
+    `as_stored` in the dtype that the configuration names.
 
     Raises: StudentError when it cannot be loaded or its tokenizer has no chat template.
     """
     name = str(path)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    quantization = None
-    if four_bit:
-        quantization = BitsAndBytesConfig(
+    options: dict[str, Any] = {"dtype": "auto" if as_stored else dtype}
+    if four_bit:  # only then: given as None, it makes transformers forget how a quantized student is stored
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     tokenizer = load_tokenizer(name)
     with _loading(name):
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, quantization_config=quantization
-        )
+        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
     return model, tokenizer
 
 
@@ -86,109 +89,30 @@ def template_of(tokenizer: Any) -> ChatTemplate:
     return ChatTemplate(tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token or "")
 
 
-class _RaggedLayer(CacheLayerMixin):
-    """One layer's keys and values, [rows, kv heads, slots, head size], written at each row's own positions.
-
-    Slot 0 takes the padding; token position p lives in slot p + 1.
-    """
-
-    is_sliding = False
-
-    def __init__(self, cache: RaggedCache) -> None:
-        super().__init__()
-        self._cache = cache
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        shape = (key_states.shape[0], key_states.shape[1], self._cache.slots)
-        self.keys = key_states.new_zeros((*shape, key_states.shape[3]))
-        self.values = value_states.new_zeros((*shape, value_states.shape[3]))
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        rows, slots, span = self._cache.rows, self._cache.write_slots, self._cache.span
-        self.keys[rows, :, slots] = key_states.transpose(1, 2)
-        self.values[rows, :, slots] = value_states.transpose(1, 2)
-        return self.keys[:, :, :span], self.values[:, :, :span]
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._cache.span, 0
-
-    def get_seq_length(self) -> int:
-        return self._cache.span
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class RaggedCache(Cache):
-    """A cache whose rows have different lengths. `aim` says where the next forward writes; `slots` is the capacity."""
-
-    def __init__(self, layers: int, slots: int = 0) -> None:
-        self.slots = slots
-        self.span = 0
-        self.rows = self.write_slots = torch.zeros(0)
-        super().__init__(layers=[_RaggedLayer(self) for _ in range(layers)])
-
-    def aim(self, write_slots: torch.Tensor) -> None:
-        """`write_slots` is [rows, columns]; capacity grows in steps of 64, so that it is rarely copied."""
-        self.rows = torch.arange(write_slots.shape[0], device=write_slots.device)[:, None]
-        self.write_slots = write_slots
-        self.span = int(write_slots.max()) + 1
-        self.grow(-(-self.span // 64) * 64)
-
-    def grow(self, slots: int) -> None:
-        """Make room for at least `slots` slots."""
-        missing = slots - self.slots
-        if missing <= 0:
-            return
-        self.slots = slots
-        for layer in self.layers:
-            if layer.is_initialized:
-                layer.keys = torch.nn.functional.pad(layer.keys, (0, 0, 0, missing))
-                layer.values = torch.nn.functional.pad(layer.values, (0, 0, 0, missing))
-
-    def take(self, rows: torch.Tensor) -> RaggedCache:
-        """A copy that holds the given rows, in that order."""
-        taken = RaggedCache(len(self.layers), self.slots)
-        for source, target in zip(self.layers, taken.layers, strict=True):
-            target.keys, target.values = source.keys[rows], source.values[rows]
-            target.is_initialized = True
-        return taken
-
-    def put(self, rows: torch.Tensor, source: RaggedCache) -> None:
-        """Store all rows of `source` as the given rows."""
-        self.grow(source.slots)
-        for mine, theirs in zip(self.layers, source.layers, strict=True):
-            mine.keys[rows, :, : source.slots] = theirs.keys
-            mine.values[rows, :, : source.slots] = theirs.values
-
-
 class TransformersEngine:
     """A Hugging Face causal LM as an engine. Greedy at temperature 0, else sampling from torch's global generator.
 
-    Raises: StudentError when the model has layers without a plain KV cache (sliding windows, state spaces).
+    Raises: StudentError when the decode loop cannot drive the model (state spaces, layers that share a cache, position
+    biases): by its configuration, or because a few tokens through the loop give other logits than its own forward.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int = 64, context_length: int | None = None) -> None:
         config = model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise StudentError(
-                f"the decode loop supports full attention only, this model has {', '.join(sorted(kinds))} layers",
-                "set rollout.engine to trl, which decodes with transformers' generate",
-            )
+        self.windows = attention_windows(config)
         self.model = model
         self.tokenizer = tokenizer
         self.template = template_of(tokenizer)
         self.batch_size = batch_size
-        limit = config.max_position_embeddings
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is None:
+            raise StudentError(
+                f"the decode loop cannot drive {config.model_type}: it names no longest context", INSTEAD
+            )
         self.context_length = limit if context_length is None else min(limit, context_length)
         eos = model.generation_config.eos_token_id
         self.eos_token_ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        if config.model_type not in FAMILIES:
+            self._try_loop()
 
     @classmethod
     def load(cls, path: str | Path, *, batch_size: int = 64) -> TransformersEngine:
@@ -201,6 +125,28 @@ class TransformersEngine:
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         return [self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in token_ids]
+
+    def _try_loop(self) -> None:
+        """Two rows of different lengths, each fed in two parts, against the model's own forward of each row alone."""
+        rows = [[(7 * i + 3) % self.model.config.get_text_config().vocab_size for i in range(n)] for n in (14, 5)]
+        cuts = (9, 2)
+        name = type(self.model).__name__
+        try:
+            with self.open(2) as batch:
+                expected = [self.model(input_ids=batch.tensor([row])).logits[0, -1].float() for row in rows]
+                cache = RaggedCache(batch.layers)
+                batch.forward(cache, [row[:cut] for row, cut in zip(rows, cuts, strict=True)], [0, 0])
+                found = batch.forward(cache, [row[cut:] for row, cut in zip(rows, cuts, strict=True)], cuts)
+        except Exception as error:  # a foreign forward may raise anything
+            raise StudentError(
+                f"the decode loop cannot drive {name}: {type(error).__name__}: {error}", INSTEAD
+            ) from error
+        difference = float(((found - torch.stack(expected)).abs().amax(-1) / torch.stack(expected).std(-1)).max())
+        if not difference < _TOLERANCE:
+            raise StudentError(
+                f"the decode loop cannot drive {name}: logits differ from its own by {difference:.2g} deviations",
+                INSTEAD,
+            )
 
     @contextmanager
     def open(self, size: int) -> Iterator[_TorchConversations]:
@@ -218,7 +164,7 @@ class _TorchConversations:
 
     def __init__(self, engine: TransformersEngine, size: int) -> None:
         self._engine = engine
-        self._layers = engine.model.config.get_text_config().num_hidden_layers
+        self.layers = engine.model.config.get_text_config().num_hidden_layers
         self._device = engine.model.device
         self._size = size
         self._cache: RaggedCache | None = None
@@ -230,8 +176,8 @@ class _TorchConversations:
         if self._cache is None:
             cache, logits = self._prefill_prompts(rows, inputs)
         else:
-            cache = self._cache.take(self._tensor(rows))
-            logits = self._forward(cache, inputs, [self._lengths[row] for row in rows])
+            cache = self._cache.take(self.tensor(rows))
+            logits = self.forward(cache, inputs, [self._lengths[row] for row in rows])
         for row, ids in zip(rows, inputs, strict=True):
             self._lengths[row] += len(ids)
         return self._decode(rows, cache, logits, sampling)
@@ -247,14 +193,14 @@ class _TorchConversations:
         caches, logits = [], []
         for start in range(0, len(distinct), step):
             chunk = distinct[start : start + step]
-            caches.append(RaggedCache(self._layers, slots))
-            logits.append(self._forward(caches[-1], chunk, [0] * len(chunk)))
-        spread = self._tensor([index[tuple(prompt)] for prompt in prompts])
-        cache = _concatenated(caches).take(spread)
-        self._cache = cache.take(self._tensor(sorted(range(self._size), key=rows.__getitem__)))
+            caches.append(RaggedCache(self.layers, slots))
+            logits.append(self.forward(caches[-1], chunk, [0] * len(chunk)))
+        spread = self.tensor([index[tuple(prompt)] for prompt in prompts])
+        cache = concatenated(caches).take(spread)
+        self._cache = cache.take(self.tensor(sorted(range(self._size), key=rows.__getitem__)))
         return cache, torch.cat(logits)[spread]
 
-    def _forward(self, cache: RaggedCache, inputs: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
+    def forward(self, cache: RaggedCache, inputs: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
         """Feed ragged inputs, right-aligned, at each row's own positions; the logits after each row's last token.
 
         Returns [rows, vocabulary].
@@ -273,12 +219,9 @@ class _TorchConversations:
         self, cache: RaggedCache, ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor
     ) -> torch.Tensor:
         cache.aim(slots)
-        keys = torch.arange(cache.span, device=self._device)
-        visible = (keys >= 1) & (keys <= slots[:, :, None])  # slot 0 holds padding
-        mask = torch.zeros(visible.shape, dtype=self._engine.model.dtype, device=self._device)
-        mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+        mask = attention_mask(self._engine.windows, slots, cache.span, self._engine.model.dtype)
         output = self._engine.model(
-            input_ids=ids, attention_mask=mask[:, None], position_ids=positions, past_key_values=cache,
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
             use_cache=True, logits_to_keep=1,
         )  # fmt: skip
         return output.logits[:, -1].float()
@@ -305,32 +248,22 @@ class _TorchConversations:
             if not keep or step == sampling.max_new_tokens - 1:
                 break
             if len(keep) < _COMPACT_BELOW * len(decoded):
-                kept = self._tensor(keep)
-                self._cache.put(self._tensor([rows[index] for index in decoded]), cache)
+                kept = self.tensor(keep)
+                self._cache.put(self.tensor([rows[index] for index in decoded]), cache)
                 cache, chosen = cache.take(kept), chosen[kept]
                 decoded = [decoded[i] for i in keep]
-            starts = self._tensor([self._lengths[rows[index]] for index in decoded])
+            starts = self.tensor([self._lengths[rows[index]] for index in decoded])
             logits = self._step(cache, chosen[:, None], starts[:, None], starts[:, None] + 1)
             for index in decoded:
                 if alive[index]:
                     self._lengths[rows[index]] += 1
-        self._cache.put(self._tensor([rows[index] for index in decoded]), cache)
+        self._cache.put(self.tensor([rows[index] for index in decoded]), cache)
         for row, ids in zip(rows, generated, strict=True):
             self._unfed[row] = ids[-1:]
         return [Generation(ids, done) for ids, done in zip(generated, finished, strict=True)]
 
-    def _tensor(self, values: Sequence[int]) -> torch.Tensor:
+    def tensor(self, values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
-
-
-def _concatenated(caches: Sequence[RaggedCache]) -> RaggedCache:
-    """Caches of the same capacity, row after row."""
-    whole = RaggedCache(len(caches[0].layers), caches[0].slots)
-    for i, layer in enumerate(whole.layers):
-        layer.keys = torch.cat([cache.layers[i].keys for cache in caches])
-        layer.values = torch.cat([cache.layers[i].values for cache in caches])
-        layer.is_initialized = True
-    return whole
 
 
 def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:

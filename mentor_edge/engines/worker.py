@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+
 from mentor_edge.engines.base import Generation, Sampling
-from mentor_edge.engines.frames import read_frame, write_frame
+from mentor_edge.engines.frames import FrameError, read_frame, write_frame
 from mentor_edge.errors import EngineError
+
+_SAID = 16_384  # bytes kept of what a child prints
 
 
 class RuntimeDied(EngineError):
@@ -40,15 +45,21 @@ class RuntimeWorker:
         self._name = name
         self._hint = hint
         self._timeout = timeout
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
         # OMP_WAIT_POLICY: OpenMP threads would otherwise spin at barriers and starve each other on a busy machine.
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env={**os.environ, "OMP_WAIT_POLICY": "passive", **environment},
-        )
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **environment}
+        printed, prints = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=prints, env=environment
+            )
+        except OSError as error:
+            os.close(printed)
+            raise EngineError(f"the process for {name} cannot be started: {error}") from error
+        finally:
+            os.close(prints)
+        self._said = b""
+        self._listener = threading.Thread(target=self._listen, args=(printed,), daemon=True)
+        self._listener.start()
 
     def request(self, operation: str, doing: str, **arguments: Any) -> Any:
         """The worker's result. `doing` says what for, to be read after "llama.cpp died while".
@@ -59,6 +70,9 @@ class RuntimeWorker:
             raise EngineError(f"{self._name} was closed before {doing}")
         try:
             reply = self._exchange({"op": operation, **arguments})
+        except FrameError as error:
+            self.close()
+            raise RuntimeDied(f"{self._name} broke its connection while {doing}: {error}", self._hint) from error
         except BaseException:
             # Also on Ctrl-C: a reply that nobody reads would be taken for the next request's.
             self.close()
@@ -68,6 +82,12 @@ class RuntimeWorker:
         if "error" in reply:
             raise EngineError(f"{self._name} failed while {doing}: {reply['error']}", reply["hint"])
         return reply["result"]
+
+    def _listen(self, printed: int) -> None:
+        """Keep the end of what the child prints, however much that is: it may say why the child dies."""
+        while part := os.read(printed, _SAID):
+            self._said = (self._said + part)[-_SAID:]
+        os.close(printed)
 
     def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """The reply, or None when the child is gone. The watchdog turns a hang into a death."""
@@ -80,9 +100,11 @@ class RuntimeWorker:
                 return None
         while True:
             with self._watchdog():
-                reply: dict[str, Any] | None = read_frame(self._process.stdout)
-            if reply is None or "alive" not in reply:
+                reply = read_frame(self._process.stdout)
+            if reply is None or reply.keys() in ({"result"}, {"error", "hint"}):
                 return reply
+            if reply.keys() != {"alive"}:
+                raise FrameError(f"a reply holds {', '.join(reply) or 'nothing'}")
 
     @contextmanager
     def _watchdog(self) -> Iterator[None]:
@@ -99,9 +121,13 @@ class RuntimeWorker:
         self._process.kill()
 
     def _death(self, doing: str) -> RuntimeDied:
-        code = self._process.wait()
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        try:
+            code = self._process.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            self.close()
+            return RuntimeDied(f"{self._name} closed its connection while {doing}", self._hint)
+        self._listener.join(timeout=1.0)
+        lines = self._said.decode(errors="replace").strip().splitlines()
         said = f": {lines[-1].strip()}" if lines else ""
         self.close()
         if self._hung:
@@ -116,7 +142,7 @@ class RuntimeWorker:
         """End the child. Safe to call twice."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+        for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 # Closing flushes what a dead child never read.
                 with contextlib.suppress(BrokenPipeError):
@@ -156,6 +182,18 @@ class WorkerEngine:
             yield WorkerConversations(self)
         finally:
             self._open_batch = False
+
+    def logits(self, token_ids: Sequence[int], *, last: int | None = None) -> npt.NDArray[np.float32]:
+        """Logits after each token of one sequence, or after its `last` ones: `[positions, vocabulary]`. Not inside an
+        open batch.
+
+        Raises: EngineError when the tokens do not fit the context or the vocabulary.
+        """
+        if self._open_batch:
+            raise EngineError(f"{self.path} has a batch open", "close it before asking for logits")
+        ids = [int(token) for token in token_ids]
+        reply = self._worker.request("logits", f"decoding {self.path}", token_ids=ids, last=last)
+        return np.frombuffer(base64.b64decode(reply["float32"]), np.float32).reshape(reply["shape"])
 
     def _extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
         self._turns += 1

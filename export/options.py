@@ -1,0 +1,68 @@
+"""What an export is asked to make, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mentor_edge.errors import ExportError, did_you_mean
+
+from .gate import MARGIN
+from .onnx import EXPORTERS, PRECISIONS
+from .quantize import KINDS, NEED_MATRIX
+
+DEFAULT_QUANTS = ("q8_0", "q4_k_m")
+MATRIX_CHOICES = ("auto", "always", "never")
+_GAIN_FROM_A_MATRIX = ("iq", "q3_k")
+"""Beginnings of the kinds that a matrix improved where it was measured; q4_k_m, q4_0 and q2_k were not."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """`gguf` and `onnx` name the files to ship, `controls` GGUF kinds that are gated to see that the gate can fail.
+
+    `overrides` maps regular expressions over GGUF tensor names to types. `importance_matrix` "auto" computes one for
+    the kinds that need or gain from it, "always" for every kind below 8 bits. `converter` is an upstream
+    convert_hf_to_gguf.py, for families that ours does not know. `onnx_options` go to onnxruntime-genai's builder.
+    """
+
+    gguf: Sequence[str] = ()
+    onnx: Sequence[str] = ()
+    controls: Sequence[str] = ()
+    margin: float = MARGIN
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    importance_matrix: str = "auto"
+    converter: Path | None = None
+    exporter: str = "genai"
+    onnx_options: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raises: ExportError with every mistake."""
+        problems = []
+        for kind in dict.fromkeys((*self.gguf, *self.controls)):
+            if kind not in ("f32", *KINDS):
+                problems.append(f"unknown quantization {kind!r}{did_you_mean(kind, ('f32', *KINDS))}")
+            elif kind in NEED_MATRIX and self.importance_matrix == "never":
+                problems.append(f"{kind} cannot be made without an importance matrix")
+        for precision in self.onnx:
+            if precision not in PRECISIONS:
+                problems.append(f"unknown ONNX precision {precision!r}{did_you_mean(precision, PRECISIONS)}")
+        if self.exporter not in EXPORTERS:
+            problems.append(f"unknown exporter {self.exporter!r}{did_you_mean(self.exporter, EXPORTERS)}")
+        if self.importance_matrix not in MATRIX_CHOICES:
+            problems.append(f"importance_matrix is {self.importance_matrix!r}, not one of {', '.join(MATRIX_CHOICES)}")
+        if self.onnx_options and self.exporter != "genai":
+            problems.append(f"options of the ONNX builder have no effect with the exporter {self.exporter!r}")
+        if not 0 < self.margin < 1:
+            problems.append(f"the margin is {self.margin:g}; it is a share, such as 0.02 for two points")
+        if not (self.gguf or self.onnx or self.controls):
+            problems.append("nothing to export was named")
+        if problems:
+            raise ExportError("; ".join(problems))
+
+    def wants_matrix(self, kind: str) -> bool:
+        if self.importance_matrix == "always":
+            return kind not in ("f32", "f16", "bf16", "q8_0")
+        gains = kind.startswith(_GAIN_FROM_A_MATRIX)
+        return kind in NEED_MATRIX or (self.importance_matrix == "auto" and gains)

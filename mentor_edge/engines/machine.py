@@ -1,0 +1,61 @@
+"""What this machine has for a runtime, or what a container lets it have: memory, processors, their instructions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def memory_bytes() -> int:
+    """Physical memory, or the least of the cgroup limits that this process is under."""
+    limits = [psutil.virtual_memory().total]
+    for directory in _own_cgroups():
+        for name in ("memory.max", "memory.limit_in_bytes"):  # cgroup v2, v1
+            with suppress(OSError, ValueError):  # the file is not there, or says "max"
+                limits.append(int((directory / name).read_text()))
+    return min(limits)
+
+
+def processors() -> float:
+    """Processors that this process may use: those it is bound to, or a cgroup's share of them (2.5, say)."""
+    try:
+        shares = [float(len(os.sched_getaffinity(0)))]
+    except AttributeError:  # not on Linux
+        shares = [float(os.cpu_count() or 1)]
+    for directory in _own_cgroups():
+        with suppress(OSError, ValueError):
+            quota, period = (directory / "cpu.max").read_text().split()
+            shares.append(int(quota) / int(period))
+        with suppress(OSError, ValueError):
+            quota, period = ((directory / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            if int(quota) > 0:
+                shares.append(int(quota) / int(period))
+    return min(shares)
+
+
+def processor_flags() -> frozenset[str]:
+    """The instructions of the processor as Linux names them ("avx2", "amx_int8", on Arm "asimd"); empty elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return frozenset(flags.split())
+    return frozenset()
+
+
+def _own_cgroups() -> Iterator[Path]:
+    """The directories of this process's cgroups and of all above them, which limit it, too."""
+    yield _CGROUPS
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            root = _CGROUPS / controllers
+            place = root / path.lstrip("/")
+            # In a container the path may be the host's, and not there; those above it are tried as well.
+            yield from (parent for parent in (place, *place.parents) if parent.is_relative_to(root))
