@@ -1,4 +1,4 @@
-"""The importance matrix: which input columns of each weight matter, measured on the model's own tool-call conversations.
+"""The importance matrix: which input columns of each weight matter, measured on tool-call conversations.
 
 llama.cpp's quantizer weighs the error of a column by the mean square of what the column is multiplied with. Its tool
 llama-imatrix measures that on text that it reads as plain text unless told otherwise; here the conversations are
@@ -74,20 +74,28 @@ def importance_matrix(
 ) -> ImportanceMatrix:
     """Run the conversations through the model in torch and average the squared inputs of every linear layer.
 
-    The model is loaded in float32 (4 bytes per parameter), and one conversation's activations are held at a time.
-    No logits are computed: the head's input is the last hidden state. A tied head is stored as `token_embd.weight`,
-    as GGUF has it. `progress` gets (done, total) conversations.
+    The model is loaded in float32 (4 bytes per parameter, and the file's own pages while it loads), and one
+    conversation's activations are held at a time; what a conversation has beyond the model's context is left out. No
+    logits are computed: the head's input is the last hidden state. A tied head is stored as `token_embd.weight`, as
+    GGUF has it. `progress` gets (done, total) conversations.
 
-    Raises: ExportError when there is no text, a token is not in the vocabulary, the weights give numbers that are not
-    finite, or gguf has no names for the model's family.
+    Raises: ExportError when the model cannot be loaded, there is no text, a token is not in the vocabulary, the weights
+    give numbers that are not finite, or gguf has no names for the model's family.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if not any(map(len, conversations)):
         raise ExportError("the importance matrix was given no text", "name a suite with tasks")
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, local_files_only=True).eval()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            model_dir, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        ).eval()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ExportError(f"cannot load {model_dir} for the importance matrix: {error}") from error
     vocabulary = model.get_input_embeddings().num_embeddings
+    context = model.config.get_text_config().max_position_embeddings
     names = _tensor_names(model)
     squares = {name: np.zeros(layer.in_features) for name, layer in names.items()}
     tokens = 0
@@ -98,9 +106,10 @@ def importance_matrix(
                 continue
             if not all(0 <= token < vocabulary for token in ids):
                 raise ExportError(f"conversation {done} has token ids that are not in 0..{vocabulary - 1}")
-            hidden = model.base_model(torch.tensor([ids]), use_cache=False).last_hidden_state
+            fitting = torch.tensor([ids[:context]])
+            hidden = model.base_model(fitting, use_cache=False).last_hidden_state
             _add_squares(squares[_head_name(model)], hidden)
-            tokens += len(ids)
+            tokens += fitting.numel()
     progress(len(conversations), len(conversations))
     values = {name: (total / tokens).astype(np.float32) for name, total in squares.items()}
     if bad := [name for name, mean in values.items() if not np.isfinite(mean).all()]:
@@ -112,11 +121,12 @@ def _tensor_names(model: Any) -> dict[str, Any]:
     """Every linear layer by the GGUF name of its weight, the head included."""
     from torch.nn import Linear
 
-    family = model.config.model_type.removesuffix("_text")
+    config = model.config.get_text_config()
+    family = config.model_type.removesuffix("_text")
     known = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
     if family not in known:
         raise ExportError(f"no importance matrix for the family {family!r}", "gguf has no tensor names for it")
-    stored = gguf.get_tensor_name_map(known[family], model.config.num_hidden_layers)
+    stored = gguf.get_tensor_name_map(known[family], config.num_hidden_layers)
     head = model.get_output_embeddings()
     layers = {_head_name(model): head}
     for name, layer in model.named_modules():

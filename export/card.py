@@ -110,7 +110,13 @@ def _files(manifest: Manifest) -> Iterator[str]:
     )
     yield ""
     for entry in manifest.entries:
-        yield f"- {_code(entry.path)}, as written: {_flat(entry.quantization)}"
+        yield f"- {_code(entry.path)}, as written: {_flat(_without_details(entry.quantization))}"
+
+
+def _without_details(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is empty and without the graph's operators, which stand in the manifest."""
+    kept = {key: _without_details(value) if isinstance(value, Mapping) else value for key, value in written.items()}
+    return {key: value for key, value in kept.items() if key != "operators" and value not in (None, {}, [], ())}
 
 
 def _making(manifest: Manifest) -> Iterator[str]:

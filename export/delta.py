@@ -27,8 +27,8 @@ _SAMPLE = 1 << 18
 _PIECE = 1 << 22
 """Weights whose bytes are compared at once: bounds the memory, whatever the tensor's size."""
 
-_SUFFIX = re.compile(r"_(Q\d+|quantized)$")
-"""What the quantizers of ONNX Runtime append to a weight's name."""
+_SUFFIX = re.compile(r"(_Q\d+|\.q\d+|_quantized)$")
+"""What ONNX Runtime's quantizers, and our own, append to a weight's name."""
 _FLOATS = ("float32", "float16", "bfloat16")
 
 Bytes = NDArray[np.uint8]

@@ -86,7 +86,7 @@ class _Quantizer:
         return self._initializer(f"shape_{'_'.join(map(str, numbers))}", np.array(numbers, np.int64))
 
     def _initializer(self, name: str, values: npt.NDArray[np.generic]) -> ir.Value:
-        tensor = ir.tensor(values, name=name)
+        tensor = ir.Tensor(values, name=name)
         value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         self._graph.register_initializer(value)
         return value

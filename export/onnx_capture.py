@@ -2,9 +2,9 @@
 
 The parent is `export.onnx_exporters`. A graph is captured, quantized where that is asked for, and written.
 
-transformers.exporters is called experimental by its authors. Relied on (5.23): a call with two new tokens behind a cache
-of three, captured with dynamic lengths, gives a graph that holds for an empty cache, for one token and for many; at
-batch 1 its attention is fused to ONNX Runtime's `GroupQueryAttention`, and there is no attention mask to feed.
+Relied on upstream (transformers 5.23): a call with two new tokens behind a cache of three, captured with dynamic
+lengths, gives a graph that holds for an empty cache, for one token and for many. At batch 1 its attention is fused to
+ONNX Runtime's `GroupQueryAttention`, and there is no attention mask to feed.
 """
 
 from __future__ import annotations
@@ -82,15 +82,22 @@ class CaptureServer:
         from transformers.exporters import OnnxConfig, OnnxExporter
 
         exporter = OnnxExporter()
-        model = AutoModelForCausalLM.from_pretrained(self._source, dtype=torch.float32).eval()
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            self._source, dtype=torch.float32, output_loading_info=True
+        )
+        if missing := sorted(loaded["missing_keys"]):
+            # They were made up.
+            raise Refused(f"the weights lack {missing[0]}", "give a directory with all weights")
         ids = torch.arange(5)[None]
         with torch.no_grad():
             # Without the configuration it keeps every position, also in layers that look at a window of them.
             cache = model(ids[:, :3], past_key_values=DynamicCache()).past_key_values
+        if cache is None:
+            raise Refused(f"{type(model).__name__} keeps no cache of keys and values", "give a decoder-only model")
         inputs = {"input_ids": ids[:, 3:], "position_ids": ids[:, 3:], "past_key_values": cache}
         length = torch.export.Dim.DYNAMIC
         # Only what varies is named: the exporter would otherwise try every axis, which takes longer.
-        shapes = {"input_ids": {1: length}, "position_ids": {1: length}}
+        shapes: dict[str, Any] = {"input_ids": {1: length}, "position_ids": {1: length}}
         shapes["past_key_values"] = [{2: length}] * (2 * len(cache.layers))
         config = OnnxConfig(dynamic=True, dynamic_shapes=shapes, ort_fusions="cpu")
         return exporter.export_program(model, inputs, config)[0]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 from mentor_edge.engines.worker import RuntimeWorker
@@ -48,12 +49,10 @@ def export_with_transformers(model_dir: Path, out: Path, precision: str, timeout
 def run_exporter(exporter: str, model_dir: Path, out: Path, precision: str, timeout: float) -> None:
     """Capture, quantize and write in a child process. See `export_with_transformers`."""
     hint = "see whether the machine has memory for the model in float32, or use --exporter genai"
-    target, stage = str(out.resolve()), "conversion"
+    name, stage = f"the exporter {exporter!r}", "conversion"
+    source, target, scratch = (str(path.resolve()) for path in (model_dir, out, out / "scratch"))
     try:
-        with RuntimeWorker(
-            f"the exporter {exporter!r}", COMMAND, hint=hint, timeout=timeout, environment=_ENVIRONMENT
-        ) as worker:
-            source, scratch = str(model_dir.resolve()), str(out.resolve() / "scratch")
+        with RuntimeWorker(name, COMMAND, hint=hint, timeout=timeout, environment=_ENVIRONMENT) as worker:
             worker.request("capture", f"capturing {model_dir}", exporter=exporter, source=source, scratch=scratch)
             if bits := BITS[precision]:
                 stage = "quantization"
@@ -61,6 +60,7 @@ def run_exporter(exporter: str, model_dir: Path, out: Path, precision: str, time
             worker.request("write", f"writing {model_dir} as {precision}", target=target)
     except EngineError as error:
         # What torch.export says may be pages long.
-        raise ExportError(f"{stage}: {error.problem.splitlines()[0]}", error.hint or hint) from error
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(model_dir / name, out / name)
+        problem = textwrap.shorten(error.problem, 500, placeholder=" ...")
+        raise ExportError(f"{stage}: {problem}", error.hint or "use --exporter genai") from error
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(model_dir / file, out / file)

@@ -30,21 +30,16 @@ def quantization_of(graph: Path) -> dict[str, Any]:
 
     Raises: ExportError when the file is missing or is no ONNX graph.
     """
-    model = _read(graph)
-    return _Weights(model.graph).describe()
-
-
-def _read(path: Path) -> Any:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        model = onnx.load(path, load_external_data=False)
+        loaded = onnx.load(graph, load_external_data=False).graph
+        if not loaded.node or not all(isinstance(node.op_type, str) for node in loaded.node):  # else not UTF-8
+            raise ValueError("it has no operators, or their names are damaged")
+        return _Weights(loaded).describe()
     except (OSError, DecodeError, ValueError) as error:
-        raise ExportError(f"{path} is no readable ONNX graph: {error}", "export the model again") from error
-    if not model.graph.node:
-        raise ExportError(f"{path} is no readable ONNX graph: it has no operators", "export the model again")
-    return model
+        raise ExportError(f"{graph} is no readable ONNX graph: {error}", "export the model again") from error
 
 
 class _Weights:

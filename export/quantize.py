@@ -51,7 +51,7 @@ def fallback_note(quantized: Quantized) -> str | None:
     if not quantized.fallbacks:
         return None
     matrices = sum(count for kind, count in quantized.types.items() if kind != "f32")
-    changes = []
+    changes: list[str] = []
     for change, count in quantized.fallbacks.items():
         meant, _, written = change.partition(" -> ")
         changes.append(f"{count} {'' if changes else f'of {matrices} matrices '}became {written} instead of {meant}")

@@ -119,6 +119,22 @@ def test_text_that_is_none_is_refused(student: Path, conversations: list[list[in
         importance_matrix(student, conversations)
 
 
-def test_damaged_weights_and_unknown_families_are_refused(student: Path, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(student: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
-    from transformers import Blenderbot  # noqa: F401
+
+    for file in ("config.json", "generation_config.json"):
+        (tmp_path / file).write_bytes((student / file).read_bytes())
+    weights = load_file(student / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][3, 3] = float("nan")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ExportError, match=r"inputs of \S+ are not finite in .*\n.*damaged"):
+        importance_matrix(tmp_path, CONVERSATIONS)
+
+
+def test_a_family_without_names_in_gguf_is_refused(tmp_path: Path) -> None:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 448}
+    OPTForCausalLM(OPTConfig(**sizes, word_embed_proj_dim=16)).save_pretrained(tmp_path)
+    with pytest.raises(ExportError, match="no importance matrix for the family 'opt'"):
+        importance_matrix(tmp_path, CONVERSATIONS)

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from mentor_edge.agent import ToolAgent
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.errors import ExportError, GateFailed, GateInconclusive, OutputError, StudentError
+from mentor_edge.errors import ArtifactError, ExportError, GateFailed, GateInconclusive, OutputError, StudentError
 from mentor_edge.evaluation.evaluate import Evaluation, Outcome
 from mentor_edge.evaluation.statistics import Verdict
 from mentor_edge.export import Artifact, evaluate_directory, evaluate_file, export, merge, pipeline, require_pass
-from mentor_edge.export.artifact import MANIFEST
 from mentor_edge.export.gate import compare
+from mentor_edge.manifest import MANIFEST, verify
 from mentor_edge.messages import Ending
 from mentor_edge.recipes import SFTRecipe
 from mentor_edge.recipes.nano_student import TEMPLATE
@@ -55,60 +55,78 @@ def reference(nano_student: Path, taught: Suite) -> Evaluation:
 def artifact(nano_student: Path, taught: Suite, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     out = tmp_path_factory.mktemp("export") / "artifact"
     return export(
-        nano_student, out=out, suite=taught, gguf=("q8_0", "f16"), controls=("f32", "q2_k"), margin=MARGIN
+        nano_student, out=out, suite=taught, gguf=("q8_0", "f16"), onnx=("int8",), controls=("f32", "q2_k"),
+        margin=MARGIN,
     )  # fmt: skip
+
+
+def names(artifact: Artifact) -> dict[str, str]:
+    """The path of every entry, by format and quantization."""
+    return {f"{entry.format}-{entry.quant}": entry.path for entry in artifact.manifest.entries}
 
 
 # End to end
 
 
 def test_an_artifact_holds_what_its_manifest_says(artifact: Artifact, nano_student: Path, taught: Suite) -> None:
-    assert Artifact.load(artifact.directory) == replace(artifact, files=tuple(artifact.files))
-    manifest = json.loads((artifact.directory / MANIFEST).read_text())
-    assert manifest["source"] == str(nano_student)
-    assert manifest["suite"] == {"name": "taught", "version": "1", "sha256": taught.sha256}
-    assert manifest["template_sha256"] == hashlib.sha256(TEMPLATE.encode()).hexdigest()
-    assert manifest["parity"]["max_difference"] <= 1e-3 and manifest["parity"]["top1_agreement"] == 1
-    assert [(row["quant"], row["control"]) for row in manifest["files"]] == [
-        ("q8_0", False), ("f16", False), ("f32", True), ("q2_k", True),
+    assert Artifact.load(artifact.directory) == artifact
+    assert verify(artifact.directory) == []
+    manifest = artifact.manifest
+    weights = hashlib.sha256((nano_student / "model.safetensors").read_bytes()).hexdigest()
+    assert (manifest.source.model, manifest.source.files["model.safetensors"]) == (str(nano_student), weights)
+    assert manifest.suite == {"name": "taught", "version": "1", "sha256": taught.sha256}
+    assert manifest.template_sha256 == hashlib.sha256(TEMPLATE.encode()).hexdigest()
+    for format in ("gguf", "onnx"):
+        assert manifest.parity[format]["max_difference"] <= 1e-3 and manifest.parity[format]["top1_agreement"] == 1
+    assert [(entry.format, entry.quant, entry.role == "control") for entry in manifest.entries] == [
+        ("gguf", "q8_0", False), ("gguf", "f16", False), ("gguf", "f32", True), ("gguf", "q2_k", True),
+        ("onnx", "int8", False),
     ]  # fmt: skip
-    for row in manifest["files"]:
-        content = (artifact.directory / row["file"]).read_bytes()
-        assert (len(content), hashlib.sha256(content).hexdigest()) == (row["bytes"], row["sha256"])
-        assert row["gate"]["margin"] == MARGIN and set(row["gate"]["splits"]) == {"id", "ood"}
-        items = Evaluation.from_jsonl(artifact.directory / f"gate-{row['quant']}.jsonl").outcomes
+    for entry in manifest.entries:
+        assert entry.gate["margin"] == manifest.margin == MARGIN and set(entry.gate["splits"]) == {"id", "ood"}
+        items = Evaluation.from_jsonl(artifact.directory / "gate" / f"{entry.format}-{entry.quant}.jsonl").outcomes
         assert [item.task_id for item in items] == [task.id for task in taught.tasks]
+        for split, result in entry.gate["splits"].items():
+            assert result["correct"]["artifact"] == sum(item.correct for item in items if item.split == split)
+    assert {"torch", "llama-cpp-python", "onnxruntime-genai"} <= set(manifest.versions)
 
 
 def test_files_lie_where_their_verdict_puts_them(artifact: Artifact) -> None:
-    for file in artifact.files:
-        folder = "controls" if file.control else "." if file.verdict == "pass" else "refused"
-        assert Path(file.file).parent == Path(folder)
-    expected = (
-        {MANIFEST} | {file.file for file in artifact.files} | {f"gate-{file.quant}.jsonl" for file in artifact.files}
-    )
-    found = {str(path.relative_to(artifact.directory)) for path in artifact.directory.rglob("*") if path.is_file()}
-    assert found == expected  # in particular no F32 file that was only a step on the way
+    for entry in artifact.manifest.entries:
+        folder = {"control": "controls", "shipped": ".", "refused": "refused"}[entry.role]
+        assert Path(entry.path).parent == Path(folder)
+        assert (entry.role == "refused") == (entry.verdict != "pass" and entry.quant not in ("f32", "q2_k"))
+    top = {path.name for path in artifact.directory.iterdir()}
+    folders = {Path(path).parts[0] for path in names(artifact).values()}
+    # In particular no float32 model that was only a step on the way.
+    assert top - folders - {"Modelfile"} == {MANIFEST, "README.md", "run.md", "gate"}
+    assert not [path for path in artifact.directory.parent.iterdir() if path != artifact.directory]
 
 
 def test_tensors_have_the_types_that_the_manifest_says(artifact: Artifact) -> None:
-    wanted = {"q8_0": "Q8_0", "f16": "F16", "q2_k": "Q2_K", "f32": "F32"}
-    for file in artifact.files:
-        assert wanted[file.quant] in file.tensor_types
-        tensors = gguf.GGUFReader(artifact.directory / file.file).tensors
-        assert sum(file.tensor_types.values()) == len(tensors)
+    wanted = {"q8_0": "q8_0", "f16": "f16", "q2_k": "q2_K", "f32": "f32"}
+    for entry in artifact.manifest.entries:
+        if entry.format == "gguf":
+            assert wanted[entry.quant] in entry.quantization["types"]
+            tensors = gguf.GGUFReader(artifact.directory / entry.path).tensors
+            assert sum(entry.quantization["types"].values()) == len(tensors)
+        else:
+            assert entry.quantization["quantization"]["head"] == "int8"
 
 
 def test_the_f32_file_flips_nothing(artifact: Artifact, reference: Evaluation) -> None:
-    f32 = next(file for file in artifact.files if file.quant == "f32")
-    assert f32.summary()["flips"] == 0
+    f32 = next(row for row in artifact.summary() if row["quant"] == "f32")
+    assert f32["flips"] == 0
     assert reference.counts()["correct"] > 6  # there was something to flip
-    ran = Evaluation.from_jsonl(artifact.directory / "gate-f32.jsonl").outcomes
+    ran = Evaluation.from_jsonl(artifact.directory / "gate" / "gguf-f32.jsonl").outcomes
     assert [item.messages for item in ran] == [outcome.messages for outcome in reference.outcomes]
 
 
-def test_q8_passes_and_answers_with_real_tools(artifact: Artifact, taught: Suite, reference: Evaluation) -> None:
-    path = artifact.path("gguf", "q8_0")
+@pytest.mark.parametrize(("format", "quant"), [("gguf", "q8_0"), ("onnx", "int8")])
+def test_eight_bits_pass_and_answer_with_real_tools(
+    artifact: Artifact, taught: Suite, reference: Evaluation, format: str, quant: str
+) -> None:
+    path = artifact.path(format, quant)
     right = next(o.task_id for o in reference.outcomes if o.correct and o.calls)
     task = next(task for task in taught.tasks if task.id == right)
     with ToolAgent.load(path, task.tools) as agent:
@@ -120,49 +138,25 @@ def test_q8_passes_and_answers_with_real_tools(artifact: Artifact, taught: Suite
 
 
 def test_the_template_is_shipped_byte_for_byte(artifact: Artifact) -> None:
-    for file in artifact.files:
-        field = gguf.GGUFReader(artifact.directory / file.file).get_field("tokenizer.chat_template")
-        assert field is not None and ChatTemplate(field.contents(), "").sha256 == artifact.template_sha256
+    for path in (artifact.directory / path for path in names(artifact).values()):
+        if path.is_dir():
+            stored = (path / "chat_template.jinja").read_text()
+        else:
+            stored = gguf.GGUFReader(path).get_field("tokenizer.chat_template").contents()
+        assert ChatTemplate(stored, "").sha256 == artifact.manifest.template_sha256
 
 
 def test_controls_are_never_shipped(artifact: Artifact) -> None:
     for quant in ("f32", "q2_k"):
-        with pytest.raises(ExportError, match="is a control"):
+        with pytest.raises(ArtifactError, match="is a control"):
             artifact.path("gguf", quant)
-    judged = [file for file in artifact.files if not file.control]
-    if all(file.verdict == "pass" for file in judged):
-        require_pass(artifact)  # whatever became of the controls
+    require_pass(artifact)  # whatever became of the controls
 
 
 def test_unknown_files_are_named_with_those_there_are(artifact: Artifact) -> None:
-    with pytest.raises(ExportError, match=r"holds no onnx/int4 \(it holds gguf/q8_0, gguf/f16, gguf/f32, gguf/q2_k\)"):
+    there = "gguf/q8_0, gguf/f16, gguf/f32, gguf/q2_k, onnx/int8"
+    with pytest.raises(ArtifactError, match=rf"holds no onnx/int4 \(it holds {there}\)"):
         artifact.path("onnx", "int4")
-
-
-@pytest.mark.parametrize("damage", ["byte", "cut", "gone"])
-def test_a_damaged_file_is_not_handed_out(artifact: Artifact, tmp_path: Path, damage: str) -> None:
-    copied = Artifact.load(shutil.copytree(artifact.directory, tmp_path / "copy"))
-    path = copied.path("gguf", "q8_0")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    if damage == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(content if damage == "byte" else content[:-1])
-    with pytest.raises(ExportError, match="missing or differs from its manifest"):
-        copied.path("gguf", "q8_0")
-
-
-@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"files": [{"format": "gguf"}]}'])
-def test_a_damaged_manifest_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(ExportError, match="is damaged"):
-        Artifact.load(tmp_path)
-
-
-def test_a_directory_without_manifest_is_no_artifact(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="holds no artifact"):
-        Artifact.load(tmp_path)
 
 
 def test_only_splits_that_a_nano_student_can_do_are_gated() -> None:
@@ -184,7 +178,7 @@ def test_a_merged_run_exports_and_keeps_what_it_learned(nano_student: Path, taug
     scores = [evaluate_directory(path, taught).counts()["correct"] for path in (nano_student, merged)]
     assert scores[1] > scores[0] or scores[1] == len(taught.tasks)
     made = export(merged, out=tmp_path / "out", suite=taught, gguf=["f32"], margin=MARGIN)
-    assert (made.files[0].verdict, made.files[0].summary()["flips"]) == ("pass", 0)
+    assert (made.manifest.entries[0].verdict, made.summary()[0]["flips"]) == ("pass", 0)
     assert made.path("gguf", "f32").is_file()
 
 
@@ -205,9 +199,9 @@ def test_an_adapter_of_another_student_is_refused(nano_student: Path, tmp_path: 
 def test_a_reference_that_solves_nothing_proves_nothing(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
     hopeless = suite_of([replace(task, answer="-987654") for task in taught.tasks[:6]])
     made = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"])
-    assert (made.files[0].verdict, made.files[0].file) == ("inconclusive", "refused/model-q8_0.gguf")
-    assert "solves 0 of 6" in made.files[0].gate["explanation"]
-    with pytest.raises(ExportError, match="did not pass the gate"):
+    assert (made.manifest.entries[0].verdict, made.manifest.entries[0].path) == ("inconclusive", "refused/model-q8_0.gguf")
+    assert "solves 0 of 6" in made.manifest.entries[0].gate["explanation"]
+    with pytest.raises(ArtifactError, match="did not pass the gate"):
         made.path("gguf", "q8_0")
     with pytest.raises(GateInconclusive, match=r"q8_0: .*too few to lose any\nthe file is kept in .*refused") as raised:
         require_pass(made)
@@ -220,7 +214,7 @@ def test_a_file_that_lost_the_skill_fails(nano_student: Path, taught: Suite, tmp
     before = evaluate_directory(nano_student, hopeless)
     claimed = replace(before, outcomes=tuple(replace(outcome, correct=True) for outcome in before.outcomes))
     made = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"], reference=claimed)
-    assert (made.files[0].verdict, made.files[0].file) == ("fail", "refused/model-q8_0.gguf")
+    assert (made.manifest.entries[0].verdict, made.manifest.entries[0].path) == ("fail", "refused/model-q8_0.gguf")
     assert (tmp_path / "out" / "refused" / "model-q8_0.gguf").is_file()
     with pytest.raises(GateFailed, match="12 lost, 0 gained") as raised:
         require_pass(made)

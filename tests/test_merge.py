@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -408,6 +409,22 @@ def test_a_light_change_of_other_weights_arrives_in_noise(student: Path, kind: s
     found = survival_of(moved(student, tmp_path / "tuned", 1e-3), student, kind, tmp_path)
     assert found.survived and found.projection == pytest.approx(1, abs=0.1)
     assert found.alignment is not None and found.projection is not None and found.alignment < found.projection
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exporter", ["genai", "transformers"])
+def test_a_change_is_found_in_graphs_of_every_exporter(student: Path, exporter: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+    from mentor_edge.export.onnx import export_onnx
+
+    models = {"tuned": moved(student, tmp_path / "tuned", 3e-3), "base": student}
+    for name, precision in product(models, ("fp32", "int8", "int4")):
+        export_onnx(models[name], tmp_path / f"{name}-{precision}", precision, exporter=exporter)
+    for precision in ("int8", "int4"):
+        paths = [tmp_path / f"{name}-{kind}" for name, kind in product(models, ("fp32", precision))]
+        found = survival(*paths)
+        assert (found.touched, found.unchanged, found.survived) == (10 if exporter == "genai" else 8, (), True)
+        assert found.projection == pytest.approx(1, abs=0.02)
 
 
 def test_nothing_left_is_an_error_that_names_the_stage(student: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import base64
 import ctypes
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,22 @@ _LOG_WARNING = 3  # ggml.h, enum ggml_log_level
 class _InitParams(ctypes.Structure):
     """gguf.h, struct gguf_init_params: with `no_alloc` and no context, only the header is read."""
 
-    _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]  # noqa: RUF012 - ctypes wants a list
+    _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
 
 
-def read_tensors(lib: Any, path: str) -> list[dict[str, Any]]:
+def read_tensors(lib: Any, path: str, log: Sequence[str]) -> list[dict[str, Any]]:
     """`name`, `type` (llama.cpp's spelling) and `shape` (four sizes, row width first) of every tensor of a GGUF file.
 
     llama.cpp's own reader, because it knows every type that llama.cpp writes and takes no time over long vocabularies.
+    `log` is where llama.cpp's warnings go.
 
     Raises: Refused when the file is not GGUF or ends before its last tensor does.
     """
     ggml = _ggml(lib)
     header = ggml.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
     if not header:
-        raise Refused("it is not a readable GGUF file", "it is damaged or not a GGUF file: export the model again")
+        said = f" ({log[-1]})" if log else ""
+        raise Refused(f"it is not a readable GGUF file{said}", "it is damaged or not GGUF: export the model again")
     try:
         count = ggml.gguf_get_n_tensors(header)
         ends = [ggml.gguf_get_tensor_offset(header, i) + ggml.gguf_get_tensor_size(header, i) for i in range(count)]
@@ -91,8 +93,9 @@ def quantize(
     """Write `target` from `source`. `types` are those of single tensors by name, `matrix` holds a float32 vector per
     tensor name as base64. Calls `alive` with every line that llama.cpp logs, which is one or more per tensor.
 
-    Replies `code`, llama.cpp's return code (0 is done); `log`, its warnings; `fallbacks`, one `[tensor, row
-    width, block, type meant, type written]` for each whose rows are not multiples of its type's block. Takes over the log callback.
+    Replies `code`, llama.cpp's return code (0 is done); `log`, its warnings; `fallbacks`, one `[tensor, row width,
+    block, type meant, type written]` for each whose rows are not multiples of its type's block. Takes over llama.cpp's
+    log: the caller sets its own callback again.
     """
     warnings: list[str] = []
 
@@ -107,14 +110,10 @@ def quantize(
     params.ftype = FTYPES[kind]
     params.nthread = threads
     params.max_buf_size = BUFFER
-    # ctypes keeps only some of what is assigned to a structure alive: hence the names for both arrays.
-    params.tt_overrides = overrides = _overrides(lib, types)
-    vectors = {name: base64.b64decode(values) for name, values in matrix.items()}
-    importance = _importance(lib, vectors)
-    if vectors:
-        params.imatrix = importance
+    params.tt_overrides = _overrides(lib, types)
+    if matrix:  # an empty one would still change the mixtures of some kinds
+        params.imatrix = _importances(lib, matrix)
     code = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
-    del overrides, importance
     log = "".join(warnings)
     return {
         "code": code,
@@ -131,12 +130,13 @@ def _overrides(lib: Any, types: Mapping[str, str]) -> Any:
     return entries
 
 
-def _importance(lib: Any, vectors: Mapping[str, bytes]) -> Any:
-    """llama.cpp's list of (name, floats), ended by an entry without a name."""
-    entries = (lib.llama_model_imatrix_data * (len(vectors) + 1))()
-    for entry, (name, values) in zip(entries, vectors.items(), strict=False):
+def _importances(lib: Any, matrix: Mapping[str, str]) -> Any:
+    """llama.cpp's list of (name, floats), ended by an entry without a name. It keeps what it points to alive."""
+    entries = (lib.llama_model_imatrix_data * (len(matrix) + 1))()
+    for entry, (name, encoded) in zip(entries, matrix.items(), strict=False):
+        values = base64.b64decode(encoded)
         entry.name, entry.size = name.encode(), len(values) // 4
-        entry.data = ctypes.cast(ctypes.c_char_p(values), ctypes.POINTER(ctypes.c_float))
+        entry.data = (ctypes.c_float * entry.size).from_buffer_copy(values)
     return entries
 
 

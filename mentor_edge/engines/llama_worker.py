@@ -228,7 +228,8 @@ class LlamaServer:
     def tensors(self, path: str) -> list[dict[str, Any]]:
         """See `llama_quantizer.read_tensors`."""
         limit_process(os.path.getsize(path))
-        return llama_quantizer.read_tensors(self._lib, path)
+        self._log.clear()
+        return llama_quantizer.read_tensors(self._lib, path, self._log)
 
     def quantize(
         self,
