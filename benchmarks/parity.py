@@ -1,9 +1,9 @@
-"""F32 GGUF against transformers: token ids of a corpus, and logits of 200 positions, for three families.
+"""Exported files against transformers: five families, both formats, what a float32 file and each quantization changes.
 
     python benchmarks/parity.py [DIRECTORY ...]
 
-Without arguments: random-weight Qwen3, Qwen2 and Llama models made on the spot (hidden 256, 2 layers, grouped-query
-attention, the nano tokenizer). With arguments: Hugging Face directories.
+Without arguments: the tests' models with random weights, of all five families (width 256, vocabulary 448). With
+arguments: Hugging Face directories. Prints a table, and last the same as JSON.
 """
 
 from __future__ import annotations
@@ -12,55 +12,69 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from tiny_models import FAMILIES, make_student
 
-from mentor_edge.export import parity
+from mentor_edge.engines.llama_cpp import LlamaCppEngine
+from mentor_edge.engines.onnx import OnnxEngine
 from mentor_edge.export.gguf import convert
-from mentor_edge.recipes.nano_student import build_tokenizer
+from mentor_edge.export.onnx import export_onnx
+from mentor_edge.export.parity import Reference, check_conversion, check_quantized
+from mentor_edge.export.quantize import quantize
 
-FAMILIES: dict[str, tuple[Any, Any]] = {
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-}
+GGUF = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
+ONNX = ("int8", "int4")
 
 
-def random_model(family: str, directory: Path) -> Path:
-    """A model with random weights, biases and norms too: fresh ones are zeros and ones, which would hide errors."""
-    tokenizer = build_tokenizer(conversations=300)
-    config, model_class = FAMILIES[family]
-    torch.manual_seed(0)
-    model = model_class(
-        config(
-            vocab_size=640, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=family != "llama",
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
-        )
-    )  # fmt: skip
-    for parameter in model.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
+def reports(directory: Path, work: Path) -> Iterator[tuple[str, Any]]:
+    """Every format's name and report."""
+    reference = Reference.of(directory)
+    convert(directory, f32 := work / "f32.gguf")
+    with LlamaCppEngine(f32, kv="f32", batch_size=4) as engine:
+        yield "gguf f32", check_conversion(reference, engine)
+    for kind in GGUF:
+        quantize(f32, file := work / f"{kind}.gguf", kind)
+        with LlamaCppEngine(file, batch_size=4) as engine:
+            yield f"gguf {kind}", check_quantized(reference, engine, kind)
+    export_onnx(directory, graph := work / "fp32", "fp32")
+    with OnnxEngine(graph, batch_size=4) as engine:
+        yield "onnx fp32", check_conversion(reference, engine)
+    for kind in ONNX:
+        export_onnx(directory, graph := work / kind, kind)
+        with OnnxEngine(graph, batch_size=4) as engine:
+            yield f"onnx {kind}", check_quantized(reference, engine, kind)
+
+
+def row(report: dict[str, Any]) -> str:
+    if "max_difference" in report:
+        figures = f"max {report['max_difference']:.1e}  mean {report['mean_difference']:.1e}"
+    else:
+        share = report["kl_mean"] / report["kl_guess"]
+        figures = f"KL {report['kl_mean']:.1e}  p99 {report['kl_p99']:.1e}  of a guess {share:.2%}"
+    turns = report["turns"]
+    agreement = f"stop {turns['stop_agreement']:.2f}  calls {turns['calls_agreement']:.2f}"
+    return f"{figures:46} top-1 {report['top1_agreement']:.3f}  {agreement}"
 
 
 def main() -> None:
+    result: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         given = {name: Path(name) for name in sys.argv[1:]}
-        models = given or {family: random_model(family, Path(scratch) / family) for family in FAMILIES}
-        result = {}
+        models = given or {name: make_student(Path(scratch) / "model" / name, name) for name in FAMILIES}
         for name, directory in models.items():
-            file = Path(scratch) / "f32.gguf"
-            convert(directory, file)
-            result[name] = asdict(parity.check(directory, file))
-    print(json.dumps(result, indent=2))
+            result[name] = {}
+            with tempfile.TemporaryDirectory(dir=scratch) as work:
+                for label, report in reports(directory, Path(work)):
+                    result[name][label] = asdict(report)
+                    print(f"{name:10} {label:12} {row(result[name][label])}", flush=True)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mentor_edge.engines.onnx import OnnxEngine
 from mentor_edge.files import sha256_of
 
 from . import parity
-from .calibrate import ImportanceMatrix, importance_matrix
+from .calibrate import Encode, ImportanceMatrix, importance_matrix
 from .delta import require_survival, survival
 from .gguf import convert
 from .gguf_external import convert_with
@@ -78,7 +78,7 @@ class Candidate:
 @dataclass(frozen=True)
 class Workplace:
     """What candidates are made from, and where: the merged `model` and what it says, its untuned `base` (the directory
-    that the adapter was merged onto) where that is known, and a directory for the files."""
+    that the adapter was merged onto) where that is known, and a directory for the files. `encode` is its tokenizer."""
 
     model: Path
     reference: parity.Reference
@@ -86,6 +86,7 @@ class Workplace:
     directory: Path
     options: ExportOptions
     progress: Progress
+    encode: Encode
 
 
 def gguf_candidates(
@@ -122,8 +123,9 @@ def gguf_candidates(
             made.append(Candidate("gguf", kind, source, kind not in options.gguf, written, report, kv="f32"))
         else:
             made.append(_quantized(place, source, base, kind, matrix if options.wants_matrix(kind) else None))
-    if base is not None:
-        base.unlink()
+    for finished in [base] + ([] if "f32" in kinds else [source]):  # they were steps on the way
+        if finished is not None:
+            finished.unlink()
     progress("GGUF: quantize, parity", len(kinds), len(kinds))
     return report, made
 

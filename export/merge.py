@@ -121,19 +121,18 @@ def _load(student: str, base: str) -> tuple[Any, Any, Any]:
 
 
 def untuned(student: str, base: str, target: Path) -> Path:
-    """The directory of the weights that an adapter is merged onto, without it: the student's own where they are those,
-    else `target`, where the student is saved as `merge` would take it.
+    """The weights that an adapter is merged onto, without it, as a directory: the student's own where those are they,
+    else `target`, where they are saved.
 
-    Raises: StudentError, OutputError.
+    Raises: ExportError, StudentError, OutputError.
     """
-    if base == "16-bit" and Path(student).is_dir():
+    if base == "4-bit":
+        return dequantized_base(student, target)
+    if Path(student).is_dir():
         return Path(student)
-    from mentor_edge.engines.transformers import load_student
-
-    four_bit = base == "4-bit"
-    model, tokenizer = load_student(student, four_bit=four_bit, as_stored=not four_bit)
+    model, tokenizer, _ = _load(student, base)
     with atomic_directory(target) as temporary:
-        (model.dequantize() if four_bit else model).save_pretrained(temporary)
+        model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     return target
 

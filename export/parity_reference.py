@@ -81,14 +81,17 @@ class Reference:
 
         Texts are NFC-normalized first where the tokenizer does that, because llama.cpp does not.
 
-        Raises: ExportError (stage template) when our renderer and transformers' make different texts of a probe.
+        Raises: ExportError (stage template) when our renderer and transformers' make different texts of a probe, or when
+        the logits are not finite; StudentError when the model cannot be loaded, or not whole.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
+
+        from mentor_edge.engines.transformers import load_model
 
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        model = load_model(
+            model_dir, tokenizer, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         )
         config = model.config.get_text_config()
         limit = config.max_position_embeddings
@@ -98,6 +101,10 @@ class Reference:
         # Behind a sliding window, every scored position has one that lies outside.
         window = min(getattr(config, "sliding_window", None) or 0, CONTEXT)
         random = _score(model, _random_tokens(tokenizer, min(POSITIONS + window, limit)), POSITIONS)
+        if not np.isfinite(random.logits).all():
+            raise ExportError(
+                f"{model_dir} computes logits that are not finite", "the model diverged in training or is damaged"
+            )
         context = min(CONTEXT, limit)
         scored = [_score(model, list(ids)[-context:], SCORED) for ids in conversations[:CONVERSATIONS]]
         if sum(len(item.logits) for item in scored) < POSITIONS:

@@ -116,33 +116,68 @@ def export(
     source, out, suite = Source.of(model), Path(out), gate_suite(suite)
     with atomic_directory(out) as work, _gate_items(out) as items:
         gate = _Gate(suite, items, plan.margin, progress)
-        merged, reference, choice = gate.choose(source, reference)
-        template, encode = _template_of(merged)
-        base = None if source.base is None else untuned(source.base, choice["base"], work / "base")
-        compared = parity.Reference.of(merged, rendered_conversations(template, encode, suite, _PARITY_TASKS))
-        place = Workplace(merged, compared, base, work, plan, progress)
-        found: dict[str, dict[str, Any]] = {}
-        candidates: list[Candidate] = []
-        if plan.gguf or plan.controls:
-            found["gguf"], made = gguf_candidates(place, _calibration_texts(template, encode, calibration, suite))
-            candidates += made
-        if plan.onnx:
-            found["onnx"], made = onnx_candidates(place)
-            candidates += made
-        shutil.rmtree(work / "base", ignore_errors=True)
+        merged, choice, measured = gate.choose(source)
+        place, template = _workplace(source, merged, choice, suite, work, plan, progress)
+        found, candidates = _candidates(place, template, calibration, suite)
+        # Only now, when everything is known to compute what the model computes, is any file's accuracy measured.
+        reference = gate.reference(merged, measured or reference)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             judged = list(pool.map(lambda candidate: gate.judge(candidate, reference), candidates))
         entries = [_put_in_place(work, *pair) for pair in zip(candidates, judged, strict=True)]
-        if "f32" not in (*plan.gguf, *plan.controls):  # then it was only a step on the way
-            (work / "model-f32.gguf").unlink(missing_ok=True)
         gate.keep_items(work / "gate", reference, candidates)
         manifest = Manifest(
-            source=_source_record(source, merged, choice), template_sha256=template.sha256 if template.source else "",
+            source=_source_record(source, merged, choice), template_sha256=template.sha256,
             suite={"name": suite.name, "version": suite.version, "sha256": suite.sha256}, margin=plan.margin,
             parity=found, entries=tuple(entries), versions=_versions(), sha256={},
         )  # fmt: skip
         manifest = write_package(work, manifest, template)
     return Artifact(out, manifest)
+
+
+def _workplace(
+    source: Source,
+    merged: Path,
+    choice: Mapping[str, Any],
+    suite: Suite,
+    work: Path,
+    plan: ExportOptions,
+    progress: Progress,
+) -> tuple[Workplace, ChatTemplate]:
+    from mentor_edge.engines.transformers import load_tokenizer, template_of
+
+    tokenizer = load_tokenizer(str(merged))
+    template = template_of(tokenizer)
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+    conversations = rendered_conversations(template, encode, suite, _PARITY_TASKS)
+    base = None if source.base is None else untuned(source.base, choice["base"], work / "base")
+    said = parity.Reference.of(merged, conversations)
+    return Workplace(merged, said, base, work, plan, progress, encode), template
+
+
+def _candidates(
+    place: Workplace, template: ChatTemplate, calibration: Callable[[], Suite], gated: Suite
+) -> tuple[dict[str, dict[str, Any]], list[Candidate]]:
+    """What the conversions were compared on, by format, and all files asked for."""
+    asked = {task.prompt for task in gated.tasks}
+
+    def texts() -> list[list[int]]:
+        tasks = calibration()
+        kept = replace(tasks, tasks=tuple(task for task in tasks.tasks if task.prompt not in asked))
+        return rendered_conversations(template, place.encode, kept, _CALIBRATION_TASKS)
+
+    found: dict[str, dict[str, Any]] = {}
+    candidates: list[Candidate] = []
+    if place.options.gguf or place.options.controls:
+        found["gguf"], made = gguf_candidates(place, texts)
+        candidates += made
+    if place.options.onnx:
+        found["onnx"], made = onnx_candidates(place)
+        candidates += made
+    shutil.rmtree(place.directory / "base", ignore_errors=True)
+    return found, candidates
 
 
 class _Gate:
@@ -152,16 +187,20 @@ class _Gate:
         self.suite, self._items, self._margin, self._progress = suite, items, margin, progress
         self._measured: dict[str, Evaluation] = {}
 
-    def choose(self, source: Source, reference: Evaluation | None) -> tuple[Path, Evaluation, dict[str, Any]]:
-        """The merged directory to export, what it solves, and why it was chosen."""
+    def choose(self, source: Source) -> tuple[Path, dict[str, Any], Evaluation | None]:
+        """The merged directory to export, why it was chosen, and what it solves, where that had to be measured."""
         if len(source.merged) == 1:
             ((base, merged),) = source.merged.items()
-            if reference is None:
-                reference = self._evaluate_directory("reference", merged)
-            return merged, reference.only({task.id for task in self.suite.tasks}), {"base": base} if base else {}
+            return merged, {"base": base} if base else {}, None
         solved = {base: self._evaluate_directory(f"merged onto {base}", path) for base, path in source.merged.items()}
         base, record = choose_base(solved)
-        return source.merged[base], solved[base], record
+        return source.merged[base], record, solved[base]
+
+    def reference(self, merged: Path, measured: Evaluation | None) -> Evaluation:
+        """What the merged model solves of the gate's tasks."""
+        if measured is None:
+            return self._evaluate_directory("reference", merged)
+        return measured.only({task.id for task in self.suite.tasks})
 
     def _evaluate_directory(self, name: str, path: Path) -> Evaluation:
         stage, total = f"gate: {name}", len(self.suite.tasks)
@@ -199,30 +238,6 @@ def _gate_items(out: Path) -> Iterator[Path]:
             items.rmdir()  # when nothing was measured
         raise
     shutil.rmtree(items, ignore_errors=True)
-
-
-def _template_of(model: Path) -> tuple[ChatTemplate, Callable[[Sequence[str]], list[list[int]]]]:
-    from mentor_edge.engines.transformers import load_tokenizer, template_of
-
-    tokenizer = load_tokenizer(str(model))
-    return template_of(tokenizer), lambda texts: [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-
-
-def _calibration_texts(
-    template: ChatTemplate,
-    encode: Callable[[Sequence[str]], list[list[int]]],
-    calibration: Callable[[], Suite],
-    gated: Suite,
-) -> Callable[[], list[list[int]]]:
-    """Conversations of the calibration tasks, without any that the gate asks."""
-    asked = {task.prompt for task in gated.tasks}
-
-    def conversations() -> list[list[int]]:
-        tasks = calibration()
-        kept = replace(tasks, tasks=tuple(task for task in tasks.tasks if task.prompt not in asked))
-        return rendered_conversations(template, encode, kept, _CALIBRATION_TASKS)
-
-    return conversations
 
 
 def _put_in_place(work: Path, candidate: Candidate, gate: dict[str, Any]) -> ManifestEntry:

@@ -111,7 +111,7 @@ def quantize(
             reason = reply["log"][-1] if reply["log"] else f"return code {reply['code']}"
             raise ExportError(
                 f"quantization: llama.cpp could not quantize {source} to {kind}: {reason}",
-                "the disk must have room for the target",
+                "the disk must have room for the target, and memory for the largest tensor's rows",
             )
         written = worker.request("tensors", f"reading back {temporary}", path=str(temporary))
         _check_overrides_took(types, written, reply["fallbacks"])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mentor_edge.errors import ExportError
 
+from .checkpoint import read_json
+
 
 @dataclass(frozen=True)
 class Source:
@@ -23,10 +25,12 @@ class Source:
     def of(cls, model: str | Path | Source) -> Source:
         """Any Hugging Face directory as a source that was not merged from anything known.
 
-        Raises: ExportError when it holds no model.
+        Raises: ExportError when it holds no model, or one that is quantized already.
         """
         if isinstance(model, Source):
             return model
         if not (Path(model) / "config.json").is_file():
             raise ExportError(f"{model} holds no model (config.json is missing)", "give a Hugging Face directory")
+        if read_json(Path(model) / "config.json").get("quantization_config"):
+            raise ExportError(f"the weights of {model} are quantized already", "give the model in 16 or 32 bits")
         return cls({"": Path(model)})

@@ -70,6 +70,10 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise StudentError(f"the chat template is not valid Jinja: {error} (line {error.lineno})") from error
 
+    def check(self) -> None:
+        """Raises: StudentError when the source is no Jinja."""
+        _ = self._compiled
+
     def render(
         self,
         messages: Sequence[Message],

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ConfigError, TaskError
 from mentor_edge.files import atomic_file, explained_write_errors
 from mentor_edge.tasks import calculator, gsm8k, jsonl
@@ -110,7 +111,9 @@ class Recipe(ABC):
         counts = {
             "suite": suite.name, "sha256": suite.sha256, "used": len(tasks), "rejected": len(suite.tasks) - len(tasks),
         }  # fmt: skip
-        run = Run(directory, self.name, student, self.config.seed, counts, time.monotonic() - started)
+        identity = identity_of(student) if Path(student).is_dir() else None
+        seconds = time.monotonic() - started
+        run = Run(directory, self.name, student, self.config.seed, counts, seconds, identity)
         run.save()
         return run
 

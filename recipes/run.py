@@ -54,7 +54,8 @@ def prepare_output(directory: Path, *, resume: bool) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished fit. `student` is the base's directory or hub id."""
+    """A finished fit. `student` is the base's directory or hub id; `base_identity` tells its content at the time of
+    training (see `identity_of`), where it is a directory."""
 
     directory: Path
     recipe: str
@@ -62,6 +63,7 @@ class Run:
     seed: int
     tasks: dict[str, Any]
     seconds: float
+    base_identity: str | None = None
 
     @property
     def adapter(self) -> Path:
@@ -87,7 +89,9 @@ class Run:
         from mentor_edge.export import merge  # here, so that training does not depend on export
 
         target = self.directory / ("merged" if base == "16-bit" else f"merged-{base}")
-        return target if target.is_dir() else merge(self.student, self.adapter, target, base)
+        if target.is_dir():
+            return target
+        return merge(self.student, self.adapter, target, base, base_identity=self.base_identity)
 
     def source(self, merge_base: str = "auto") -> Source:
         """What `export` needs to know of this run. `merge_base` is "16-bit", "4-bit" or "auto": of a run that was
@@ -142,7 +146,7 @@ class Run:
             self.directory / "run.json",
             {
                 "version": _VERSION, "recipe": self.recipe, "student": self.student, "seed": self.seed,
-                "tasks": self.tasks, "seconds": self.seconds,
+                "tasks": self.tasks, "seconds": self.seconds, "base_identity": self.base_identity,
             },
         )  # fmt: skip
 
@@ -160,8 +164,9 @@ class Run:
             if values["version"] != _VERSION:
                 raise RunError(f"{path} has version {values['version']}, this program reads {_VERSION}")
             return cls(
-                directory, values["recipe"], values["student"], values["seed"], values["tasks"], values["seconds"]
-            )
+                directory, values["recipe"], values["student"], values["seed"], values["tasks"], values["seconds"],
+                values.get("base_identity"),
+            )  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged: {error!r}") from error
 

@@ -6,7 +6,6 @@ pytest -s tests/test_export_matrix.py        prints the figures
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from mentor_edge.export.quantize import quantize
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-DIVERGENCE = {"f16": 1e-4, "q8_0": 0.01, "int8": 0.01, "q4_k_m": 0.3, "int4": 0.3}
-"""Nats that a model with random weights may move, about twice what was measured. A guess moves by 0.5 to 2.5."""
+DIVERGENCE = {"f16": 1e-4, "q8_0": 0.01, "int8": 0.01, "q4_k_m": 0.4, "int4": 0.6}
+"""How far a model with random weights may move, as a share of what a guess does that reads no text."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def f32(source: Source) -> Iterator[Path]:
+def f32(source: Source) -> Path:
     convert(source.directory, source.directory / "f32.gguf")
-    yield source.directory / "f32.gguf"
+    return source.directory / "f32.gguf"
 
 
 def agree(source: Source, engine: LlamaCppEngine | OnnxEngine) -> None:
@@ -60,7 +59,7 @@ def stay_near(source: Source, kind: str, engine: LlamaCppEngine | OnnxEngine) ->
     report = check_quantized(source.reference, engine, kind)
     figures = f"KL {report.kl_mean:.1e} p99 {report.kl_p99:.1e} (guess {report.kl_guess:.2f})"
     print(f"\n{source.family:8} {engine.path.name:12} {figures} top-1 {report.top1_agreement:.3f}")
-    assert 0 < report.kl_mean < DIVERGENCE[kind]
+    assert 0 < report.kl_mean < DIVERGENCE[kind] * report.kl_guess
 
 
 def test_f32_computes_what_the_model_computes(source: Source, f32: Path) -> None:

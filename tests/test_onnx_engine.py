@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from tiny_models import EMBEDDING_ROWS, TEMPLATE, make_student
 
 from mentor_edge.agent import ToolAgent, run_conversations
@@ -121,6 +123,29 @@ def test_long_prompts_are_fed_in_pieces(model: Path, monkeypatch: pytest.MonkeyP
     misbehave(monkeypatch, tmp_path, "worker.CHUNK = 7")
     with OnnxEngine(model) as engine:
         assert converse(engine, turns, 2, 12) == whole
+
+
+def test_logits_are_those_of_torch_whatever_the_graph_returns(
+    engines: tuple[OnnxEngine, TransformersEngine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine, reference = engines
+    with torch.inference_mode():
+        expected = reference.model(torch.tensor([PROMPTS[2]])).logits[0].numpy()
+    assert np.abs(engine.logits(PROMPTS[2]) - expected).max() < 1e-4
+    assert np.abs(engine.logits(PROMPTS[2], last=5) - expected[-5:]).max() < 1e-4
+    # Some exporters' graphs return the logits after the last token of an append alone.
+    last_only = "get = og.Generator.get_output\nog.Generator.get_output = lambda self, name: get(self, name)[:, -1:]"
+    misbehave(monkeypatch, tmp_path, f"import onnxruntime_genai as og\n{last_only}")
+    with OnnxEngine(engine.path) as other:
+        assert np.abs(other.logits(PROMPTS[2]) - expected).max() < 1e-4
+
+
+def test_logits_are_refused_in_an_open_batch_and_beyond_the_context(model: Path) -> None:
+    with OnnxEngine(model, context_length=30) as engine:
+        with pytest.raises(EngineError, match="40 tokens do not fit a context of 30"):
+            engine.logits(PROMPT)
+        with engine.open(1), pytest.raises(EngineError, match="has a batch open"):
+            engine.logits(PROMPT[:3])
 
 
 def test_a_full_context_ends_a_row_unfinished(model: Path) -> None:

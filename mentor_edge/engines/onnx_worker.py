@@ -53,7 +53,7 @@ class OnnxServer:
             self._model = og.Model(config)
             # Some damage shows only when the model runs.
             logits = self._append(self._new_generator(), [0])
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter while it says what is wrong
             raise Refused(_reason(error), "it is damaged or not made for this machine: export it again") from error
         check_logits(logits)
         self._n_vocab = len(logits)

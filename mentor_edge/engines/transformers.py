@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -29,6 +30,7 @@ _PREFILL_TOKENS = 16384
 """Most padded tokens of one prefill forward: bounds its activations whatever the batch."""
 _COMPACT_BELOW = 0.75
 """Finished rows are dropped once fewer than this part of the decoded rows is active: dropping copies the cache."""
+_OTHER_WEIGHTS = "copy the model again: its weights and config.json do not belong together"
 _TOLERANCE = 0.25
 """Largest difference of logits from the model's own, in their standard deviations. The order of additions moves them by
 1e-5 in float32 and leaves room for 16 bits; a wrong mask or position moves them by about one."""
@@ -38,10 +40,10 @@ _TOLERANCE = 0.25
 def _loading(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError, StrictDataclassError) as error:
+        first_lines = " ".join(" ".join(str(error).strip().splitlines()[:2]).split()) or type(error).__name__
         raise StudentError(
-            f"cannot load the student {name!r}: {first_line}",
+            f"cannot load the student {name!r}: {first_lines}",
             "give a directory with config.json, model.safetensors and a tokenizer (a hub id needs a reachable hub)",
         ) from error
 
@@ -49,7 +51,7 @@ def _loading(name: str) -> Iterator[None]:
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a student, checked for a chat template.
 
-    Raises: StudentError when it cannot be loaded or has no chat template.
+    Raises: StudentError when it cannot be loaded, or has no chat template or one that is no Jinja.
     """
     name = str(path)
     with _loading(name):
@@ -61,7 +63,40 @@ def load_tokenizer(path: str | Path) -> Any:
         )
     if tokenizer.eos_token is None:
         raise StudentError(f"the student {name!r} has no end-of-turn token (eos_token)")
+    try:
+        template_of(tokenizer).check()
+    except StudentError as error:
+        raise StudentError(f"the student {name!r} cannot be used: {error.problem}", error.hint) from error
     return tokenizer
+
+
+def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
+    """The weights of a student in a transformers model, with `options` of `from_pretrained`.
+
+    Raises: StudentError when they cannot be loaded, some are missing or of another shape (transformers would start them
+    afresh), or the tokenizer has tokens without embedding. Added tokens may have none, as Gemma 3's for images.
+    """
+    name = str(path)
+    with _loading(name):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    for weight in sorted(found["missing_keys"]):
+        raise StudentError(f"the weights of the student {name!r} lack {weight}", _OTHER_WEIGHTS)
+    for weight, stored, expected in sorted(found["mismatched_keys"]):
+        shapes = f"{list(stored)}, where its configuration needs {list(expected)}"
+        raise StudentError(f"{weight} of the student {name!r} has the shape {shapes}", _OTHER_WEIGHTS)
+    rows = model.get_input_embeddings().weight.shape[0]
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    used = {*tokenizer.get_vocab().values()} - tokenizer.added_tokens_decoder.keys() | {tokenizer.eos_token_id}
+    largest = max(used | {*(ends if isinstance(ends, list) else [ends])} - {None}, default=0)
+    if largest >= rows:
+        raise StudentError(
+            f"the student {name!r} has embeddings of {rows} tokens, and its tokenizer or generation_config.json a token"
+            f" {largest}",
+            "put the model's own tokenizer and generation_config.json beside its weights",
+        )
+    return model
 
 
 def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = False) -> tuple[Any, Any]:
@@ -70,7 +105,7 @@ def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = 
     Weights are float32 on a CPU and bfloat16 on a GPU; `four_bit` keeps them as NF4 with double quantization (QLoRA),
     `as_stored` in the dtype that the configuration names.
 
-    Raises: StudentError when it cannot be loaded or its tokenizer has no chat template.
+    Raises: StudentError as `load_tokenizer` and `load_model`.
     """
     name = str(path)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
@@ -80,9 +115,7 @@ def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = 
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
     tokenizer = load_tokenizer(name)
-    with _loading(name):
-        model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
-    return model, tokenizer
+    return load_model(name, tokenizer, **options), tokenizer
 
 
 def template_of(tokenizer: Any) -> ChatTemplate:
