@@ -18,7 +18,9 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from mentor_edge.errors import ExportError
+from mentor_edge.errors import EngineError, ExportError
+
+from .quantize import read_tensors
 
 SURVIVED = 0.5
 """Of a fine-tune that survived, at least this share is left."""
@@ -152,32 +154,23 @@ def _tensors(path: Path) -> dict[str, _Tensor]:
     """Raises: ExportError."""
     try:
         return _onnx_tensors(path) if path.is_dir() else _gguf_tensors(path)
-    except (OSError, ValueError, IndexError, KeyError) as error:
+    except (EngineError, OSError, ValueError, IndexError, KeyError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
 
 
-class _Reader(gguf.GGUFReader):
-    """Keeps the tensors' places instead of refusing types that llama.cpp knows and gguf does not (Q2_0)."""
-
-    def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
-        self.places = sorted(
-            (start_offs + int(offset[0]), field.name, shape.tolist(), int(kind[0]))
-            for field in fields
-            for *_, shape, kind, offset in [field.parts]
-        )
-
-
 def _gguf_tensors(path: Path) -> dict[str, _Tensor]:
-    reader = _Reader(path)
-    ends = [place[0] for place in reader.places[1:]] + [len(reader.data)]
+    found = read_tensors(path)
+    data = np.memmap(path, np.uint8, "r")
     return {
-        name: _gguf_tensor(reader.data[start:end], shape, kind)
-        for (start, name, shape, kind), end in zip(reader.places, ends, strict=True)
+        tensor["name"]: _gguf_tensor(
+            data[tensor["start"] : tensor["start"] + tensor["bytes"]], tensor["shape"], tensor["kind"]
+        )
+        for tensor in found
     }
 
 
 def _gguf_tensor(data: Bytes, shape: Sequence[int], kind: int) -> _Tensor:
-    """`data` is the tensor with padding; `shape` has the columns first."""
+    """`shape` has the columns first."""
     columns, rows = shape[0], int(np.prod(shape[1:], dtype=np.int64))
     try:
         known = gguf.GGMLQuantizationType(kind)

@@ -26,8 +26,8 @@ __all__ = ["ConversionParity", "QuantizedParity", "Reference", "check", "check_c
 EIGHT_BITS = frozenset({"f32", "f16", "bf16", "q8_0", "fp32", "int8"})
 """The quantizations of eight bits and more."""
 MAX_DIVERGENCE, MIN_TOP1 = 0.1, 0.8
-"""What these must keep. Models with random weights, whose many likely tokens are a hard case, kept 0.004 nats and 88% in
-the worst of five families and two formats; a layer of zeros costs 0.3 to 1.9 nats."""
+"""What these must keep. Models with random weights, whose many likely tokens are a hard case, kept 0.004 nats and 88%
+in the worst of five families and two formats; a layer of zeros costs 0.3 to 1.9 nats."""
 
 ExportedEngine = LlamaCppEngine | OnnxEngine
 _Said = list[tuple[Generation, ParsedTurn]]
@@ -85,8 +85,9 @@ class QuantizedParity:
 
 
 def check(source: Path | Reference, path: Path) -> ConversionParity:
-    """`check_conversion` of a float32 GGUF file or ONNX directory, with llama.cpp set to compute in float32. `source` is
-    a model directory, or what is known of one already.
+    """`check_conversion` of a float32 GGUF file or ONNX directory, with llama.cpp set to compute in float32.
+
+    `source` is a model directory, or what is known of one already.
 
     Raises: ExportError, EngineError.
     """

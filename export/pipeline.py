@@ -14,7 +14,7 @@ from typing import Any
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
 from mentor_edge.engines.open import identity_of
-from mentor_edge.errors import GateFailed, GateInconclusive
+from mentor_edge.errors import ExportError, GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.evaluation.statistics import Verdict
 from mentor_edge.files import atomic_directory, sha256_of
@@ -106,14 +106,16 @@ def export(
     in `controls`. While the gate runs, finished batches stand beside it in `.NAME.gate`, and the same call after a kill
     runs only the rest.
 
-    Raises: OutputError, StudentError, ExportError (a stage of parity, conversion, quantization, unknown options),
-    EngineError.
+    Raises: OutputError, StudentError, ExportError (a stage of parity, conversion, quantization, unknown options, a
+    `reference` of other tasks), EngineError.
     """
     if not (gguf or onnx):
         gguf = DEFAULT_QUANTS
     plan = ExportOptions(gguf=tuple(gguf), onnx=tuple(onnx), **options)
     plan.check()
     source, out, suite = Source.of(model), Path(out), gate_suite(suite)
+    if reference is not None:
+        _check_reference(reference, suite)
     with atomic_directory(out) as work, _gate_items(out) as items:
         gate = _Gate(suite, items, plan.margin, progress)
         merged, choice, measured = gate.choose(source)
@@ -132,6 +134,16 @@ def export(
         )  # fmt: skip
         manifest = write_package(work, manifest, template)
     return Artifact(out, manifest)
+
+
+def _check_reference(reference: Evaluation, suite: Suite) -> None:
+    asked = {outcome.task_id: outcome.prompt for outcome in reference.outcomes}
+    for task in suite.tasks:
+        if asked.get(task.id) != task.prompt:
+            raise ExportError(
+                f"the reference evaluation of {reference.suite!r} did not ask {task.id!r} of {suite.name!r}",
+                "evaluate the source on the gate's own tasks",
+            )
 
 
 def _workplace(

@@ -22,7 +22,8 @@ from mentor_edge.files import atomic_file
 from .calibrate import ImportanceMatrix
 
 KINDS = tuple(FTYPES)
-"""What llama.cpp 0.3.36's quantizer writes. f32 is the source; nvfp4 has a name but is refused by llama.cpp."""
+"""All that llama.cpp's quantizer writes. Below three bits the i-quants take it minutes even for half a billion weights,
+as do iq4_nl and iq4_xs; tq1_0, tq2_0, q1_0 and q2_0 are for models that were trained with such weights."""
 
 NEED_MATRIX = ("iq2_xxs", "iq2_xs", "q2_k_s", "iq3_xs", "iq3_xxs", "iq1_s", "iq2_s", "iq2_m", "iq1_m")
 """Kinds that give garbage without an importance matrix: llama.cpp refuses them (llama-quant.cpp,
@@ -123,10 +124,19 @@ def tensor_types(path: Path) -> dict[str, int]:
 
     Raises: EngineError when the file is missing, truncated or not GGUF.
     """
+    return _count(tensor["type"] for tensor in read_tensors(path))
+
+
+def read_tensors(path: Path) -> list[dict[str, Any]]:
+    """The header of a GGUF file as llama.cpp reads it: see `llama_quantizer.read_tensors`.
+
+    Raises: EngineError when the file is missing, truncated or not GGUF.
+    """
     if not path.is_file():
         raise EngineError(f"no such file: {path}", "give the path of a .gguf file")
     with LlamaWorker(timeout=60.0) as worker:
-        return _count(tensor["type"] for tensor in worker.request("tensors", f"reading {path}", path=str(path)))
+        tensors: list[dict[str, Any]] = worker.request("tensors", f"reading {path}", path=str(path))
+    return tensors
 
 
 @contextmanager

@@ -48,7 +48,8 @@ class _InitParams(ctypes.Structure):
 
 
 def read_tensors(lib: Any, path: str, log: Sequence[str]) -> list[dict[str, Any]]:
-    """`name`, `type` (llama.cpp's spelling) and `shape` (four sizes, row width first) of every tensor of a GGUF file.
+    """`name`, `type` (llama.cpp's spelling), `kind` (its number) and `shape` (four sizes, row width first) of every
+    tensor of a GGUF file, and where its `bytes` `start`.
 
     llama.cpp's own reader, because it knows every type that llama.cpp writes and takes no time over long vocabularies.
     `log` is where llama.cpp's warnings go.
@@ -62,15 +63,20 @@ def read_tensors(lib: Any, path: str, log: Sequence[str]) -> list[dict[str, Any]
         raise Refused(f"it is not a readable GGUF file{said}", "it is damaged or not GGUF: export the model again")
     try:
         count = ggml.gguf_get_n_tensors(header)
-        ends = [ggml.gguf_get_tensor_offset(header, i) + ggml.gguf_get_tensor_size(header, i) for i in range(count)]
-        missing = ggml.gguf_get_data_offset(header) + max(ends, default=0) - os.path.getsize(path)
+        data = ggml.gguf_get_data_offset(header)
+        starts = [data + ggml.gguf_get_tensor_offset(header, i) for i in range(count)]
+        sizes = [ggml.gguf_get_tensor_size(header, i) for i in range(count)]
+        missing = max(map(sum, zip(starts, sizes, strict=True)), default=data) - os.path.getsize(path)
         if missing > 0:
             raise Refused(f"it lacks the last {missing} bytes", "it was truncated: export or copy it again")
         return [
             {
                 "name": ggml.gguf_get_tensor_name(header, i).decode(errors="replace"),
                 "type": ggml.ggml_type_name(ggml.gguf_get_tensor_type(header, i)).decode(),
+                "kind": ggml.gguf_get_tensor_type(header, i),
                 "shape": ggml.gguf_get_tensor_ne(header, i)[:4],
+                "start": starts[i],
+                "bytes": sizes[i],
             }
             for i in range(count)
         ]
