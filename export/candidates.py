@@ -12,6 +12,7 @@ from typing import Any
 
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
 from mentor_edge.engines.onnx import OnnxEngine
+from mentor_edge.errors import ExportError
 from mentor_edge.files import sha256_of
 
 from . import parity
@@ -131,10 +132,13 @@ def gguf_candidates(
 
 
 def _convert(model: Path, target: Path, options: ExportOptions) -> None:
-    if options.converter is None:
-        convert(model, target)
-    else:
+    if options.converter is not None:
         convert_with(options.converter, model, target)
+        return
+    try:
+        convert(model, target)
+    except ExportError as error:
+        raise ExportError(f"conversion: {model}: {error.problem}", error.hint) from error
 
 
 def _quantized(

@@ -197,6 +197,8 @@ def _render_as_transformers(tokenizer: Any, probe: Probe) -> str | None:
 def _texts(tokenizer: Any) -> list[str]:
     texts = list(TEXTS)
     for token in tokenizer.added_tokens_decoder.values():
+        if "▁" in token.content:  # Gemma's runs of spaces, which are never written like this in a text
+            continue
         texts += [token.content, f"a{token.content}b", f"1 {token.content} \n{token.content}{token.content}"]
     normalizer = tokenizer.backend_tokenizer.normalizer
     if normalizer is not None and normalizer.normalize_str("e\u0301") == "\u00e9":

@@ -22,8 +22,8 @@ from mentor_edge.files import atomic_file
 from .calibrate import ImportanceMatrix
 
 KINDS = tuple(FTYPES)
-"""All that llama.cpp's quantizer writes. Below three bits the i-quants take it minutes even for half a billion weights,
-as do iq4_nl and iq4_xs; tq1_0, tq2_0, q1_0 and q2_0 are for models that were trained with such weights."""
+"""All that llama.cpp's quantizer writes. The i-quants take it minutes even for half a billion weights; tq1_0, tq2_0,
+q1_0 and q2_0 are for models that were trained with such weights."""
 
 NEED_MATRIX = ("iq2_xxs", "iq2_xs", "q2_k_s", "iq3_xs", "iq3_xxs", "iq1_s", "iq2_s", "iq2_m", "iq1_m")
 """Kinds that give garbage without an importance matrix: llama.cpp refuses them (llama-quant.cpp,

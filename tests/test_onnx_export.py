@@ -257,7 +257,7 @@ def test_options_take_effect_and_are_read_back(source: Path, tmp_path: Path, stu
         ({"is_symmetric": "true"}, {"symmetric": True, "head_shares_embedding": True}),
         ({"matmul_mixed_precision": "last_matmul:int4"}, {"head": "int4", "symmetric": False}),
         ({"algo_config": "rtn_last"}, {"head": "int8", "symmetric": False}),
-        ({"algo_config": "k_quant_mixed", "block_size": "64"}, {"body": {"int4": 6, "int8": 4}, "block_size": 64}),
+        ({"algo_config": "k_quant_mixed", "block_size": "64"}, {"body": {"int4": 8, "int8": 2}, "block_size": 64}),
     ],
 )
 def test_other_ways_of_quantizing_open_and_compute(

@@ -127,6 +127,7 @@ class LlamaServer:
         self._vocab = lib.llama_model_get_vocab(self._model)
         self._n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
+        self._adds_space = self._metadata("tokenizer.ggml.add_space_prefix") == "true"
         self._kv, self._threads, self._flash_attention = kv, threads, flash_attention
         trained = lib.llama_model_n_ctx_train(self._model)
         if trained < 1:  # also what does not fit 31 bits
@@ -159,9 +160,11 @@ class LlamaServer:
     def detokenize(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of each sequence, special tokens included; bytes that are not UTF-8 become U+FFFD.
 
-        Joins the tokens' own bytes: llama_detokenize drops spaces before punctuation for some vocabularies.
+        Joins the tokens' own bytes: llama_detokenize drops spaces before punctuation for some vocabularies. Where the
+        tokenizer puts a space before every text, as Llama 2's, that space is none of the text's.
         """
-        return [b"".join(map(self._piece, ids)).decode(errors="replace") for ids in token_ids]
+        texts = [b"".join(map(self._piece, ids)).decode(errors="replace") for ids in token_ids]
+        return [text.removeprefix(" ") for text in texts] if self._adds_space else texts
 
     def open(self, n_seq: int) -> None:
         """Start a batch of `n_seq` empty sequences in place of the one before."""
