@@ -22,7 +22,7 @@ from .gguf import convert
 from .gguf_external import convert_with
 from .onnx import export_onnx
 from .options import ExportOptions
-from .quantize import fallback_note, quantize, tensor_types
+from .quantize import UNQUANTIZED, fallback_note, quantize, tensor_types
 
 Progress = Callable[[str, int, int], None]
 
@@ -144,7 +144,8 @@ def _convert(model: Path, target: Path, options: ExportOptions) -> None:
 def _quantized(
     place: Workplace, source: Path, base: Path | None, kind: str, matrix: ImportanceMatrix | None
 ) -> Candidate:
-    target, overrides = place.directory / f"model-{kind}.gguf", place.options.overrides
+    target = place.directory / f"model-{kind}.gguf"
+    overrides = {} if kind in UNQUANTIZED else place.options.overrides  # llama.cpp takes none for those
     quantized = quantize(source, target, kind, overrides=overrides, matrix=matrix)
     with LlamaCppEngine(target) as engine:
         compared = _plain(parity.check_quantized(place.reference, engine, kind))

@@ -10,7 +10,7 @@ from mentor_edge.errors import ExportError, did_you_mean
 
 from .gate import MARGIN
 from .onnx import EXPORTERS, PRECISIONS
-from .quantize import KINDS, NEED_MATRIX
+from .quantize import KINDS, NEED_MATRIX, TENSOR_TYPES, UNQUANTIZED
 
 DEFAULT_QUANTS = ("q8_0", "q4_k_m")
 MATRIX_CHOICES = ("auto", "always", "never")
@@ -45,9 +45,14 @@ class ExportOptions:
                 problems.append(f"unknown quantization {kind!r}{did_you_mean(kind, ('f32', *KINDS))}")
             elif kind in NEED_MATRIX and self.importance_matrix == "never":
                 problems.append(f"{kind} cannot be made without an importance matrix")
+        for type_ in self.overrides.values():
+            if type_.lower() not in (known := [name.lower() for name in TENSOR_TYPES]):
+                problems.append(f"unknown tensor type {type_!r}{did_you_mean(type_.lower(), known)}")
         for precision in self.onnx:
             if precision not in PRECISIONS:
                 problems.append(f"unknown ONNX precision {precision!r}{did_you_mean(precision, PRECISIONS)}")
+        if self.converter is not None and not self.converter.exists():
+            problems.append(f"there is no converter {self.converter}")
         if self.exporter not in EXPORTERS:
             problems.append(f"unknown exporter {self.exporter!r}{did_you_mean(self.exporter, EXPORTERS)}")
         if self.importance_matrix not in MATRIX_CHOICES:
@@ -63,6 +68,6 @@ class ExportOptions:
 
     def wants_matrix(self, kind: str) -> bool:
         if self.importance_matrix == "always":
-            return kind not in ("f32", "f16", "bf16", "q8_0")
+            return kind not in (*UNQUANTIZED, "q8_0")
         gains = kind.startswith(_GAIN_FROM_A_MATRIX)
         return kind in NEED_MATRIX or (self.importance_matrix == "auto" and gains)

@@ -81,8 +81,8 @@ class Reference:
 
         Texts are NFC-normalized first where the tokenizer does that, because llama.cpp does not.
 
-        Raises: ExportError (stage template) when our renderer and transformers' make different texts of a probe, or when
-        the logits are not finite; StudentError when the model cannot be loaded, or not whole.
+        Raises: ExportError (stage template) when our renderer and transformers' make different texts of a probe, or
+        when the logits are not finite; StudentError when the model cannot be loaded, or not whole.
         """
         import torch
         from transformers import AutoTokenizer

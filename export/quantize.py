@@ -30,7 +30,7 @@ NEED_MATRIX = ("iq2_xxs", "iq2_xs", "q2_k_s", "iq3_xs", "iq3_xxs", "iq1_s", "iq2
 tensor_requires_imatrix), and so do we, before any work."""
 
 _TYPES_THAT_NEED_IT = ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
-_UNQUANTIZED = ("f32", "f16", "bf16")
+UNQUANTIZED = ("f32", "f16", "bf16")
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 
 
@@ -156,13 +156,13 @@ def _check_kind(kind: str, overrides: Mapping[str, str], matrix: ImportanceMatri
             f"{kind} has too few bits to be of use without an importance matrix",
             "compute one with importance_matrix(...), or choose q2_k, iq3_s or any larger kind",
         )
-    if overrides and kind in _UNQUANTIZED:
+    if overrides and kind in UNQUANTIZED:
         raise ExportError(f"llama.cpp takes no overrides for {kind}", "quantize to q8_0 and override to f16 instead")
 
 
 def _quantizable(tensors: Sequence[dict[str, Any]], source: Path, kind: str) -> dict[str, int]:
     """The row width of every matrix that llama.cpp would quantize."""
-    if quantized := _count(t["type"] for t in tensors if t["type"] not in _UNQUANTIZED):
+    if quantized := _count(t["type"] for t in tensors if t["type"] not in UNQUANTIZED):
         raise ExportError(
             f"{source} is quantized already (it holds {', '.join(quantized)})",
             "quantizing twice loses more than once: start from the F32 or F16 file",

@@ -108,7 +108,7 @@ def test_verify_names_what_differs_and_exits_with_1(tmp_path: Path) -> None:
         (["--onnx", "int4", "--onnx-option", "int4_block_size=32"], "int4_block_size"),
         (["--converter", "no/such/convert_hf_to_gguf.py"], "convert_hf_to_gguf.py"),
         (["--suite", "bfcl"], "needs its data"),
-        (["--margin", "2"], "margin"),
+        (["--margin", "2"], "less than or equal to 0.5"),
     ],
 )
 def test_wrong_options_are_one_error_and_leave_nothing(

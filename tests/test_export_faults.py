@@ -380,7 +380,7 @@ FAULTS: dict[str, Fault] = {
     "empty GGUF": alone("truncated", Q8, cut(0), "while loading .*read magic"),
     "GGUF cut in the header": alone("truncated", Q8, cut(12), "while loading .*read"),
     "GGUF cut in the metadata": alone("truncated", Q8, cut(3000), "while loading .*read key-value"),
-    "GGUF cut in the tensor list": alone("truncated", Q8, cut(b"blk.0.attn_q.weight"), "while loading .*exceeds remaining"),
+    "GGUF cut in the tensor list": alone("truncated", Q8, cut(b"blk.0.attn_q.weight"), "exceeds remaining file"),
     "GGUF cut in the weights": alone("truncated", Q8, cut(tensor(DOWN)), "while loading .*not within the file bounds"),
     "GGUF without its last bytes": alone("truncated", Q8, cut(-64), "while loading .*not within the file bounds"),
     "ONNX graph cut": alone("truncated", INT4, cut(9000, "model.onnx"), "while loading .*Protobuf parsing failed"),
@@ -403,7 +403,7 @@ FAULTS: dict[str, Fault] = {
         "flipped bit", Q8, flip(b"tokenizer.chat_template", 6, after=30), "string length .* exceeds"
     ),
     "name of a tensor": alone("flipped bit", Q8, flip(b"blk.0.attn_q.weight", 1, after=9), "blk.0.attn_q.*not found"),
-    "size of a tensor": alone("flipped bit", Q8, flip(b"blk.1.ffn_up.weight", 0, after=25), "while loading .*corrupted"),
+    "size of a tensor": alone("flipped bit", Q8, flip(b"blk.1.ffn_up.weight", 0, after=25), "corrupted"),
     "high bit of a norm": alone("flipped bit", Q8, flip(tensor(NORM), 6, after=3), "not finite"),
     "high bit of a scale": alone("flipped bit", Q8, flip(tensor(DOWN), 6, after=1), DIFFERS, "q8_0"),
     "letter of the template": alone("flipped bit", Q8, flip(b"{{ message.content", 0, after=5), STORED, "q8_0"),
