@@ -20,7 +20,7 @@ from .calibrate import Encode, ImportanceMatrix, importance_matrix
 from .delta import require_survival, survival
 from .gguf import convert
 from .gguf_external import convert_with
-from .onnx import export_onnx
+from .onnx import export_onnx, running_builder
 from .options import ExportOptions
 from .quantize import UNQUANTIZED, fallback_note, quantize, tensor_types
 
@@ -170,34 +170,41 @@ def onnx_candidates(place: Workplace) -> tuple[dict[str, Any], list[Candidate]]:
     Raises: ExportError naming the stage, EngineError.
     """
     options, progress, total = place.options, place.progress, len(place.options.onnx) + 1
-    progress("ONNX: export, parity", 0, total)
-    full, base = place.directory / "onnx-fp32", None
-    exported = export_onnx(place.model, full, "fp32", exporter=options.exporter)
-    report = _plain(parity.check(place.reference, full))
-    if place.base is not None and set(options.onnx) != {"fp32"}:
-        base = place.directory / "base-onnx-fp32"
-        export_onnx(place.base, base, "fp32", exporter=options.exporter)
+    full = place.directory / "onnx-fp32"
+    # The untuned graphs: what shows how much of the adapter each precision keeps.
+    base = None if place.base is None or set(options.onnx) == {"fp32"} else place.directory / "base-onnx-fp32"
     made = []
-    for done, precision in enumerate(options.onnx, 1):
-        progress("ONNX: export, parity", done, total)
-        if precision == "fp32":
-            made.append(Candidate("onnx", precision, full, False, _plain(exported), report))
-            continue
-        target = place.directory / f"onnx-{precision}"
-        settings: dict[str, Any] = {"exporter": options.exporter, "options": options.onnx_options}
-        written = export_onnx(place.model, target, precision, **settings)
-        with OnnxEngine(target) as engine:
-            compared = _plain(parity.check_quantized(place.reference, engine, precision))
-        left = None
-        if base is not None:
-            untuned = base.with_name(f"base-onnx-{precision}")
-            assert place.base is not None
-            export_onnx(place.base, untuned, precision, **settings)
-            left = survival(full, target, base, untuned)
-            shutil.rmtree(untuned)
-            require_survival(left, target)
-        delta = None if left is None else _plain(left)
-        made.append(Candidate("onnx", precision, target, False, _plain(written), compared, delta=delta))
+    with running_builder() as builder:
+
+        def write(model: Path, out: Path, precision: str) -> dict[str, Any]:
+            settings = {} if precision == "fp32" else options.onnx_options
+            return _plain(
+                export_onnx(model, out, precision, exporter=options.exporter, options=settings, builder=builder)
+            )
+
+        progress("ONNX: export, parity", 0, total)
+        exported = write(place.model, full, "fp32")
+        report = _plain(parity.check(place.reference, full))
+        if base is not None and place.base is not None:
+            write(place.base, base, "fp32")
+        for done, precision in enumerate(options.onnx, 1):
+            progress("ONNX: export, parity", done, total)
+            if precision == "fp32":
+                made.append(Candidate("onnx", precision, full, False, exported, report))
+                continue
+            target = place.directory / f"onnx-{precision}"
+            written = write(place.model, target, precision)
+            with OnnxEngine(target) as engine:
+                compared = _plain(parity.check_quantized(place.reference, engine, precision))
+            left = None
+            if base is not None and place.base is not None:
+                untuned = base.with_name(f"base-onnx-{precision}")
+                write(place.base, untuned, precision)
+                left = survival(full, target, base, untuned)
+                shutil.rmtree(untuned)
+                require_survival(left, target)
+            delta = None if left is None else _plain(left)
+            made.append(Candidate("onnx", precision, target, False, written, compared, delta=delta))
     for finished in [base] + ([] if "fp32" in options.onnx else [full]):  # they were steps on the way
         if finished is not None:
             shutil.rmtree(finished)

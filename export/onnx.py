@@ -11,6 +11,7 @@ import math
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,13 @@ def export_onnx(
     exporter: str = "genai",
     options: Mapping[str, str] = {},
     timeout: float = 3600.0,
+    builder: RuntimeWorker | None = None,
 ) -> OnnxExport:
     """Write the model of `model_dir` as the directory `out`, atomically: config, graph, weights, tokenizer, template.
 
     `options` go to onnxruntime-genai's builder, over `DEFAULTS`; `OPTIONS` lists them. An int4 head, for the smallest
     file, is `matmul_mixed_precision="last_matmul:int4"`. `timeout` is how many seconds the child process may give no
-    sign of life. The directory stops at the end tokens of generation_config.json (else config.json) and at the
+    sign of life; `builder` is one that is running already (see `running_builder`). The directory stops at the end tokens of generation_config.json (else config.json) and at the
     tokenizer's, and decodes greedily unless it is told otherwise.
 
     Raises: ExportError naming the stage, conversion or quantization, when the child process fails, crashes, hangs or
@@ -101,7 +103,8 @@ def export_onnx(
     asked = {**DEFAULTS[precision], **options}
     with atomic_directory(out) as work:
         if exporter == "genai":
-            _build(model_dir, work, precision, asked, 4 * parameters, timeout)
+            with running_builder(timeout) if builder is None else nullcontext(builder) as worker:
+                _build(worker, model_dir, work, precision, asked, 4 * parameters)
         elif exporter == "transformers":
             from .onnx_exporters import export_with_transformers
 
@@ -115,6 +118,13 @@ def export_onnx(
         if exporter == "genai":
             _check_effects(asked, precision, written)
     return OnnxExport(exporter, precision, written)
+
+
+def running_builder(timeout: float = 3600.0) -> RuntimeWorker:
+    """The child process of onnxruntime-genai's builder, a context manager, for several exports: it takes five seconds
+    to start."""
+    hint = "see whether the machine has memory for the model in float32"
+    return RuntimeWorker("onnxruntime-genai's builder", COMMAND, hint=hint, timeout=timeout, environment=_ENVIRONMENT)
 
 
 def _check_options(options: Mapping[str, str], precision: str, exporter: str) -> None:
@@ -144,27 +154,27 @@ def _check_source(model_dir: Path) -> int:
     return sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
 
 
-def _build(model_dir: Path, work: Path, precision: str, options: Mapping[str, str], size: int, timeout: float) -> None:
+def _build(
+    worker: RuntimeWorker, model_dir: Path, work: Path, precision: str, options: Mapping[str, str], size: int
+) -> None:
     architecture = next(iter(read_json(model_dir / "config.json").get("architectures") or ()), "none")
     if architecture not in ARCHITECTURES:
         hint = f"supported: {', '.join(ARCHITECTURES)}; --exporter transformers may know others"
         raise ExportError(f"the architecture of {model_dir} is {architecture}", hint)
-    name, hint = "onnxruntime-genai's builder", "see whether the machine has memory for the model in float32"
     stage = "conversion"
     try:
-        with RuntimeWorker(name, COMMAND, hint=hint, timeout=timeout, environment=_ENVIRONMENT) as worker:
-            worker.request(
-                "convert",
-                f"converting {model_dir}",
-                source=str(model_dir.resolve()),
-                target=str(work.resolve()),
-                precision=precision,
-                options={**options, **_ALWAYS},
-                size=size,
-            )
-            if precision != "fp32":
-                stage = "quantization"
-            worker.request("write", f"writing {model_dir} as {precision}", target=str(work.resolve()))
+        worker.request(
+            "convert",
+            f"converting {model_dir}",
+            source=str(model_dir.resolve()),
+            target=str(work.resolve()),
+            precision=precision,
+            options={**options, **_ALWAYS},
+            size=size,
+        )
+        if precision != "fp32":
+            stage = "quantization"
+        worker.request("write", f"writing {model_dir} as {precision}", target=str(work.resolve()))
     except EngineError as error:
         raise ExportError(f"{stage}: {' '.join(error.problem.split())}", error.hint) from error
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,7 +23,7 @@ _CACHE = ".cache"
 
 
 class BuildServer:
-    """One model on its way to ONNX. Every public method is an operation of the protocol."""
+    """One model at a time on its way to ONNX. Every public method is an operation of the protocol."""
 
     def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
         # The builder prints a line per layer, the quantizer one per matrix: they are its signs of life. What is
@@ -32,15 +33,21 @@ class BuildServer:
 
     def convert(self, source: str, target: str, precision: str, options: Mapping[str, str], size: int) -> None:
         """Make the graph, and write everything but it. `size` is the weights' in float32, in bytes."""
-        builder = load_builder()
-        patch(builder)
+        builder = self._builder
         limit_process(size)
         self._made: list[Any] = []
-        self._save = builder.Model.save_model
-        builder.Model.save_model = lambda model, out_dir: self._made.append(model)
         where = (source, target, precision, "cpu", str(Path(target) / _CACHE))
         extra = builder.parse_extra_options("", *where, [f"{name}={value}" for name, value in options.items()])
         builder.create_model("", *where, **extra)
+
+    @cached_property
+    def _builder(self) -> Any:
+        """The library, mended, with the graph kept for `write` instead of written."""
+        builder = load_builder()
+        patch(builder)
+        self._save = builder.Model.save_model
+        builder.Model.save_model = lambda model, out_dir: self._made.append(model)
+        return builder
 
     def write(self, target: str) -> None:
         """Quantize the graph, where that was asked for, and write it."""

@@ -27,6 +27,7 @@ def write_package(directory: Path, manifest: Manifest, template: ChatTemplate) -
     """
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = [path.relative_to(directory).as_posix() for path in files]
+    manifest = manifest.model_copy(update={"sha256": {}})
     manifest = _with_hashes(directory, manifest, [name for name in names if name != MANIFEST])
     documents = [RUN, CARD]
     refusal = _write_modelfile(directory, manifest, template)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -13,8 +13,9 @@ from typing import Any
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
+from mentor_edge.engines.onnx import OnnxEngine
 from mentor_edge.engines.open import identity_of
-from mentor_edge.errors import ExportError, GateFailed, GateInconclusive
+from mentor_edge.errors import EngineError, ExportError, GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.evaluation.statistics import Verdict
 from mentor_edge.files import atomic_directory, sha256_of
@@ -123,8 +124,7 @@ def export(
         found, candidates = _candidates(place, template, calibration, suite)
         # Only now, when everything is known to compute what the model computes, is any file's accuracy measured.
         reference = gate.reference(merged, measured or reference)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            judged = list(pool.map(lambda candidate: gate.judge(candidate, reference), candidates))
+        judged = gate.judge(candidates, reference)
         entries = [_put_in_place(work, *pair) for pair in zip(candidates, judged, strict=True)]
         gate.keep_items(work / "gate", reference, candidates)
         manifest = Manifest(
@@ -198,6 +198,8 @@ class _Gate:
     def __init__(self, suite: Suite, items: Path, margin: float, progress: Progress) -> None:
         self.suite, self._items, self._margin, self._progress = suite, items, margin, progress
         self._measured: dict[str, Evaluation] = {}
+        self._engines: list[LlamaCppEngine | OnnxEngine] = []
+        self._given_up = False
 
     def choose(self, source: Source) -> tuple[Path, dict[str, Any], Evaluation | None]:
         """The merged directory to export, why it was chosen, and what it solves, where that had to be measured."""
@@ -219,10 +221,28 @@ class _Gate:
         items = self._items / f"{name.replace(' ', '-')}.jsonl"
         return evaluate_directory(path, self.suite, lambda done: self._progress(stage, done, total), items=items)
 
-    def judge(self, candidate: Candidate, reference: Evaluation) -> dict[str, Any]:
-        """Run the gate's tasks through a candidate; what the manifest says of it."""
+    def judge(self, candidates: Sequence[Candidate], reference: Evaluation) -> list[dict[str, Any]]:
+        """Run the gate's tasks through all candidates; what the manifest says of each. An error, or Ctrl-C, ends the
+        others, too, whose finished batches stay."""
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            running = [pool.submit(self._judge, candidate, reference) for candidate in candidates]
+            try:
+                for finished in as_completed(running):
+                    finished.result()
+                return [each.result() for each in running]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._given_up = True
+                for engine in list(self._engines):
+                    engine.close()
+                raise
+
+    def _judge(self, candidate: Candidate, reference: Evaluation) -> dict[str, Any]:
         stage, total = f"gate: {candidate.name}", len(self.suite.tasks)
         with candidate.open() as engine:
+            self._engines.append(engine)
+            if self._given_up:
+                raise EngineError(f"{stage}: given up")  # which nobody reads
             runtime = candidate.runtime | {"context_length": engine.context_length}
             measured = evaluate(
                 engine, self.suite, items=self._items / f"{candidate.name}.jsonl", identity=candidate.identity(),

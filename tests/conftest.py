@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("cache")
     os.environ["MENTOR_EDGE_CACHE"] = str(directory)
     return directory
+
+
+@pytest.fixture(scope="module")
+def onnx_builder() -> Iterator[Any]:
+    """One process of onnxruntime-genai's model builder for a file of tests."""
+    from mentor_edge.export.onnx import running_builder
+
+    with running_builder() as builder:
+        yield builder
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, student: Path) -> None:
     assert "is no run, artifact, GGUF file" in failure("evaluate", student.parent, cwd=tmp_path)
     assert "there is no suite 'chess'" in failure("evaluate", student, "--suite", "chess", cwd=tmp_path)
     assert "--data PATH" in failure("evaluate", student, "--suite", "bfcl", cwd=tmp_path)
-    assert "unknown quantization q9" in failure("export", student, "--gguf", "q9", "--out", "a", cwd=tmp_path)
+    assert "unknown quantization 'q9'" in failure("export", student, "--gguf", "q9", "--out", "a", cwd=tmp_path)
     assert "there is no run directory nowhere" in failure("export", "nowhere", cwd=tmp_path)
     assert "cannot read none.yaml" in failure("compare", "none.yaml", cwd=tmp_path)
     grid = ("compare", NANO_COMPARE, "--methods", "sft,dpo", "--seeds", "0", "--teacher-noise", "loud")

@@ -134,11 +134,11 @@ def test_llama_cpp_equals_generate(student: Path, generate: Any, tmp_path: Path)
         assert_same_text(engine, student)
 
 
-def test_onnx_equals_generate(student: Path, generate: Any, tmp_path: Path) -> None:
+def test_onnx_equals_generate(student: Path, generate: Any, tmp_path: Path, onnx_builder: Any) -> None:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     from mentor_edge.export.onnx import export_onnx
 
-    export_onnx(student, tmp_path / "onnx", "fp32")
+    export_onnx(student, tmp_path / "onnx", "fp32", builder=onnx_builder)
     with OnnxEngine(tmp_path / "onnx") as engine:
         assert engine.end_ids == {0, 2}
         assert_equal_to(generate, engine, set(engine.end_ids))

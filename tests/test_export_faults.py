@@ -239,7 +239,7 @@ def source(kind: str, change: Change, reason: str, error: type[MentorEdgeError] 
     """The model to be exported; `change` damages its directory. Nothing may be left of the export."""
 
     def commit(bench: Bench, work: Path) -> None:
-        student = Path(shutil.copytree(bench.student, work / "student"))
+        student = Path(shutil.copytree(bench.student, work / "faulty-model"))
         change(student)
         try:
             export(
@@ -247,9 +247,9 @@ def source(kind: str, change: Change, reason: str, error: type[MentorEdgeError] 
                 margin=0.9,
             )  # fmt: skip
         finally:
-            assert [path.name for path in work.iterdir()] == ["student"]
+            assert [path.name for path in work.iterdir()] == ["faulty-model"]
 
-    return Fault(kind, commit, error, reason, "student")
+    return Fault(kind, commit, error, reason, "faulty-model")
 
 
 def adapter(
@@ -261,13 +261,13 @@ def adapter(
 
     def commit(bench: Bench, work: Path) -> None:
         trained_on = bench.student if base is None else make_student(work / "base", **base)
-        change(make_adapter(trained_on, work / "adapter", rows, settings))
+        change(make_adapter(trained_on, work / "faulty-adapter", rows, settings))
         try:
-            merge(str(bench.student), work / "adapter", work / "merged")
+            merge(str(bench.student), work / "faulty-adapter", work / "merged")
         finally:
-            assert {path.name for path in work.iterdir()} <= {"base", "adapter"}
+            assert {path.name for path in work.iterdir()} <= {"base", "faulty-adapter"}
 
-    return Fault(kind, commit, ExportError, reason, "adapter")
+    return Fault(kind, commit, ExportError, reason, "faulty-adapter")
 
 
 def make_adapter(student: Path, directory: Path, rows: int | None, settings: dict[str, Any]) -> Path:
@@ -326,7 +326,7 @@ def shrink_embedding(student: Path) -> None:
 
 
 def unsolved(bench: Bench) -> Evaluation:
-    """What the gate finds when it asks the student with the wrong tokenizer."""
+    """The evaluation of a student that could do nothing."""
     return replace(bench.solved, outcomes=tuple(replace(each, correct=False) for each in bench.solved.outcomes))
 
 

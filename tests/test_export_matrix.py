@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import FAMILIES, make_student
@@ -75,10 +76,10 @@ def test_gguf_stays_near_the_model(source: Source, f32: Path, tmp_path: Path, ki
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_onnx_stays_near_the_model(source: Source, tmp_path: Path, precision: str) -> None:
+def test_onnx_stays_near_the_model(source: Source, tmp_path: Path, precision: str, onnx_builder: Any) -> None:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     pytest.importorskip("onnx_ir", reason="onnxruntime-genai's model builder needs onnx_ir")
-    export_onnx(source.directory, tmp_path / f"onnx-{precision}", precision)
+    export_onnx(source.directory, tmp_path / f"onnx-{precision}", precision, builder=onnx_builder)
     with OnnxEngine(tmp_path / f"onnx-{precision}", batch_size=4) as engine:
         if precision == "fp32":
             agree(source, engine)

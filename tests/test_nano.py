@@ -327,8 +327,8 @@ def test_the_student_is_small_and_its_rows_fit_k_quants(exported: Path, tmp_path
     assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
     matrices = {name: p.shape for name, p in model.named_parameters() if p.ndim == 2}
     assert all(shape[1] % 256 == 0 for shape in matrices.values()), matrices
-    types = quantize(exported, tmp_path / "q4.gguf", "q4_k_m")
-    assert set(types) == {"F32", "Q4_K", "Q6_K"}  # no silent fallback to other types
+    written = quantize(exported, tmp_path / "q4.gguf", "q4_k_m")
+    assert set(written.types) == {"f32", "q4_K", "q6_K"} and not written.fallbacks
 
 
 def test_the_warm_start_is_deterministic_and_learns(tmp_path: Path) -> None:

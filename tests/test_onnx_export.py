@@ -20,6 +20,7 @@ from tiny_models import EMBEDDING_ROWS, make_student
 
 from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.onnx import OnnxEngine
+from mentor_edge.engines.worker import RuntimeWorker
 from mentor_edge.errors import ExportError, OutputError
 from mentor_edge.export import onnx as export
 from mentor_edge.export.onnx import DEFAULTS, OnnxExport, export_onnx
@@ -60,8 +61,8 @@ TOLERANCE = 5e-5
 class Students:
     """Models and their exports, each made when it is first asked for."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, builder: RuntimeWorker) -> None:
+        self._root, self.builder = root, builder
         self._exports: dict[tuple[str, str], OnnxExport] = {}
 
     def source(self, name: str) -> Path:
@@ -74,7 +75,7 @@ class Students:
     def export(self, name: str, precision: str) -> tuple[Path, OnnxExport]:
         directory = self._root / f"{name}-{precision}"
         if (name, precision) not in self._exports:
-            self._exports[name, precision] = export_onnx(self.source(name), directory, precision)
+            self._exports[name, precision] = export_onnx(self.source(name), directory, precision, builder=self.builder)
         return directory, self._exports[name, precision]
 
     def reference(self, name: str, ids: list[int] = IDS) -> npt.NDArray[np.float32]:
@@ -82,8 +83,8 @@ class Students:
 
 
 @pytest.fixture(scope="module")
-def students(tmp_path_factory: pytest.TempPathFactory) -> Students:
-    return Students(tmp_path_factory.mktemp("students"))
+def students(tmp_path_factory: pytest.TempPathFactory, onnx_builder: RuntimeWorker) -> Students:
+    return Students(tmp_path_factory.mktemp("students"), onnx_builder)
 
 
 @pytest.fixture
@@ -166,10 +167,10 @@ def test_directories_hold_what_the_runtime_needs_and_nothing_else(students: Stud
         assert list(runtime.encode(text)) == engine.encode([text])[0]
 
 
-def test_templates_keep_their_bytes(source: Path, tmp_path: Path) -> None:
+def test_templates_keep_their_bytes(source: Path, tmp_path: Path, onnx_builder: RuntimeWorker) -> None:
     template = source / "chat_template.jinja"
     template.write_bytes(template.read_bytes().replace(b"\n", b"\r\n") + " é".encode())
-    export_onnx(source, tmp_path / "out", "fp32")
+    export_onnx(source, tmp_path / "out", "fp32", builder=onnx_builder)
     assert (tmp_path / "out" / template.name).read_bytes() == template.read_bytes()
 
 
@@ -182,7 +183,7 @@ def test_a_plain_user_decodes_greedily_and_stops_where_the_model_does(
     end = said[7]
     stated = {"eos_token_id": [end, 5], "do_sample": True, "temperature": 0.9, "repetition_penalty": 1.5, "top_k": 20}
     edit_json(source / "generation_config.json", lambda config: config.update(stated))
-    export_onnx(source, tmp_path / "out", "fp32")
+    export_onnx(source, tmp_path / "out", "fp32", builder=students.builder)
     model = json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]
     assert model["eos_token_id"] == sorted({end, 5, 2})  # 2 is the tokenizer's
     generator = plain_generator(tmp_path / "out", 40)
@@ -243,7 +244,7 @@ def test_options_take_effect_and_are_read_back(source: Path, tmp_path: Path, stu
         "is_symmetric": "true",
         "matmul_mixed_precision": "last_matmul:int4",
     }
-    written = export_onnx(source, tmp_path / "out", "int4", options=options).quantization
+    written = export_onnx(source, tmp_path / "out", "int4", options=options, builder=students.builder).quantization
     assert (written["block_size"], written["accuracy_level"], written["symmetric"]) == (32, 1, True)
     assert written["head"] == written["embedding"] == "int4" and written["head_shares_embedding"]
     assert divergence(students.reference("qwen2"), engine_logits(tmp_path / "out")) < 0.3
@@ -263,7 +264,9 @@ def test_options_take_effect_and_are_read_back(source: Path, tmp_path: Path, stu
 def test_other_ways_of_quantizing_open_and_compute(
     students: Students, tmp_path: Path, options: dict[str, str], expected: dict[str, Any]
 ) -> None:
-    written = export_onnx(students.source("qwen2"), tmp_path / "out", "int4", options=options).quantization
+    written = export_onnx(
+        students.source("qwen2"), tmp_path / "out", "int4", options=options, builder=students.builder
+    ).quantization
     assert written | expected == written
     assert divergence(students.reference("qwen2"), engine_logits(tmp_path / "out")) < 0.3
 
@@ -284,7 +287,7 @@ def test_options_without_effect_are_refused(
     students: Students, tmp_path: Path, precision: str, options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        export_onnx(students.source("qwen2"), tmp_path / "out", precision, options=options)
+        export_onnx(students.source("qwen2"), tmp_path / "out", precision, options=options, builder=students.builder)
     assert not list(tmp_path.iterdir())
 
 
@@ -307,7 +310,7 @@ def test_an_option_that_had_no_effect_is_an_error(
     students: Students, tmp_path: Path, precision: str, options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ExportError, match=f"quantization: without effect: {message}"):
-        export_onnx(students.source("qwen2"), tmp_path / "out", precision, options=options)
+        export_onnx(students.source("qwen2"), tmp_path / "out", precision, options=options, builder=students.builder)
     assert not list(tmp_path.iterdir())
 
 
@@ -356,7 +359,7 @@ def test_upstream_still_refuses_short_conversations_with_a_windowed_cache(
     students: Students, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "_ALWAYS", {"windowed_kv_cache": "true"})
-    export_onnx(students.source("gemma3"), tmp_path / "out", "fp32")
+    export_onnx(students.source("gemma3"), tmp_path / "out", "fp32", builder=students.builder)
     generator = plain_generator(tmp_path / "out", 20)
     with pytest.raises(RuntimeError, match="capacity"):
         generator.append_tokens(np.array(IDS[:5], np.int32))

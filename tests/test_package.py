@@ -109,7 +109,7 @@ def test_the_card_says_what_the_manifest_says(artifact: Artifact) -> None:
         "| model-q8_0.gguf | ood | 400 | 95.0 | 94.5 | -0.50 | [-1.25, +0.25] | 5 | 3 | pass |",
         "| controls/model-q4_0.gguf | 0.0 | fail | control, made to test the gate | 2 (0) | 0.012 | 98.5 | - | ",
         "| onnx-int4 | 0.0 | pass | shipped | 2 (0) | 0.012 | 98.5 | 0.97 | ",
-        "- `model-q8_0.gguf`, as written: types (q8_0 12, f32 5), fallbacks none",
+        "- `model-q8_0.gguf`, as written: types (q8_0 12, f32 5)",
         "- Merge: base 16-bit, correct (16-bit 380, 4-bit 371).",
         f"- Chat template: SHA-256 `{'1' * 64}`",
         "- Calibration of `onnx-int4`: tokens 4096.",

@@ -254,12 +254,14 @@ def test_eight_bits_must_keep_more_than_four(reference: Reference, files: dict[s
 
 
 @pytest.fixture(scope="module")
-def directories(student: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def directories(
+    student: Path, other: Path, onnx_builder: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     pytest.importorskip("onnx_ir", reason="onnxruntime-genai's model builder needs onnx_ir")
     made = {name: tmp_path_factory.mktemp("onnx") / name for name in ("student", "other")}
-    export_onnx(student, made["student"], "fp32")
-    export_onnx(other, made["other"], "fp32")
+    export_onnx(student, made["student"], "fp32", builder=onnx_builder)
+    export_onnx(other, made["other"], "fp32", builder=onnx_builder)
     return made
 
 
