@@ -96,7 +96,8 @@ def _vocabulary(tokenizer: Mapping[str, Any], rows: int) -> Vocabulary:
     for token in tokenizer.get("added_tokens", []):
         if token.get("lstrip") or token.get("rstrip") or token.get("single_word"):
             raise ExportError(f"cannot convert the added token {token['content']!r}", "it must match as plain text")
-        entries.append((token["content"], token["id"], _added_type(token, model)))
+        if token["id"] < rows:  # Gemma 3's token for images has no embedding: no text for the model can hold it
+            entries.append((token["content"], token["id"], _added_type(token, model)))
     ids: dict[str, int] = {}
     for content, i, kind in entries:
         if not 0 <= i < rows:

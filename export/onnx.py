@@ -103,6 +103,7 @@ def export_onnx(
     asked = {**DEFAULTS[precision], **options}
     with atomic_directory(out) as work:
         if exporter == "genai":
+            _check_architecture(model_dir)
             with running_builder(timeout) if builder is None else nullcontext(builder) as worker:
                 _build(worker, model_dir, work, precision, asked, 4 * parameters)
         elif exporter == "transformers":
@@ -154,13 +155,16 @@ def _check_source(model_dir: Path) -> int:
     return sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
 
 
-def _build(
-    worker: RuntimeWorker, model_dir: Path, work: Path, precision: str, options: Mapping[str, str], size: int
-) -> None:
+def _check_architecture(model_dir: Path) -> None:
     architecture = next(iter(read_json(model_dir / "config.json").get("architectures") or ()), "none")
     if architecture not in ARCHITECTURES:
         hint = f"supported: {', '.join(ARCHITECTURES)}; --exporter transformers may know others"
         raise ExportError(f"the architecture of {model_dir} is {architecture}", hint)
+
+
+def _build(
+    worker: RuntimeWorker, model_dir: Path, work: Path, precision: str, options: Mapping[str, str], size: int
+) -> None:
     stage = "conversion"
     try:
         worker.request(

@@ -96,7 +96,7 @@ class Reference:
         config = model.config.get_text_config()
         limit = config.max_position_embeddings
         template = _checked_template(tokenizer)
-        texts = _texts(tokenizer)
+        texts = _texts(tokenizer, model.get_input_embeddings().num_embeddings)
         token_ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
         # Behind a sliding window, every scored position has one that lies outside.
         window = min(getattr(config, "sliding_window", None) or 0, CONTEXT)
@@ -194,10 +194,11 @@ def _render_as_transformers(tokenizer: Any, probe: Probe) -> str | None:
     return text
 
 
-def _texts(tokenizer: Any) -> list[str]:
+def _texts(tokenizer: Any, rows: int) -> list[str]:
     texts = list(TEXTS)
-    for token in tokenizer.added_tokens_decoder.values():
-        if "▁" in token.content:  # Gemma's runs of spaces, which are never written like this in a text
+    for number, token in tokenizer.added_tokens_decoder.items():
+        # Gemma's runs of spaces are never written like this in a text, and its token for images has no embedding.
+        if "▁" in token.content or number >= rows:
             continue
         texts += [token.content, f"a{token.content}b", f"1 {token.content} \n{token.content}{token.content}"]
     normalizer = tokenizer.backend_tokenizer.normalizer

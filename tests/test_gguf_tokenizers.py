@@ -28,6 +28,7 @@ from tiny_models import (
 from mentor_edge.engines.llama_cpp import LlamaCppEngine
 from mentor_edge.errors import EngineError, ExportError
 from mentor_edge.export.gguf import convert
+from mentor_edge.export.parity import check
 
 QWEN35_SPLIT = QWEN2_SPLIT.replace(r"]?\p{L}+", r"]?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
 BYTE_LEVEL: dict[str, Callable[[], Any]] = {
@@ -69,6 +70,18 @@ def test_llama_cpp_splits_as_transformers_does(both: Any, texts: list[str]) -> N
     expected = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     assert engine.encode(texts) == expected
     assert engine.decode(expected) == [tokenizer.decode(ids) for ids in expected]
+
+
+def test_an_added_token_without_embedding_is_left_out(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["<image_soft_token>"], special_tokens=True)
+    rows = tokenizer.convert_tokens_to_ids("<image_soft_token>")
+    student = make_student(tmp_path, tokenizer=tokenizer, vocab_size=rows)
+    convert(student, tmp_path / "f32.gguf")
+    assert check(student, tmp_path / "f32.gguf").text.token_cases > 20
+    with LlamaCppEngine(tmp_path / "f32.gguf") as engine:
+        assert engine.vocabulary_size == rows
+        assert len(engine.encode(["<image_soft_token>"])[0]) > 1  # plain text
 
 
 def test_the_real_qwen_tokenizer_gives_the_golden_ids(tmp_path: Path) -> None:
@@ -287,7 +300,7 @@ METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first
         ("student", [("normalizer", {"type": "Lowercase"})], "normalizer Lowercase"),
         ("student", [("decoder", METASPACE)], "its decoder is Metaspace"),
         ("student", [("added_tokens.0.lstrip", True)], "added token '<|endoftext|>'"),
-        ("student", [("added_tokens.0.id", EMBEDDING_ROWS)], f"has id {EMBEDDING_ROWS}; the embedding has"),
+        ("student", [("model.vocab.a", EMBEDDING_ROWS)], f"has id {EMBEDDING_ROWS}; the embedding has"),
         ("student", [("added_tokens.0.content", "a")], "two tokens read 'a'"),
         ("student", [("post_processor", {"type": "Nonsense"})], "post-processor of tokenizer.json cannot be read"),
         ("pieces", [("model.ignore_merges", True)], "ignore_merges = True"),

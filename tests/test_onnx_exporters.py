@@ -80,7 +80,10 @@ def test_conversations_and_logits_equal_torch(exporter: str, family: str, tmp_pa
 
 @pytest.mark.parametrize(
     ("family", "precision", "error"),
-    [("qwen3", "int4", 0.5), *[pytest.param(family, "int8", 0.2, marks=slow) for family in FAMILIES]],
+    [
+        pytest.param("qwen3", "int4", 0.5, marks=slow),
+        *[pytest.param(family, "int8", 0.2, marks=slow) for family in FAMILIES],
+    ],
 )
 def test_quantized_graphs_stay_near_torch_and_become_small(
     family: str, precision: str, error: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -176,7 +179,10 @@ def test_without_optimum_the_error_says_why_and_what_to_do(student: Path, tmp_pa
     ("code", "message"),
     [
         ("Server.capture = lambda *a, **k: os.kill(os.getpid(), 11)", r"conversion: .* SIGSEGV while capturing"),
-        ("Server.quantize = lambda *a, **k: time.sleep(600)", r"quantization: .* no sign of life for 30 s while"),
+        pytest.param(
+            "Server.quantize = lambda *a, **k: time.sleep(600)", r"quantization: .* no sign of life for 30 s while",
+            marks=slow,
+        ),
         ("Server.write = lambda *a, **k: 1 / 0", r"quantization: .* failed while writing .*ZeroDivisionError"),
         # Without a limit it would be given, and the system would end some process once it is used.
         ("del Server.capture; transformers.AutoConfig.from_pretrained = lambda *_: bytearray(40 << 30)", "more memory"),

@@ -6,6 +6,7 @@ import os
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tiny_models import make_student, make_tokenizer
