@@ -86,8 +86,9 @@ def export_onnx(
 
     `options` go to onnxruntime-genai's builder, over `DEFAULTS`; `OPTIONS` lists them. An int4 head, for the smallest
     file, is `matmul_mixed_precision="last_matmul:int4"`. `timeout` is how many seconds the child process may give no
-    sign of life; `builder` is one that is running already (see `running_builder`). The directory stops at the end tokens of generation_config.json (else config.json) and at the
-    tokenizer's, and decodes greedily unless it is told otherwise.
+    sign of life; `builder` is one that is running already (see `running_builder`). The directory stops at the end
+    tokens of generation_config.json (else config.json) and at the tokenizer's, and decodes greedily unless it is told
+    otherwise.
 
     Raises: ExportError naming the stage, conversion or quantization, when the child process fails, crashes, hangs or
     runs out of memory; ExportError when an option is unknown or had no effect, or when the model is incomplete,
