@@ -81,11 +81,8 @@ def test_conversations_and_logits_equal_torch(exporter: str, family: str, tmp_pa
 @pytest.mark.parametrize(
     ("family", "precision", "error"),
     [
-        [
-            pytest.param("qwen3", "int4", 0.5, marks=slow),
-            *[pytest.param(family, "int8", 0.2, marks=slow) for family in FAMILIES],
-        ],
-        *[pytest.param(family, "int8", 0.2, marks=slow) for family in FAMILIES],
+        pytest.param("qwen3", "int4", 0.5, marks=slow),
+        *(pytest.param(family, "int8", 0.2, marks=slow) for family in FAMILIES),
     ],
 )
 def test_quantized_graphs_stay_near_torch_and_become_small(
