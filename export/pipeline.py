@@ -165,7 +165,9 @@ def _workplace(
 
     conversations = rendered_conversations(template, encode, suite, _PARITY_TASKS)
     base = None if source.base is None else untuned(source.base, choice["base"], work / "base")
+    progress("what the model says", 0, 1)
     said = parity.Reference.of(merged, conversations)
+    progress("what the model says", 1, 1)
     return Workplace(merged, said, base, work, plan, progress, encode), template
 
 
