@@ -3,7 +3,7 @@
 The parent is `mentor_edge.export.onnx`; see `mentor_edge.engines.serving`.
 
 Relied on upstream (onnxruntime-genai 0.18): the names patched in `patch`, and that `create_model` makes the graph,
-then calls `Model.save_model(out_dir)`, which quantizes it and writes it. tests/test_onnx_export.py holds every fault
+then calls `Model.save_model(out_dir)`, which quantizes it and writes it. tests/test_onnx_build.py holds every fault
 patched here as it is in the library, so that an upgrade which mends or moves one is noticed.
 """
 

@@ -21,6 +21,7 @@ os.environ.update(
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
     TRANSFORMERS_VERBOSITY="error",
 )
+pytest.register_assert_rewrite("damaged_exports")  # a helper that asserts
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""Export end to end on a taught nano student, and the gate's verdicts on constructed outcomes."""
+"""Export end to end on a taught nano student."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ from typing import Any
 
 import gguf
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mentor_edge.agent import ToolAgent
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import ArtifactError, ExportError, GateFailed, GateInconclusive, OutputError, StudentError
-from mentor_edge.evaluation.evaluate import Evaluation, Outcome
-from mentor_edge.evaluation.statistics import Verdict
+from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.export import (
     Artifact,
     candidates,
@@ -32,7 +29,6 @@ from mentor_edge.export import (
     pipeline,
     require_pass,
 )
-from mentor_edge.export.gate import compare
 from mentor_edge.manifest import MANIFEST, verify
 from mentor_edge.messages import Ending
 from mentor_edge.recipes import SFTRecipe
@@ -202,6 +198,13 @@ def test_an_adapter_of_another_student_is_refused(nano_student: Path, tmp_path: 
     assert not (tmp_path / "merged").exists()
 
 
+def test_evaluations_of_files_can_be_limited_by_the_caller(artifact: Artifact, taught: Suite) -> None:
+    done: list[int] = []
+    small = suite_of(taught.tasks[:3])
+    result = evaluate_file(artifact.path("gguf", "f16"), small, done.append)
+    assert (result.counts()["n"], done[-1]) == (3, 3)
+
+
 # Verdicts that come from a real export
 
 
@@ -306,100 +309,3 @@ def test_failures_at_the_gate_leave_nothing_that_looks_finished(
     monkeypatch.setattr("mentor_edge.engines.transformers.TransformersEngine.open", lambda *_: asked.append(_))
     export(nano_student, out=tmp_path / "out", suite=few, gguf=["q8_0"])
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and not asked
-
-
-# The gate by construction
-
-
-def evaluation(bits: Sequence[bool], *, split: str = "ood", malformed: int = 0, start: int = 0) -> Evaluation:
-    outcomes = tuple(
-        Outcome(
-            f"{split}-{start + i}", split, "d", correct, malformed=i < malformed, unknown_tool=False,
-            ending=Ending.ANSWERED, answer=None, error=None, calls=0, turns=1, tokens=1, tool_errors=0, messages=(),
-        )
-        for i, correct in enumerate(bits)
-    )  # fmt: skip
-    return Evaluation("s", "1", "0" * 64, outcomes)
-
-
-def together(*parts: Evaluation) -> Evaluation:
-    return replace(parts[0], outcomes=tuple(outcome for part in parts for outcome in part.outcomes))
-
-
-@pytest.mark.parametrize(
-    ("n", "lost", "gained", "margin", "verdict"),
-    [
-        (200, 0, 0, 0.02, Verdict.PASS),  # nothing changed, enough items
-        (100, 0, 0, 0.02, Verdict.INCONCLUSIVE),  # nothing changed, too few items to say so
-        (1200, 4, 3, 0.02, Verdict.PASS),
-        (1200, 40, 39, 0.02, Verdict.PASS),  # many flips, but as many in each direction
-        (1200, 60, 30, 0.02, Verdict.FAIL),
-        (200, 40, 0, 0.02, Verdict.FAIL),
-        (200, 8, 5, 0.02, Verdict.INCONCLUSIVE),
-        (1200, 12, 0, 0.02, Verdict.PASS),  # a loss for sure, but a smaller one than the margin
-        (1200, 0, 60, 0.02, Verdict.PASS),
-    ],
-)
-def test_verdicts(n: int, lost: int, gained: int, margin: float, verdict: Verdict) -> None:
-    before = [True] * (n // 2) + [False] * (n - n // 2)
-    after = [False] * lost + before[lost : n - gained] + [True] * gained
-    report = compare(evaluation(before), evaluation(after), margin)
-    assert report.verdict is verdict
-    difference = report.headline.difference
-    assert (difference.n, difference.lost, difference.gained) == (n, lost, gained)
-    assert f"{lost} lost, {gained} gained" in report.explanation
-    assert ("needs about" in report.explanation) == (verdict is Verdict.INCONCLUSIVE)
-
-
-def test_the_worst_split_decides() -> None:
-    good, bad = [True] * 300, [False] * 60 + [True] * 240
-    before = together(evaluation(good, split="id"), evaluation(good))
-    assert compare(before, before).verdict is Verdict.PASS
-    worse = together(evaluation(bad, split="id"), evaluation(good))
-    report = compare(before, worse)
-    assert report.verdict is Verdict.FAIL
-    assert (report.splits["id"].verdict, report.splits["ood"].verdict) == (Verdict.FAIL, Verdict.PASS)
-    assert report.headline is report.splits["ood"]
-    few = together(evaluation(good, split="id"), evaluation([True] * 20))
-    assert compare(few, few).verdict is Verdict.INCONCLUSIVE
-
-
-def test_malformed_output_is_reported_apart() -> None:
-    bits = [True] * 200 + [False] * 100
-    report = compare(evaluation(bits), evaluation(bits, malformed=7))
-    assert report.to_json()["malformed"] == {"reference": 0, "artifact": 7}
-    assert report.verdict is Verdict.PASS
-
-
-@pytest.mark.parametrize(("solved", "verdict"), [(5, Verdict.INCONCLUSIVE), (6, Verdict.PASS)])
-def test_a_reference_must_solve_as_much_as_the_margin(solved: int, verdict: Verdict) -> None:
-    bits = [True] * solved + [False] * (300 - solved)
-    report = compare(evaluation(bits), evaluation(bits), 0.02)
-    assert report.verdict is verdict
-    assert (f"the reference solves {solved} of 300" in report.explanation) == (verdict is Verdict.INCONCLUSIVE)
-
-
-def test_sides_that_ran_different_tasks_cannot_be_compared() -> None:
-    with pytest.raises(ValueError, match="different tasks"):
-        compare(evaluation([True] * 3), evaluation([True] * 3, start=1))
-    with pytest.raises(ValueError, match="shorter"):
-        compare(evaluation([True] * 3), evaluation([True] * 2))
-
-
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200), st.floats(0.01, 0.3))
-def test_a_file_never_passes_for_losing_more(pairs: list[tuple[bool, bool]], margin: float) -> None:
-    """Turning a right answer of the file into a wrong one never improves the verdict."""
-    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.PASS)
-    before, after = (list(side) for side in zip(*pairs, strict=True))
-    verdict = compare(evaluation(before), evaluation(after), margin).verdict
-    if True in after:
-        after[after.index(True)] = False
-        worse = compare(evaluation(before), evaluation(after), margin).verdict
-        assert order.index(worse) <= order.index(verdict)
-
-
-def test_evaluations_of_files_can_be_limited_by_the_caller(artifact: Artifact, taught: Suite) -> None:
-    done: list[int] = []
-    small = suite_of(taught.tasks[:3])
-    result = evaluate_file(artifact.path("gguf", "f16"), small, done.append)
-    assert (result.counts()["n"], done[-1]) == (3, 3)
