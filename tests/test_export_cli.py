@@ -55,8 +55,8 @@ def test_the_newest_run_is_the_one_that_was_finished_last(tmp_path: Path, monkey
 
 
 def test_export_alone_takes_the_newest_run_through_both_formats(nano_student: Path, tmp_path: Path) -> None:
-    """With the adapter's survival in the manifest, an importance matrix from the run's own tasks, and exit code 4: eight
-    tasks are too few for any verdict."""
+    """With the adapter's survival in the manifest, an importance matrix from the run's own tasks, and exit code 4: too
+    few tasks for any verdict."""
     SFTRecipe(
         student=str(nano_student), output_dir=tmp_path / "runs" / "a", tasks={"limit": 12},
         train={"steps": 4, "batch_size": 12, "learning_rate": 5e-3},
