@@ -159,7 +159,10 @@ def check_quantized(reference: Reference, engine: ExportedEngine, kind: str | No
     mean, guess, top1 = float(np.mean(divergences)), reference.guess_divergence, float(np.mean(same))
     seen = f"{engine.path} diverges from {reference.source} by {mean:.3g} nats and agrees at {top1:.1%} of positions"
     if not mean < guess:
-        raise ExportError(f"quantization: {seen}; a guess that reads no text diverges by {guess:.3g}", _AGAIN)
+        raise ExportError(
+            f"quantization: {seen}; a guess that reads no text diverges by {guess:.3g}",
+            "leave this type out or take one with more bits; if eight bits fail too, the file is broken",
+        )
     if kind in EIGHT_BITS and not (mean <= MAX_DIVERGENCE and top1 >= MIN_TOP1):
         raise ExportError(f"quantization: {seen}; {kind} must keep {MAX_DIVERGENCE} nats and {MIN_TOP1:.0%}", _AGAIN)
     turns, p99 = _turn_parity(reference, _say(reference, engine)), float(np.quantile(divergences, 0.99))
