@@ -126,7 +126,9 @@ def _facts(entry: ManifestEntry) -> Iterator[str]:
     if "kl_mean" in entry.parity:
         yield f"divergence {entry.parity['kl_mean']:.2g} nats, same top-1 {entry.parity['top1_agreement']:.1%}"
     if entry.delta is not None and entry.delta["projection"] is not None:
-        yield f"{entry.delta['projection']:.0%} of the fine-tune left"
+        alignment = entry.delta["alignment"]
+        noise = "" if alignment is None else f" (cosine with it {alignment:.2f}: the rest is rounding)"
+        yield f"{entry.delta['projection']:.0%} of the fine-tune left{noise}"
     if "types" in entry.quantization:
         yield "tensors " + ", ".join(f"{count} {kind}" for kind, count in entry.quantization["types"].items())
         if note := entry.quantization.get("note"):
