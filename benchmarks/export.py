@@ -30,15 +30,15 @@ LIMITS = {
 """What was asked for."""
 
 CONVERT = (
-    "from pathlib import Path; from mentor_edge.export.gguf import convert; "
+    "from pathlib import Path; from mentor_edge.export.gguf.convert import convert; "
     "convert(Path({model!r}), Path({out!r}), {dtype!r})"
 )
 QUANTIZE = (
-    "from pathlib import Path; from mentor_edge.export.quantize import quantize; "
+    "from pathlib import Path; from mentor_edge.export.gguf.quantize import quantize; "
     "quantize(Path({source!r}), Path({out!r}), {kind!r})"
 )
 ONNX = (
-    "from pathlib import Path; from mentor_edge.export.onnx import export_onnx; "
+    "from pathlib import Path; from mentor_edge.export.onnx.build import export_onnx; "
     "export_onnx(Path({model!r}), Path({out!r}), {precision!r}, exporter={exporter!r})"
 )
 
@@ -93,8 +93,8 @@ def random_model(directory: Path) -> Path:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from qwen2_tokenizer import make_qwen2_tokenizer
-    from tiny_models import TEMPLATE
+    from helpers.qwen2_tokenizer import make_qwen2_tokenizer
+    from helpers.tiny_models import TEMPLATE
 
     tokenizer = make_qwen2_tokenizer(TEMPLATE)
     torch.manual_seed(0)

@@ -20,14 +20,14 @@ from typing import Any
 os.environ |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1"}
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from tiny_models import FAMILIES, make_student
+from helpers.tiny_models import FAMILIES, make_student
 
-from mentor_edge.engines.llama_cpp import LlamaCppEngine
-from mentor_edge.engines.onnx import OnnxEngine
-from mentor_edge.export.gguf import convert
-from mentor_edge.export.onnx import export_onnx
-from mentor_edge.export.parity import Reference, check_conversion, check_quantized
-from mentor_edge.export.quantize import quantize
+from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
+from mentor_edge.engines.onnx.engine import OnnxEngine
+from mentor_edge.export.gguf.convert import convert
+from mentor_edge.export.gguf.quantize import quantize
+from mentor_edge.export.onnx.build import export_onnx
+from mentor_edge.export.parity.check import Reference, check_conversion, check_quantized
 
 GGUF = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
 ONNX = ("int8", "int4")

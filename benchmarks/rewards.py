@@ -29,7 +29,7 @@ from typing import NamedTuple, TypeVar
 
 from math_verify import parse, verify
 
-from mentor_edge.tasks import answers
+from mentor_edge.tasks.answers import judge as answers
 
 EXAMPLES = 20
 Verdict = TypeVar("Verdict")

@@ -32,7 +32,7 @@ from mentor_edge.recipes.stock import stock_trainer
 from mentor_edge.recipes.student import load_trainable, resolve_student
 from mentor_edge.rewards import MentorReward
 from mentor_edge.tasks.nano.suites import training_suite
-from mentor_edge.tools.executor import ToolExecutor
+from mentor_edge.tools.execution.executor import ToolExecutor
 
 
 class Clock(TrainerCallback):

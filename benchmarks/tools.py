@@ -37,7 +37,7 @@ from typing import Any
 from mentor_edge.files import write_json
 from mentor_edge.messages import ToolCall
 from mentor_edge.tools.definition import tool
-from mentor_edge.tools.executor import ToolExecutor, ToolRequest
+from mentor_edge.tools.execution.executor import ToolExecutor, ToolRequest
 from mentor_edge.tools.types import Tool
 
 ROLLOUTS = 32

@@ -10,19 +10,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.engines.llama_cpp import LlamaCppEngine
-from mentor_edge.engines.onnx import OnnxEngine
+from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
+from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.errors import ExportError
 from mentor_edge.files import sha256_of
 
-from . import parity
-from .calibrate import Encode, ImportanceMatrix, importance_matrix
 from .delta import require_survival, survival
-from .gguf import convert
-from .gguf_external import convert_with
-from .onnx import export_onnx, running_builder
+from .gguf.calibrate import Encode, ImportanceMatrix, importance_matrix
+from .gguf.convert import convert
+from .gguf.external import convert_with
+from .gguf.quantize import UNQUANTIZED, fallback_note, quantize, tensor_types
+from .onnx.build import export_onnx, running_builder
 from .options import ExportOptions
-from .quantize import UNQUANTIZED, fallback_note, quantize, tensor_types
+from .parity import check as parity
 
 Progress = Callable[[str, int, int], None]
 

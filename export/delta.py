@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mentor_edge.errors import EngineError, ExportError
 
-from .quantize import read_tensors
+from .gguf.quantize import read_tensors
 
 SURVIVED = 0.5
 """Of a fine-tune that survived, at least this share is left."""

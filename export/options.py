@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mentor_edge.engines.llama_quantizer import TENSOR_TYPES
+from mentor_edge.engines.llama_cpp.quantizer import TENSOR_TYPES
 from mentor_edge.errors import ExportError, did_you_mean
 
 from .gate import MARGIN
-from .onnx import EXPORTERS, PRECISIONS
-from .quantize import KINDS, NEED_MATRIX, UNQUANTIZED
+from .gguf.quantize import KINDS, NEED_MATRIX, UNQUANTIZED
+from .onnx.build import EXPORTERS, PRECISIONS
 
 DEFAULT_QUANTS = ("q8_0", "q4_k_m")
 MATRIX_CHOICES = ("auto", "always", "never")

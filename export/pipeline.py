@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.engines.llama_cpp import LlamaCppEngine
-from mentor_edge.engines.onnx import OnnxEngine
+from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
+from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import EngineError, ExportError, GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
@@ -25,14 +25,14 @@ from mentor_edge.tasks.calculator import training_suite
 from mentor_edge.tasks.nano.suites import GATED
 from mentor_edge.tasks.types import Suite
 
-from . import parity
 from .artifact import Artifact
-from .calibrate import rendered_conversations
 from .candidates import Candidate, Progress, Workplace, gguf_candidates, onnx_candidates
 from .gate import compare
+from .gguf.calibrate import rendered_conversations
 from .merge import choose_base, merge_report, untuned
 from .options import DEFAULT_QUANTS, ExportOptions
-from .package import write_package
+from .package.write import write_package
+from .parity import check as parity
 from .source import Source
 
 _AT_ONCE = 2
@@ -78,7 +78,7 @@ def evaluate_directory(
 
     Raises: StudentError.
     """
-    from mentor_edge.engines.transformers import TransformersEngine  # loads torch, which a file does not need
+    from mentor_edge.engines.torch.engine import TransformersEngine  # loads torch, which a file does not need
 
     identity = "" if items is None else identity_of(path)
     return evaluate(TransformersEngine.load(path), suite, items=items, identity=identity, on_progress=on_progress)
@@ -155,7 +155,7 @@ def _workplace(
     plan: ExportOptions,
     progress: Progress,
 ) -> tuple[Workplace, ChatTemplate]:
-    from mentor_edge.engines.transformers import load_tokenizer, template_of
+    from mentor_edge.engines.torch.engine import load_tokenizer, template_of
 
     tokenizer = load_tokenizer(str(merged))
     template = template_of(tokenizer)

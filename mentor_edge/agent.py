@@ -13,8 +13,8 @@ from typing import Any
 from mentor_edge.dialogue import AgentLimits, Conversation, Dialogues, Transcript, open_dialogues
 from mentor_edge.engines.base import ChatEngine, Engine, Reply
 from mentor_edge.messages import Ending, Message, Trajectory
-from mentor_edge.tasks.answers import boxed_answer
-from mentor_edge.tools.executor import Session, ToolExecutor, ToolRequest, ToolResult
+from mentor_edge.tasks.answers.judge import boxed_answer
+from mentor_edge.tools.execution.executor import Session, ToolExecutor, ToolRequest, ToolResult
 from mentor_edge.tools.types import Tool
 
 __all__ = ["AgentLimits", "ToolAgent", "run_conversations"]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mentor_edge.engines.base import ChatEngine, ChatRequest, Conversations, Engine, Generation, Reply, Sampling
 from mentor_edge.messages import Message
+from mentor_edge.tasks.types import AgentLimits
 from mentor_edge.tool_calls import parse_turn
 from mentor_edge.tools.types import Tool
 
@@ -25,16 +26,6 @@ class Conversation(Protocol):
     def tools_by_name(self) -> dict[str, Tool]: ...
     @property
     def tool_schemas(self) -> tuple[dict[str, Any], ...]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class AgentLimits:
-    """Limits of one conversation: tool-calling rounds, tokens the model may write per turn, and tokens of all turns
-    together (tool results included, where the engine counts them)."""
-
-    tool_rounds: int = 6
-    tokens_per_turn: int = 256
-    completion_tokens: int = 1024
 
 
 @dataclass(slots=True)

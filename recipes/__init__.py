@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from .base import Recipe, recipe_from_yaml
+from .base import Recipe
 from .mentor import MentorRecipe
+from .registry import RECIPES, recipe_from_yaml
 from .run import Run
 from .sft import SFTRecipe
 from .sparse import SparseRecipe
 from .strict import StrictRecipe
-
-RECIPES: dict[str, type[Recipe]] = {
-    recipe.name: recipe for recipe in (SFTRecipe, SparseRecipe, StrictRecipe, MentorRecipe)
-}
 
 __all__ = [
     "RECIPES",

@@ -14,17 +14,16 @@ import yaml
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ConfigError, TaskError
 from mentor_edge.files import atomic_file, explained_write_errors
-from mentor_edge.tasks import calculator, gsm8k, jsonl
 from mentor_edge.tasks.checks import task_mistakes
-from mentor_edge.tasks.nano.suites import training_suite
-from mentor_edge.tasks.references import shortest_reference, validate_references, write_rejected
 from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.teacher.validation import shortest_reference, validate_references, write_rejected
 from mentor_edge.tools.catalog import load_tools
-from mentor_edge.tools.executor import ToolExecutor
+from mentor_edge.tools.execution.executor import ToolExecutor
 from mentor_edge.tools.types import Tool
 
-from .config import RecipeConfig, TasksConfig, build_config, read_yaml
+from .config import RecipeConfig, build_config
 from .run import Run, check_output, newest_checkpoint, prepare_output
+from .training_tasks import load_training_suite
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, the units done and the units in all."""
@@ -157,47 +156,3 @@ class Recipe(ABC):
                 f"all reasons stand in {directory / 'rejected.jsonl'}",
             )
         return kept
-
-
-def load_training_suite(config: TasksConfig, seed: int, tools: Mapping[str, Tool]) -> Suite:
-    """The training tasks a config asks for; `tools` have the implementations for a JSONL file.
-
-    Raises: TaskError when the tasks file is missing or malformed.
-    """
-    if config.suite == "nano":
-        return training_suite(config.limit or 1000, seed=seed, noise=config.teacher_noise, references=config.references)
-    if config.suite == "calculator":
-        return calculator.training_suite(config.limit or 1000, seed=seed)
-    assert config.path is not None  # checked by TasksConfig
-    suite = jsonl.load(config.path, tools) if config.suite == "jsonl" else gsm8k.load(config.path)
-    return Suite(suite.name, suite.version, suite.tasks[: config.limit])
-
-
-def tasks_trained_on(run: Run) -> list[Task]:
-    """The tasks that a run was given to train on, and those of the runs that it went on from.
-
-    Raises: ConfigError, TaskError when they cannot be loaded any more (a file or a server that is gone).
-    """
-    from . import RECIPES
-
-    recipe = RECIPES[run.recipe](**read_yaml(run.directory / "config.yaml"))
-    with load_tools(recipe.config.tasks.tools) as tools:
-        tasks = list(recipe.load_tasks(tools.by_name).tasks)
-    before = recipe.config.from_run
-    return tasks if before is None else [*tasks_trained_on(Run.load(before)), *tasks]
-
-
-def recipe_from_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Make the recipe that a YAML file names in its `recipe` key.
-
-    Raises: ConfigError.
-    """
-    from . import RECIPES
-
-    values = read_yaml(Path(path), overrides)
-    if "compare" in values:
-        raise ConfigError([f"compare: a comparison of methods, no recipe: {path}"], "run it with `mentor-edge compare`")
-    name = values.get("recipe")
-    if not isinstance(name, str) or name not in RECIPES:
-        raise ConfigError([f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"])
-    return RECIPES[name](**values)

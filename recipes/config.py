@@ -13,7 +13,7 @@ from pydantic import Field
 
 from mentor_edge.errors import ConfigError
 from mentor_edge.rewards import CombinedReward, Matching, MentorReward, Reward, SparseReward, reward_function
-from mentor_edge.teacher.programmatic import Noise
+from mentor_edge.tasks.nano.teacher import Noise
 from mentor_edge.tools.catalog import spec_mistakes
 
 Positive = pydantic.PositiveInt

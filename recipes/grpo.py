@@ -20,11 +20,11 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from mentor_edge.agent import AgentLimits, run_conversations
-from mentor_edge.engines.transformers import TransformersEngine, merged_adapter
+from mentor_edge.engines.torch.engine import TransformersEngine, merged_adapter
 from mentor_edge.messages import Ending, Trajectory
 from mentor_edge.rewards import Reward, RewardBreakdown
 from mentor_edge.tasks.types import Task
-from mentor_edge.tools.executor import ToolExecutor
+from mentor_edge.tools.execution.executor import ToolExecutor
 
 from .config import PolicyConfig
 from .trainer import common_arguments

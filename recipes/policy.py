@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from mentor_edge.agent import AgentLimits
 from mentor_edge.tasks.types import Task
-from mentor_edge.tools.executor import ToolExecutor
+from mentor_edge.tools.execution.executor import ToolExecutor
 
 from .base import Recipe, TrainingJob
 from .config import PolicyConfig, RecipeConfig

@@ -22,6 +22,9 @@ from mentor_edge.files import write_json
 from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
 
+from .config import read_yaml
+from .training_tasks import tasks_trained_on
+
 if TYPE_CHECKING:
     from mentor_edge.export import Artifact, Source
 
@@ -75,8 +78,6 @@ class Run:
 
         Raises: ConfigError when the run's config.yaml cannot be read.
         """
-        from .config import read_yaml
-
         lora = read_yaml(self.directory / "config.yaml").get("lora") or {}
         return bool(lora.get("base") == "nf4")
 
@@ -132,9 +133,7 @@ class Run:
 
     def training_suite(self) -> Suite:
         """The tasks that the run was trained on. Raises: ConfigError, TaskError when they cannot be loaded any more."""
-        from .base import tasks_trained_on
-
-        return Suite(f"training tasks of {self.directory.name}", "1", tuple(tasks_trained_on(self)))
+        return Suite(f"training tasks of {self.directory.name}", "1", tuple(tasks_trained_on(self.directory)))
 
     def training_log(self) -> list[dict[str, Any]]:
         """One dictionary per training step, as written to metrics.jsonl."""

@@ -15,10 +15,10 @@ from trl import GRPOTrainer
 
 from mentor_edge.errors import StudentError
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
-from mentor_edge.tasks.answers import boxed_answer
+from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tasks.types import Task
 from mentor_edge.tool_calls import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
-from mentor_edge.tools.executor import ToolExecutor
+from mentor_edge.tools.execution.executor import ToolExecutor
 
 from .grpo import RewardLog
 

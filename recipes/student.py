@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.engines.transformers import load_student, load_tokenizer
+from mentor_edge.engines.torch.engine import load_student, load_tokenizer
 from mentor_edge.files import cache_directory
 
 from .config import LoraConfig
-from .warm_start import STEPS, warm_start
+from .nano.warm_start import STEPS, warm_start
 
 NANO_VERSION = "1"
 """Raise it when the warm start changes after a release, so that cached bases are not mixed up."""

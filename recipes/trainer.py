@@ -11,12 +11,11 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from mentor_edge.agent import run_conversations
-from mentor_edge.engines.transformers import TransformersEngine, merged_adapter
+from mentor_edge.engines.torch.engine import TransformersEngine, merged_adapter
 from mentor_edge.errors import StalledError
 from mentor_edge.files import write_jsonl
 from mentor_edge.rewards import is_correct
-from mentor_edge.tasks.registry import limits_of
-from mentor_edge.tools.executor import ToolExecutor
+from mentor_edge.tools.execution.executor import ToolExecutor
 
 from .base import TrainingJob
 
@@ -92,7 +91,7 @@ class ValidationLog(TrainerCallback):
         suite = self._job.validation
         assert suite is not None
         with merged_adapter(model), ToolExecutor() as executor:
-            trajectories = run_conversations(self._engine, suite.tasks, executor, limits_of(suite))
+            trajectories = run_conversations(self._engine, suite.tasks, executor, suite.limits)
         right = sum(is_correct(trajectory, task) for trajectory, task in zip(trajectories, suite.tasks, strict=True))
         with (self._job.directory / "validation.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "n": len(suite.tasks), "correct": right}) + "\n")

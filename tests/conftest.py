@@ -21,7 +21,7 @@ os.environ.update(
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
     TRANSFORMERS_VERBOSITY="error",
 )
-pytest.register_assert_rewrite("damaged_exports")  # a helper that asserts
+pytest.register_assert_rewrite("helpers.damaged_exports")  # a helper that asserts
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,7 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def onnx_builder() -> Iterator[Any]:
     """One process of onnxruntime-genai's model builder for a file of tests."""
-    from mentor_edge.export.onnx import running_builder
+    from mentor_edge.export.onnx.build import running_builder
 
     with running_builder() as builder:
         yield builder
@@ -44,7 +44,7 @@ def onnx_builder() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def nano_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano student that has half learned the first training tasks of seed 0: its rollouts are right now and then."""
-    from taught_students import teach
+    from helpers.taught_students import teach
 
     from mentor_edge.tasks.nano.suites import training_suite
 

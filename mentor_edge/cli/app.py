@@ -50,8 +50,8 @@ def quickstart(
     as_json: Json = False,
 ) -> None:
     """Train, export, gate and run the embedded nano student, for real, on this machine's CPU."""
-    from mentor_edge.cli.quickstart import run_quickstart
     from mentor_edge.cli.report import print_summary
+    from mentor_edge.quickstart.run import run_quickstart
 
     with StageProgress() as progress:
         summary = run_quickstart(
@@ -109,10 +109,10 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Train several methods on the same base and data, for the same number of updates, and compare them."""
-    from mentor_edge.cli.comparison_files import write_comparison
-    from mentor_edge.cli.comparison_report import print_comparison
-    from mentor_edge.recipes.compare import compare as run_comparison
-    from mentor_edge.recipes.comparison_plan import ComparisonPlan
+    from mentor_edge.recipes.comparison.files import write_comparison
+    from mentor_edge.recipes.comparison.page import print_comparison
+    from mentor_edge.recipes.comparison.plan import ComparisonPlan
+    from mentor_edge.recipes.comparison.run import compare as run_comparison
 
     plan = ComparisonPlan.read(
         config, methods=_parts(methods), seeds=seeds, bases=_parts(bases), teacher_noise=_parts(teacher_noise),
@@ -133,8 +133,8 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Where to write. Default: beside it.")] = None,
 ) -> None:
     """Write the tables, pictures and page of a comparison again, from its JSON alone."""
-    from mentor_edge.cli.comparison_files import read_comparison, write_comparison
-    from mentor_edge.cli.comparison_report import print_comparison
+    from mentor_edge.recipes.comparison.files import read_comparison, write_comparison
+    from mentor_edge.recipes.comparison.page import print_comparison
 
     values = read_comparison(comparison)
     paths = write_comparison(values, out or comparison.parent, name=comparison.stem)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from mentor_edge.engines.machine import memory_bytes, processor_flags, processors
+from mentor_edge.engines.process.machine import memory_bytes, processor_flags, processors
 
 _PACKAGES = (
     "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "gguf", "llama-cpp-python", "mcp", "openai",
@@ -116,7 +116,7 @@ def _gguf() -> Iterator[Finding]:
     if _installed("gguf") is None:
         yield Finding("export --gguf", False, "needs gguf; install it with: pip install -c constraints.txt gguf")
         return
-    from mentor_edge.engines.doctor import check_llama_cpp, slow_build
+    from mentor_edge.engines.llama_cpp.doctor import check_llama_cpp, slow_build
 
     check = check_llama_cpp()
     yield Finding("llama.cpp", check.ok, check.message)
@@ -137,7 +137,7 @@ def _gguf() -> Iterator[Finding]:
 def _onnx() -> Iterator[Finding]:
     missing = _missing(_GENAI)
     if missing is None:
-        from mentor_edge.engines.onnx_doctor import onnx_problem
+        from mentor_edge.engines.onnx.doctor import onnx_problem
 
         installed = f"onnxruntime-genai {_installed('onnxruntime-genai')}"
         problem = onnx_problem()

@@ -64,7 +64,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a model on a suite, with greedy decoding. A killed evaluation goes on where it was."""
-    from mentor_edge.cli.evaluation_report import print_evaluation, write_evaluation_report
+    from mentor_edge.evaluation.report import print_evaluation, write_evaluation_report
 
     if (target is None) == (predictions is None):
         raise typer.BadParameter("give either TARGET or --predictions FILE")
@@ -179,15 +179,14 @@ def _scored(predictions: Path, tasks: Suite, items: Path | None) -> _Measured:
 def _overlap_with_training(target: Path, tasks: Suite) -> ContaminationReport | None:
     """How much of the suite stands among the tasks that a run was trained on; None for what is no run, or one whose
     tasks cannot be loaded any more, which is said."""
-    from mentor_edge.recipes import Run
-    from mentor_edge.recipes.base import tasks_trained_on
+    from mentor_edge.recipes.training_tasks import tasks_trained_on
     from mentor_edge.tasks.contamination import contamination
 
     runs = [run for run in (target, target / "mentor") if (run / "run.json").is_file()]  # the latter: a quickstart's
     if not runs:
         return None
     try:
-        return contamination(tasks_trained_on(Run.load(runs[0])), tasks.tasks)
+        return contamination(tasks_trained_on(runs[0]), tasks.tasks)
     except MentorEdgeError as error:
         console.print(f"not compared with the training tasks: {error.problem}", markup=False, soft_wrap=True)
         return None

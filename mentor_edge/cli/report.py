@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from mentor_edge.cli.screen import console
 from mentor_edge.files import atomic_file
-
-from .screen import console
 
 if TYPE_CHECKING:
     from mentor_edge.export import Artifact

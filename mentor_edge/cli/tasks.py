@@ -47,9 +47,9 @@ def validate(
 ) -> None:
     """Execute every reference and require that it scores full (exit 1 when one does not, or a task has none)."""
     from mentor_edge.tasks import jsonl
-    from mentor_edge.tasks.references import validate_references
+    from mentor_edge.teacher.validation import validate_references
     from mentor_edge.tools.catalog import load_tools
-    from mentor_edge.tools.executor import ToolExecutor
+    from mentor_edge.tools.execution.executor import ToolExecutor
 
     failures: list[dict[str, Any]] = []
     with load_tools(tools or []) as box, ToolExecutor() as executor, StageProgress() as progress:

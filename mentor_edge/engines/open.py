@@ -41,17 +41,17 @@ def open_engine(
     path = Path(target)
     verify_entry(path)
     if path.is_file():
-        from mentor_edge.engines.llama_cpp import LlamaCppEngine
+        from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 
         with LlamaCppEngine(path) as llama:
             yield llama
     elif (path / "genai_config.json").is_file():
-        from mentor_edge.engines.onnx import OnnxEngine
+        from mentor_edge.engines.onnx.engine import OnnxEngine
 
         with OnnxEngine(path) as onnx:
             yield onnx
     elif (path / "config.json").is_file():
-        from mentor_edge.engines.transformers import TransformersEngine  # loads torch
+        from mentor_edge.engines.torch.engine import TransformersEngine  # loads torch
 
         yield TransformersEngine.load(path)
     else:

@@ -13,13 +13,11 @@ from typing import Any
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import ChatEngine, Engine
 from mentor_edge.errors import TaskError
-from mentor_edge.tasks.registry import limits_of
+from mentor_edge.evaluation.journal import Journal, partial_path, read_items, write_items
+from mentor_edge.evaluation.outcome import Outcome, outcome_of
+from mentor_edge.evaluation.summary import by_domain, by_split
 from mentor_edge.tasks.types import Suite, Task
-from mentor_edge.tools.executor import ToolExecutor
-
-from .journal import Journal, partial_path, read_items, write_items
-from .outcome import Outcome, outcome_of
-from .summary import by_domain, by_split
+from mentor_edge.tools.execution.executor import ToolExecutor
 
 __all__ = ["Evaluation", "Outcome", "evaluate", "finished_evaluation"]
 
@@ -124,7 +122,7 @@ def evaluate(
     cannot be written (finished batches stay in the journal), TaskError when `items` holds something else, ValueError
     for `items` without `identity`.
     """
-    limits = limits or limits_of(suite)
+    limits = limits or suite.limits
     plan = Evaluation(suite.name, suite.version, suite.sha256, (), identity, limits, engine.batch_size)
     batches = _batches(suite.tasks, limits, engine.batch_size)
     with ExitStack() as stack:
@@ -192,7 +190,7 @@ def finished_evaluation(
     Its batch size may be another: that moves no more than the last digits of a logit.
     Raises: TaskError when `items` holds something else than outcomes.
     """
-    limits = limits or limits_of(suite)
+    limits = limits or suite.limits
     plan = Evaluation(suite.name, suite.version, suite.sha256, (), identity, limits)
     return _stored(Path(items), plan, lambda note: None)
 

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from mentor_edge.errors import OutputError, TaskError
+from mentor_edge.evaluation.outcome import Outcome
 from mentor_edge.files import explained_write_errors, write_jsonl
-from mentor_edge.tasks.lines import read_rows
-
-from .outcome import Outcome
+from mentor_edge.rows import read_rows
 
 FORMAT = 1
 _PATIENCE = 1.0

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.engines.endpoint import read_turn
+from mentor_edge.evaluation.evaluate import Evaluation
+from mentor_edge.evaluation.outcome import missing_outcome, outcome_of
 from mentor_edge.files import sha256_of
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
-from mentor_edge.tasks.answers import boxed_answer
-from mentor_edge.tasks.lines import checked, field, read_rows, shown
+from mentor_edge.rows import checked, field, read_rows, shown
+from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tool_calls import ParsedTurn, parse_turn
-
-from .evaluate import Evaluation
-from .outcome import missing_outcome, outcome_of
 
 
 def score_predictions(path: str | Path, suite: Suite) -> Evaluation:

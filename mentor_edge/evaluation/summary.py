@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, quantiles
 from typing import Any
 
+from mentor_edge.evaluation.outcome import MISSING, Outcome
+from mentor_edge.evaluation.statistics import wilson
 from mentor_edge.messages import Ending
-
-from .outcome import MISSING, Outcome
-from .statistics import wilson
 
 
 @dataclass(frozen=True, slots=True)

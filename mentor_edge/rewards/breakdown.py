@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mentor_edge.messages import Trajectory
-from mentor_edge.tasks.answers import answers_equal
-from mentor_edge.tasks.reading import exact_match
+from mentor_edge.tasks.answers.judge import answers_equal
+from mentor_edge.tasks.answers.passages import exact_match
 from mentor_edge.tasks.types import Task
 
 
@@ -38,7 +38,7 @@ def is_correct(trajectory: Trajectory, task: Task) -> bool:
     """Whether the final answer is an accepted one. An answer counts only when the model closed its last turn.
 
     Answers to questions over passages (tasks with `gold_passages`) are compared as text, as their benchmarks do: see
-    `mentor_edge.tasks.reading`. All others are compared by `mentor_edge.tasks.answers`.
+    `mentor_edge.tasks.answers.passages`. All others are compared by `mentor_edge.tasks.answers.judge`.
     """
     given = trajectory.answer
     if given is None or not trajectory.terminated:

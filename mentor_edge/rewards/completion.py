@@ -12,7 +12,7 @@ from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.rewards.breakdown import Reward, RewardBreakdown
 from mentor_edge.rewards.mentor import MentorReward
 from mentor_edge.rewards.sparse import SparseReward
-from mentor_edge.tasks.answers import boxed_answer
+from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tasks.types import Task
 from mentor_edge.tool_calls import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 from mentor_edge.tools.types import Tool

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mentor_edge.errors import did_you_mean
-from mentor_edge.tasks.lines import shown
+from mentor_edge.rows import shown
 from mentor_edge.tools.types import Tool
 
 AcceptedCall = Mapping[str, Mapping[str, Sequence[Any]]]

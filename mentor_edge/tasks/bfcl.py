@@ -29,11 +29,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mentor_edge.messages import Message
-from mentor_edge.tasks.lines import field, read_rows
-from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.rows import field, read_rows
+from mentor_edge.tasks.types import AgentLimits, Suite, Task
 from mentor_edge.tools.types import Tool
 
 VERSION = "v4-2026.3.23"
+LIMITS = AgentLimits(tool_rounds=0, tokens_per_turn=256, completion_tokens=512)
+"""Limits of one conversation: one turn, no call is executed."""
 CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance")
 
 _JSON_SCHEMA_TYPES = {"dict": "object", "float": "number", "tuple": "array", "any": "string"}
@@ -71,7 +73,7 @@ def load(directory: str | Path) -> Suite:
             accepted = dict(read_rows(directory / "possible_answer" / name, _answer, what="BFCL answers"))
         parse = partial(_task, category=category, accepted=accepted)
         tasks += read_rows(directory / name, parse, what="BFCL tasks")
-    return Suite("bfcl", VERSION, tuple(tasks))
+    return Suite("bfcl", VERSION, tuple(tasks), LIMITS)
 
 
 def match_calls(

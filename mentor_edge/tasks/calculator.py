@@ -28,10 +28,12 @@ from mentor_edge.messages import Message, ToolCall
 from mentor_edge.tasks.gsm8k import INSTRUCTION, TOOLS
 from mentor_edge.tasks.nano.operations import OPERATIONS, float_or_int
 from mentor_edge.tasks.nano.problems import Problem, Step, held_out_pair, stable_fraction
-from mentor_edge.tasks.types import Suite, Task
-from mentor_edge.teacher.programmatic import trajectory_of
+from mentor_edge.tasks.nano.teacher import trajectory_of
+from mentor_edge.tasks.types import AgentLimits, Suite, Task
 
 VERSION = "1"
+LIMITS = AgentLimits(tool_rounds=8, tokens_per_turn=192, completion_tokens=1024)
+"""Limits of one conversation, wide enough for every reference."""
 DEFAULT_COUNTS: Mapping[str, int] = {
     "one_step": 100, "two_steps": 150, "three_steps": 150, "new_pairs": 200, "long": 200,
 }  # fmt: skip
@@ -245,7 +247,7 @@ def evaluation_suite(counts: Mapping[str, int] | None = None, *, seed: int = 0) 
     for domain, count in (DEFAULT_COUNTS if counts is None else counts).items():
         rng = random.Random(f"calculator evaluation {domain} {seed}")
         tasks += _tasks(rng, itertools.repeat(domain, count), evaluation=True)
-    return Suite("calculator", VERSION, tuple(tasks))
+    return Suite("calculator", VERSION, tuple(tasks), LIMITS)
 
 
 def _tasks(rng: random.Random, domains: Iterator[str], *, evaluation: bool) -> Iterator[Task]:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
-from mentor_edge.tasks.lines import field, read_rows, shown
-from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.rows import field, read_rows, shown
+from mentor_edge.tasks.types import AgentLimits, Suite, Task
 from mentor_edge.tools.calculator import CALCULATOR, normalized
 
 INSTRUCTION = r"Put the final answer in \boxed{}."
 VERSION = "1"
+LIMITS = AgentLimits(tool_rounds=12, tokens_per_turn=192, completion_tokens=1024)
+"""Limits of one conversation, wide enough for every reference."""
 
 TOOLS = tuple(sorted(CALCULATOR, key=lambda tool: tool.name))
 """Alphabetical, as the agent offers tools on the device."""
@@ -37,7 +39,7 @@ def load(path: str | Path) -> Suite:
 
     Raises: TaskError naming file, line, field and value seen; the first five malformed lines are listed together.
     """
-    return Suite("gsm8k", VERSION, tuple(read_rows(Path(path), _task, what="tasks", unique="id")))
+    return Suite("gsm8k", VERSION, tuple(read_rows(Path(path), _task, what="tasks", unique="id")), LIMITS)
 
 
 def _task(row: Any) -> Task:

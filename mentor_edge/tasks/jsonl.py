@@ -29,10 +29,10 @@ import jsonschema
 
 from mentor_edge.errors import TaskError, did_you_mean
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
+from mentor_edge.rows import read_rows, shown
 from mentor_edge.tasks.accepted_calls import read_accepted_calls
-from mentor_edge.tasks.answers import boxed_answer
+from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tasks.bfcl import never_executed
-from mentor_edge.tasks.lines import read_rows, shown
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.schemas import schema_problem
 from mentor_edge.tools.types import Tool

@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.messages import Message, Trajectory
-from mentor_edge.tasks.lines import checked, field, read_rows
-from mentor_edge.tasks.reading import exact_match, passage_recall, token_f1
-from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.rows import checked, field, read_rows
+from mentor_edge.tasks.answers.passages import exact_match, passage_recall, token_f1
+from mentor_edge.tasks.types import AgentLimits, Suite, Task
 from mentor_edge.tools.retrieval import Corpus, search_tool
 
 INSTRUCTION = r"Search as often as you need. Put the final answer, in as few words as possible, in \boxed{}."
 VERSION = "1"
+LIMITS = AgentLimits(tool_rounds=8, tokens_per_turn=256, completion_tokens=8192)
+"""Limits of one conversation: room for eight searches."""
 
 
 def load(directory: str | Path) -> Suite:
@@ -59,7 +61,7 @@ def load(directory: str | Path) -> Suite:
         )  # fmt: skip
 
     tasks = read_rows(directory / "questions.jsonl", parse, what="questions", unique="id")
-    return Suite("musique", f"{VERSION}-{corpus.sha256[:8]}", tuple(tasks))
+    return Suite("musique", f"{VERSION}-{corpus.sha256[:8]}", tuple(tasks), LIMITS)
 
 
 def metrics(task: Task, trajectory: Trajectory) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mentor_edge.agent import AgentLimits
 from mentor_edge.errors import TaskError
 from mentor_edge.tasks import bfcl, calculator, gsm8k, musique
 from mentor_edge.tasks.nano import suites as nano
@@ -13,20 +12,6 @@ from mentor_edge.tasks.types import Suite
 _GENERATED = {"nano": nano.evaluation_suite, "calculator": calculator.evaluation_suite}
 _READ = {"gsm8k": gsm8k.load, "bfcl": bfcl.load, "musique": musique.load}
 SUITES = (*_GENERATED, *_READ)
-
-LIMITS = {
-    "nano": AgentLimits(tool_rounds=5, tokens_per_turn=48, completion_tokens=256),
-    "calculator": AgentLimits(tool_rounds=8, tokens_per_turn=192, completion_tokens=1024),
-    "gsm8k": AgentLimits(tool_rounds=12, tokens_per_turn=192, completion_tokens=1024),
-    "bfcl": AgentLimits(tool_rounds=0, tokens_per_turn=256, completion_tokens=512),
-    "musique": AgentLimits(tool_rounds=8, tokens_per_turn=256, completion_tokens=8192),
-}
-"""Limits of one conversation of each suite, wide enough for its references; musique's hold eight searches."""
-
-
-def limits_of(suite: Suite) -> AgentLimits:
-    """The limits of a suite's conversations; those of a user's own tasks are `AgentLimits()`."""
-    return LIMITS.get(suite.name, AgentLimits())
 
 
 def load_suite(name: str, data: str | Path | None = None, limit: int | None = None) -> Suite:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,13 +57,28 @@ class Task:
         return {tool.name: tool for tool in self.tools}
 
 
+@dataclass(frozen=True, slots=True)
+class AgentLimits:
+    """Limits of one conversation: tool-calling rounds, tokens the model may write per turn, and tokens of all turns
+    together (tool results included, where the engine counts them)."""
+
+    tool_rounds: int = 6
+    tokens_per_turn: int = 256
+    completion_tokens: int = 1024
+
+
 @dataclass(frozen=True)
 class Suite:
-    """A named, versioned list of tasks. `sha256` covers prompts, tools, answers and splits: results can be traced."""
+    """A named, versioned list of tasks, and the limits of a conversation about one of them.
+
+    `sha256` covers prompts, tools, answers and splits, so that results can be traced. It does not cover the limits:
+    an evaluation records those beside it.
+    """
 
     name: str
     version: str
     tasks: tuple[Task, ...]
+    limits: AgentLimits = AgentLimits()
 
     @cached_property
     def sha256(self) -> str:
@@ -86,7 +101,7 @@ class Suite:
             for task in self.tasks
             if (split is None or task.split == split) and (wanted is None or task.domain in wanted)
         )
-        return Suite(self.name, self.version, kept)
+        return replace(self, tasks=kept)
 
     def at_most(self, count: int) -> Suite:
         """The first `count` tasks of every domain, as a suite of the same name and version."""
@@ -96,4 +111,4 @@ class Suite:
             taken[task.domain] += 1
             if taken[task.domain] <= count:
                 kept.append(task)
-        return Suite(self.name, self.version, tuple(kept))
+        return replace(self, tasks=tuple(kept))

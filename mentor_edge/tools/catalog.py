@@ -169,7 +169,7 @@ def _python(source: _Source, servers: ExitStack) -> Sequence[Tool]:
 
 
 def _server(source: _Source, servers: ExitStack) -> Sequence[Tool]:
-    from mentor_edge.tools.mcp_client import McpServer
+    from mentor_edge.tools.mcp.client import McpServer
 
     server = McpServer(source.target, environment=source.env)
     servers.callback(server.close)

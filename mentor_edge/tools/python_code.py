@@ -32,9 +32,9 @@ from typing import IO, Any, Literal
 import psutil
 
 from mentor_edge.errors import ToolDefinitionError
-from mentor_edge.tools import worker
 from mentor_edge.tools.definition import tool
-from mentor_edge.tools.process_tree import adopts_orphans, child_ids, kill_children
+from mentor_edge.tools.execution import tool_worker as worker
+from mentor_edge.tools.execution.process_tree import adopts_orphans, child_ids, kill_children
 from mentor_edge.tools.types import Tool, ToolFailure
 
 Isolation = Literal["auto", "process", "bubblewrap"]

@@ -18,7 +18,7 @@ from typing import Any
 
 from mentor_edge.errors import OutputError, TaskError
 from mentor_edge.files import atomic_file, cache_directory, sha256_of, write_json
-from mentor_edge.tasks.lines import field, iter_rows
+from mentor_edge.rows import field, iter_rows
 from mentor_edge.tools.types import Tool
 
 INDEX_VERSION = 1

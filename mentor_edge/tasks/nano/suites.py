@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 from mentor_edge.messages import Message
 from mentor_edge.tasks.nano.problems import Problem, Style, draw_lookup, draw_story
-from mentor_edge.tasks.types import Suite, Task
-from mentor_edge.teacher.programmatic import Noise, demonstrate
+from mentor_edge.tasks.nano.teacher import Noise, demonstrate
+from mentor_edge.tasks.types import AgentLimits, Suite, Task
 
 VERSION = "1"
+LIMITS = AgentLimits(tool_rounds=5, tokens_per_turn=48, completion_tokens=256)
+"""Limits of one conversation, wide enough for every reference."""
 TRAINING_VERSION = "2"
 
 ID_STYLE = Style()
@@ -106,7 +108,7 @@ def evaluation_suite(counts: Mapping[str, int] | None = None, *, seed: int = 0, 
             seen.add(problem.question)
             tasks.append(_task(problem, f"{domain}-{drawn}", domain, Noise.CLEAN, rng))
             drawn += 1
-    return Suite("nano", VERSION, tuple(tasks))
+    return Suite("nano", VERSION, tuple(tasks), LIMITS)
 
 
 def warm_start_stream(seed: int = 0, practice: Practice = PRACTICE["nano"]) -> Iterator[Task]:

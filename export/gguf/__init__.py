@@ -1,0 +1,1 @@
+"""Export to GGUF: conversion, importance matrix, quantization."""

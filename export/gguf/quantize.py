@@ -1,0 +1,250 @@
+"""Quantization of a GGUF file by llama.cpp, in its child process."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from mentor_edge.engines.llama_cpp.engine import LlamaWorker
+from mentor_edge.engines.llama_cpp.quantizer import FTYPES, TENSOR_TYPES
+from mentor_edge.errors import EngineError, ExportError, did_you_mean
+from mentor_edge.files import atomic_file
+
+from .calibrate import ImportanceMatrix
+
+KINDS = tuple(FTYPES)
+"""All that llama.cpp's quantizer writes. The i-quants take it minutes even for half a billion weights; tq1_0, tq2_0,
+q1_0 and q2_0 are for models that were trained with such weights."""
+
+NEED_MATRIX = ("iq2_xxs", "iq2_xs", "q2_k_s", "iq3_xs", "iq3_xxs", "iq1_s", "iq2_s", "iq2_m", "iq1_m")
+"""Kinds that give garbage without an importance matrix: llama.cpp refuses them (llama-quant.cpp,
+tensor_requires_imatrix), and so do we, before any work."""
+
+_TYPES_THAT_NEED_IT = ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
+UNQUANTIZED = ("f32", "f16", "bf16")
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What was really written, in llama.cpp's spelling of the types.
+
+    `types`: how many tensors have which type, most frequent first. `fallbacks`: how many became another type than
+    llama.cpp meant to give them, such as `{"q4_K -> q5_0": 132}`. `uneven_rows`: why, as (row width, block) pairs.
+    """
+
+    types: dict[str, int]
+    fallbacks: dict[str, int]
+    uneven_rows: tuple[tuple[int, int], ...] = ()
+
+
+def fallback_note(quantized: Quantized) -> str | None:
+    """The fallbacks in one sentence for people, None when there were none."""
+    if not quantized.fallbacks:
+        return None
+    matrices = sum(count for kind, count in quantized.types.items() if kind != "f32")
+    changes: list[str] = []
+    for change, count in quantized.fallbacks.items():
+        meant, _, written = change.partition(" -> ")
+        changes.append(f"{count} {'' if changes else f'of {matrices} matrices '}became {written} instead of {meant}")
+    rows = " and ".join(f"rows of {width} are not multiples of {block}" for width, block in quantized.uneven_rows)
+    return f"{', '.join(changes)}, because their {rows}"
+
+
+def quantize(
+    source: Path,
+    target: Path,
+    kind: str,
+    *,
+    overrides: Mapping[str, str] = MappingProxyType({}),
+    matrix: ImportanceMatrix | None = None,
+    threads: int = 1,
+    timeout: float = 3600.0,
+) -> Quantized:
+    """Write `target` from the F32, F16 or BF16 file `source`, atomically, and read back what was written.
+
+    llama.cpp falls back where a row is not a multiple of the type's block: K-quants need 256 columns (else q4_K
+    becomes q5_0, q6_K q8_0, q5_K q5_1, q3_K and q2_K q4_0), most others 32 (else f16). An output head whose rows do
+    not fit becomes q8_0 at once, which llama.cpp does not count as a fallback. Vectors stay f32, and a tied embedding
+    gets more bits than the rest.
+
+    `overrides` maps regular expressions, searched in tensor names, to types of single tensors ("q8_0", "q6_K"); the
+    first that matches counts. `timeout` is how many seconds may pass without a tensor being finished.
+
+    Raises: ExportError when the kind, an override or the matrix does not fit the model, `source` is quantized already,
+    or llama.cpp gives up, as on a full disk; EngineError when `source` is damaged or llama.cpp crashes, hangs or lacks
+    memory. The messages name the stage and the file.
+    """
+    _check_kind(kind, overrides, matrix)
+    if not source.is_file():
+        raise ExportError(f"{source} does not exist", "convert the model first")
+    with atomic_file(target) as temporary, _stage(), LlamaWorker(timeout) as worker:
+        tensors = worker.request("tensors", f"reading {source}", path=str(source))
+        matrices = _quantizable(tensors, source, kind)
+        types = _types_by_name(matrices, overrides, source)
+        if matrix is not None:
+            _check_matrix(matrix, matrices, source)
+        for name, type_ in types.items():
+            if type_ in _TYPES_THAT_NEED_IT and (matrix is None or name not in matrix.values):
+                raise ExportError(
+                    f"{name} cannot become {type_} without importances", "give an importance matrix, or another type"
+                )
+        reply = worker.request(
+            "quantize",
+            f"quantizing {source} to {kind}",
+            source=str(source),
+            target=str(temporary),
+            kind=kind,
+            threads=threads,
+            types=types,
+            matrix={} if matrix is None else {name: _base64(values) for name, values in matrix.values.items()},
+        )
+        if reply["code"] != 0:
+            reason = reply["log"][-1] if reply["log"] else f"return code {reply['code']}"
+            raise ExportError(
+                f"quantization: llama.cpp could not quantize {source} to {kind}: {reason}",
+                "the disk must have room for the target, and memory for the largest tensor's rows",
+            )
+        written = worker.request("tensors", f"reading back {temporary}", path=str(temporary))
+        _check_overrides_took(types, written, reply["fallbacks"])
+        return _quantized(written, reply["fallbacks"])
+
+
+def tensor_types(path: Path) -> dict[str, int]:
+    """How many tensors of a GGUF file have which type, in llama.cpp's spelling, most frequent first.
+
+    Raises: EngineError when the file is missing, truncated or not GGUF.
+    """
+    return _count(tensor["type"] for tensor in read_tensors(path))
+
+
+def read_tensors(path: Path) -> list[dict[str, Any]]:
+    """The header of a GGUF file as llama.cpp reads it: see `llama_quantizer.read_tensors`.
+
+    Raises: EngineError when the file is missing, truncated or not GGUF.
+    """
+    if not path.is_file():
+        raise EngineError(f"no such file: {path}", "give the path of a .gguf file")
+    with LlamaWorker(timeout=60.0) as worker:
+        tensors: list[dict[str, Any]] = worker.request("tensors", f"reading {path}", path=str(path))
+    return tensors
+
+
+@contextmanager
+def _stage() -> Iterator[None]:
+    """Put the stage before what happened to the child."""
+    try:
+        yield
+    except EngineError as error:
+        raise EngineError(f"quantization: {error.problem}", error.hint) from error
+
+
+def _check_kind(kind: str, overrides: Mapping[str, str], matrix: ImportanceMatrix | None) -> None:
+    if kind not in KINDS:
+        raise ExportError(f"cannot quantize to {kind!r}{did_you_mean(kind, KINDS)}", f"supported: {', '.join(KINDS)}")
+    if kind in NEED_MATRIX and matrix is None:
+        raise ExportError(
+            f"{kind} has too few bits to be of use without an importance matrix",
+            "compute one with importance_matrix(...), or choose q2_k, iq3_s or any larger kind",
+        )
+    if overrides and kind in UNQUANTIZED:
+        raise ExportError(f"llama.cpp takes no overrides for {kind}", "quantize to q8_0 and override to f16 instead")
+
+
+def _quantizable(tensors: Sequence[dict[str, Any]], source: Path, kind: str) -> dict[str, int]:
+    """The row width of every matrix that llama.cpp would quantize."""
+    if quantized := _count(t["type"] for t in tensors if t["type"] not in UNQUANTIZED):
+        raise ExportError(
+            f"{source} is quantized already (it holds {', '.join(quantized)})",
+            "quantizing twice loses more than once: start from the F32 or F16 file",
+        )
+    if kind == "mxfp4_moe" and not any(tensor["shape"][2] > 1 for tensor in tensors):
+        raise ExportError(
+            f"mxfp4_moe is for mixtures of experts, and {source} has no experts: every matrix would become q8_0",
+            "ask for q8_0, or override single tensors to mxfp4",
+        )
+    return {
+        tensor["name"]: tensor["shape"][0]
+        for tensor in tensors
+        if max(tensor["shape"][1:]) > 1 and tensor["name"].endswith(".weight") and "_norm." not in tensor["name"]
+    }
+
+
+def _types_by_name(matrices: Mapping[str, int], overrides: Mapping[str, str], source: Path) -> dict[str, str]:
+    """The overrides, resolved here: std::regex reads patterns otherwise and ignores those that match nothing."""
+    spelling = {name.lower(): name for name in TENSOR_TYPES}
+    types: dict[str, str] = {}
+    for pattern, type_ in overrides.items():
+        if type_.lower() not in spelling:
+            raise ExportError(
+                f"the override {pattern!r} asks for the type {type_!r}{did_you_mean(type_, spelling)}",
+                f"types of single tensors: {', '.join(spelling)}",
+            )
+        try:
+            matched = [name for name in matrices if re.search(pattern, name)]
+        except re.error as error:
+            raise ExportError(f"the override {pattern!r} is not a regular expression: {error}") from error
+        if not matched:
+            raise ExportError(
+                f"the override {pattern!r} matches no matrix of {source}",
+                f"names look like {', '.join(list(matrices)[:3])}; vectors are never quantized",
+            )
+        for name in matched:
+            types.setdefault(name, spelling[type_.lower()])
+    return types
+
+
+def _check_matrix(matrix: ImportanceMatrix, matrices: Mapping[str, int], source: Path) -> None:
+    # An embedding that is not also the head is looked up, never multiplied: it has no inputs to weigh.
+    needed = set(matrices) - ({_EMBEDDING} if _HEAD in matrices else set())
+    problems = [f"lacks {name}" for name in sorted(needed - set(matrix.values))]
+    problems += [f"has {name}, which the file lacks" for name in sorted(set(matrix.values) - set(matrices))]
+    for name, values in matrix.values.items():
+        if name in matrices and values.shape != (matrices[name],):
+            problems.append(f"has {values.size} importances for {name}, whose rows have {matrices[name]}")
+        elif not np.isfinite(values).all() or (values < 0).any() or not values.any():
+            problems.append(f"has importances for {name} that are negative, not finite or all zero")
+    if problems:
+        more = f" and {len(problems) - 3} problems more" if len(problems) > 3 else ""
+        raise ExportError(
+            f"the importance matrix does not fit {source}: it {', '.join(problems[:3])}{more}",
+            "compute it from the model that the file was converted from",
+        )
+
+
+def _check_overrides_took(
+    types: Mapping[str, str], written: Sequence[dict[str, Any]], fallbacks: Sequence[Sequence[Any]]
+) -> None:
+    fell_back = {name for name, *_ in fallbacks}
+    for tensor in written:
+        wanted = types.get(tensor["name"], tensor["type"])
+        if tensor["type"] != wanted and tensor["name"] not in fell_back:
+            raise ExportError(
+                f"llama.cpp wrote {tensor['name']} as {tensor['type']} although {wanted} was asked for",
+                "it never quantizes some tensors: leave this one out of the overrides",
+            )
+
+
+def _quantized(written: Sequence[dict[str, Any]], fallbacks: Sequence[Sequence[Any]]) -> Quantized:
+    return Quantized(
+        _count(tensor["type"] for tensor in written),
+        _count(f"{meant} -> {became}" for _, _, _, meant, became in fallbacks),
+        tuple(sorted({(width, block) for _, width, block, _, _ in fallbacks})),
+    )
+
+
+def _count(names: Iterator[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def _base64(values: np.ndarray[Any, np.dtype[np.float32]]) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, np.float32).tobytes()).decode()

@@ -1,0 +1,1 @@
+"""Parity: whether an exported file computes what its source computes."""

@@ -1,0 +1,276 @@
+"""What the source of an export says: token ids, rendered conversations, logits and greedy turns, by transformers."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mentor_edge.chat import ChatTemplate
+from mentor_edge.engines.base import Generation
+from mentor_edge.errors import ExportError, StudentError
+from mentor_edge.tool_calls import ParsedTurn, parse_turn
+
+from .corpus import PROBES, TEXTS, Probe
+
+TOLERANCE = 1e-3
+"""Largest difference of a logit between float32 implementations that add in different orders. Layout errors exceed
+0.1."""
+TABLE_TOLERANCE = 5e-3
+"""The same for a model with GELU in llama.cpp, which looks its values up in a table of 16-bit floats; or twice what 16
+bits there change in the source, where that is more."""
+POSITIONS = 200
+"""Random tokens whose logits are compared strictly, and the least number of positions to measure a divergence on."""
+CONVERSATIONS, CONTEXT, SCORED = 8, 1024, 64
+"""A divergence is measured on at most so many conversations: on the last tokens of each, behind so much context. The
+logits kept are what this costs: 300 MB for a vocabulary of 151,936."""
+PROMPTS, NEW_TOKENS = 4, 48
+"""How many turns are generated greedily, and how many tokens they get."""
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Tokens, and the source's logits after the last of them: `[positions, vocabulary]`."""
+
+    token_ids: list[int]
+    logits: Logits
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the source says after `prompt`, greedily. `leads` is by how much each token's logit was the largest."""
+
+    prompt: list[int]
+    generation: Generation
+    leads: list[float]
+    parsed: ParsedTurn
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a Hugging Face directory says, in float32 with eager attention.
+
+    `token_ids` and `decoded` belong to `texts`; `end_ids` end a turn. `random` are seeded random tokens, `scored` what
+    divergences are measured on. `llama_cpp_tolerance` is for the logits of float32 files in llama.cpp.
+    """
+
+    source: Path
+    llama_cpp_tolerance: float
+    eos_token: str
+    end_ids: frozenset[int]
+    template: ChatTemplate | None
+    texts: list[str]
+    token_ids: list[list[int]]
+    decoded: list[str]
+    random: Scored
+    scored: list[Scored]
+    turns: list[Turn]
+
+    @classmethod
+    def of(cls, model_dir: Path, conversations: Sequence[Sequence[int]] = ()) -> Reference:
+        """Ask the source. `conversations` are token ids of rendered conversations of the kind that the model is for;
+        short of 200 positions of them, the random tokens are scored too.
+
+        Texts are NFC-normalized first where the tokenizer does that, because llama.cpp does not.
+
+        Raises: ExportError (stage template) when our renderer and transformers' make different texts of a probe, or
+        when the logits are not finite; StudentError when the model cannot be loaded, or not whole.
+        """
+        import torch
+        from transformers import AutoTokenizer
+
+        from mentor_edge.engines.torch.engine import load_model
+
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        model = load_model(
+            model_dir, tokenizer, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        )
+        config = model.config.get_text_config()
+        limit = config.max_position_embeddings
+        template = _checked_template(tokenizer)
+        texts = _texts(tokenizer, model.get_input_embeddings().num_embeddings)
+        token_ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        # Behind a sliding window, every scored position has one that lies outside.
+        window = min(getattr(config, "sliding_window", None) or 0, CONTEXT)
+        random = _score(model, _random_tokens(tokenizer, min(POSITIONS + window, limit)), POSITIONS)
+        if not np.isfinite(random.logits).all():
+            raise ExportError(
+                f"{model_dir} computes logits that are not finite", "the model diverged in training or is damaged"
+            )
+        context = min(CONTEXT, limit)
+        scored = [_score(model, list(ids)[-context:], SCORED) for ids in conversations[:CONVERSATIONS]]
+        if sum(len(item.logits) for item in scored) < POSITIONS:
+            scored.append(random)
+        ends = model.generation_config.eos_token_id
+        end_ids = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        prompts = _prompts(tokenizer, template, conversations) or [random.token_ids]
+        context = min(CONTEXT, limit - NEW_TOKENS)
+        return cls(
+            source=Path(model_dir),
+            llama_cpp_tolerance=_llama_cpp_tolerance(model, random),
+            eos_token=tokenizer.eos_token or "",
+            end_ids=frozenset(end_ids),
+            template=template,
+            texts=texts,
+            token_ids=token_ids,
+            decoded=[_text(tokenizer, ids) for ids in token_ids],
+            random=random,
+            scored=scored,
+            turns=[_turn(model, tokenizer, end_ids, ids[-context:]) for ids in prompts[:PROMPTS]],
+        )
+
+    @cached_property
+    def guess_divergence(self) -> float:
+        """The divergence, in nats, of the one distribution that fits all scored positions best: what a file reaches
+        that knows the model's favourite tokens and does not read the text."""
+        rows = [row for item in self.scored for row in item.logits]
+        mean = np.zeros(len(rows[0]))
+        negative_entropy = 0.0
+        for row in rows:
+            log_probabilities = log_softmax(row)
+            probabilities = np.exp(log_probabilities)
+            mean += probabilities / len(rows)
+            negative_entropy += float(probabilities @ log_probabilities) / len(rows)
+        return negative_entropy - float(mean @ np.log(np.maximum(mean, np.finfo(np.float64).tiny)))
+
+
+def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    """Of one position, `[vocabulary]`, in double precision: the sum has as many terms as the vocabulary."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+def render(template: ChatTemplate, probe: Probe) -> str | None:
+    """The text of a probe, or None where the template refuses it."""
+    try:
+        return template.render(probe.messages, probe.tools, add_generation_prompt=probe.add_generation_prompt)
+    except StudentError:
+        return None
+
+
+def first_difference(left: str | None, right: str | None) -> str:
+    """Where two texts differ, for a message."""
+    if left is None or right is None:
+        return "one is refused"
+    place = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    return f"character {place} on, {left[place : place + 40]!r} is {right[place : place + 40]!r}"
+
+
+def _checked_template(tokenizer: Any) -> ChatTemplate | None:
+    if not tokenizer.chat_template:
+        return None
+    template = ChatTemplate(tokenizer.chat_template, tokenizer.eos_token or "", tokenizer.bos_token or "")
+    for number, probe in enumerate(PROBES):
+        ours, theirs = render(template, probe), _render_as_transformers(tokenizer, probe)
+        if ours != theirs:
+            raise ExportError(
+                f"template: conversation {number} is rendered otherwise than by transformers: from"
+                f" {first_difference(theirs, ours)}",
+                "the template needs something that transformers alone offers; please report it",
+            )
+    return template
+
+
+def _render_as_transformers(tokenizer: Any, probe: Probe) -> str | None:
+    from jinja2 import TemplateError
+
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [message.to_openai() for message in probe.messages],
+            tools=list(probe.tools) or None,
+            add_generation_prompt=probe.add_generation_prompt,
+            tokenize=False,
+        )
+    except TemplateError:
+        return None
+    return text
+
+
+def _texts(tokenizer: Any, rows: int) -> list[str]:
+    texts = list(TEXTS)
+    for number, token in tokenizer.added_tokens_decoder.items():
+        # Gemma's runs of spaces are never written like this in a text, and its token for images has no embedding.
+        if "▁" in token.content or number >= rows:
+            continue
+        texts += [token.content, f"a{token.content}b", f"1 {token.content} \n{token.content}{token.content}"]
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    if normalizer is not None and normalizer.normalize_str("e\u0301") == "\u00e9":
+        texts = [unicodedata.normalize("NFC", text) for text in texts]
+    return texts
+
+
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+def _random_tokens(tokenizer: Any, count: int) -> list[int]:
+    added = set(tokenizer.added_tokens_decoder)
+    normal = [i for i in sorted(tokenizer.get_vocab().values()) if i not in added]
+    return [int(i) for i in np.random.default_rng(0).choice(normal, count)]
+
+
+def _score(model: Any, ids: list[int], last: int) -> Scored:
+    import torch
+
+    with torch.inference_mode():
+        return Scored(ids, model(torch.tensor([ids]), logits_to_keep=last).logits[0].numpy())
+
+
+def _llama_cpp_tolerance(model: Any, random: Scored) -> float:
+    from transformers.activations import GELUTanh
+
+    tables = [module for module in model.modules() if isinstance(module, GELUTanh)]
+    if not tables:
+        return TOLERANCE
+    hooks = [module.register_forward_pre_hook(lambda _, inputs: (inputs[0].half().float(),)) for module in tables]
+    hooks += [module.register_forward_hook(lambda _, inputs, output: output.half().float()) for module in tables]
+    rounded = _score(model, random.token_ids, len(random.logits))
+    for hook in hooks:
+        hook.remove()
+    return max(TABLE_TOLERANCE, 2 * float(np.abs(rounded.logits - random.logits).max()))
+
+
+def _prompts(tokenizer: Any, template: ChatTemplate | None, conversations: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The conversations up to the model's first turn; the probes that wait for a turn when none has such a place."""
+    if template is None:
+        return []
+    waiting = [probe for probe in PROBES if probe.add_generation_prompt and render(template, probe) is not None]
+    texts = [render(template, probe) or "" for probe in waiting]
+    before = render(template, replace(waiting[0], add_generation_prompt=False)) or ""
+    opening = tokenizer.encode(texts[0].removeprefix(before), add_special_tokens=False)
+    found = list(_up_to(opening, conversations))
+    return found or [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+
+def _up_to(opening: list[int], conversations: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    for ids in conversations:
+        for end in range(len(opening), len(ids) + 1):
+            if list(ids[end - len(opening) : end]) == opening:
+                yield list(ids[:end])
+                break
+
+
+def _turn(model: Any, tokenizer: Any, end_ids: set[int], prompt: list[int]) -> Turn:
+    import torch
+    from transformers import GenerationConfig
+
+    ids = torch.tensor([prompt])
+    # Instead of the model's own, which may sample or punish repetition.
+    model.generation_config = GenerationConfig(
+        do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=sorted(end_ids) or None, pad_token_id=0
+    )
+    output = model.generate(ids, attention_mask=torch.ones_like(ids), output_logits=True, return_dict_in_generate=True)
+    said = output.sequences[0, len(prompt) :].tolist()
+    best, second = torch.cat(output.logits).topk(2).values.T
+    finished = said[-1] in end_ids
+    parsed = parse_turn(_text(tokenizer, said[:-1] if finished else said))
+    return Turn(prompt, Generation(said, finished), (best - second).tolist(), parsed)

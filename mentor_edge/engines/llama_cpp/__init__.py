@@ -1,0 +1,1 @@
+"""GGUF files in llama.cpp, which runs in a child process."""

@@ -1,0 +1,1 @@
+"""ONNX directories in onnxruntime-genai, which runs in a child process."""

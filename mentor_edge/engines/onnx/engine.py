@@ -1,0 +1,106 @@
+"""ONNX Runtime GenAI as an engine. It runs in a child process (`onnx_worker`); its crash is an error message here.
+
+Text is turned into tokens here, by the Hugging Face tokenizer in the directory: the one the model was trained with.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mentor_edge.engines.onnx.directory import OnnxDirectory
+from mentor_edge.engines.process.serving import kv_budget
+from mentor_edge.engines.process.worker import RuntimeWorker, WorkerEngine
+from mentor_edge.errors import EngineError
+
+# -P keeps the working directory off the module path: a folder named onnxruntime_genai there must not be imported.
+COMMAND = [sys.executable, "-P", "-m", "mentor_edge.engines.onnx.genai_worker"]
+RUNTIME = "onnxruntime-genai"
+
+
+def start_worker(timeout: float) -> RuntimeWorker:
+    """A child process that holds onnxruntime-genai; `timeout` as in `RuntimeWorker`."""
+    # Before the child starts: both packages otherwise record usage in the home directory, for sending.
+    environment = {"ORT_DISABLE_TELEMETRY": "1"}
+    hint = f"export the model again or reinstall {RUNTIME}"
+    return RuntimeWorker(RUNTIME, COMMAND, hint=hint, timeout=timeout, environment=environment)
+
+
+class OnnxEngine(WorkerEngine):
+    """A directory that onnxruntime-genai's model builder wrote, on the CPU.
+
+    `context_length` None is the model's own, at most 4096 tokens. Conversations are decoded one after another and each
+    holds a whole cache, so a large `batch_size` costs memory and saves no time; it is lowered to the number whose
+    caches fit (4 GiB together, or half of the machine's). `timeout`: see `RuntimeWorker`.
+
+    Raises: EngineError when the directory is incomplete, damaged or not supported, or onnxruntime-genai is not
+    installed, from the constructor; RuntimeDied (an EngineError) from `open` and `extend` when the child process
+    crashes or hangs.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        context_length: int | None = None,
+        batch_size: int = 8,
+        threads: int = 1,
+        timeout: float = 600.0,
+    ) -> None:
+        if batch_size < 1 or threads < 1:
+            raise EngineError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}")
+        directory = OnnxDirectory.read(Path(path))
+        self.template = directory.template
+        self.eos_token = directory.template.eos_token
+        self.end_ids = directory.end_ids
+        self._tokenizer = directory.tokenizer
+        self.context_length = _context_length(directory, context_length)
+        self.batch_size = min(batch_size, _fitting(directory, self.context_length))
+        super().__init__(directory.path, start_worker(timeout))
+        try:
+            info = self._worker.request(
+                "load",
+                f"loading {self.path}",
+                path=str(self.path),
+                context_length=self.context_length,
+                end_ids=sorted(self.end_ids),
+                threads=threads,
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.vocabulary_size: int = info["n_vocab"]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text: special and added tokens are recognized, nothing is added."""
+        # A lone surrogate has no bytes; it becomes a question mark.
+        sound = [text.encode(errors="replace").decode() for text in texts]
+        return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in sound]
+
+    def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each sequence, special tokens included; bytes that are not UTF-8 become U+FFFD."""
+        return [self._tokenizer.decode(list(ids), skip_special_tokens=False) for ids in token_ids]
+
+
+def _context_length(directory: OnnxDirectory, wanted: int | None) -> int:
+    limit = directory.context_length
+    if wanted is None:
+        return min(limit, 4096)
+    if not 1 <= wanted <= limit:
+        raise EngineError(
+            f"a context of {wanted} tokens was asked for", f"{directory.path} was made for 1 to {limit} tokens"
+        )
+    return wanted
+
+
+def _fitting(directory: OnnxDirectory, context_length: int) -> int:
+    """How many conversations' caches fit in memory."""
+    size, budget = directory.kv_bytes_per_token * context_length, kv_budget()
+    if size > budget:
+        raise EngineError(
+            f"one cache of {context_length} tokens for {directory.path} takes {size >> 20} MiB; the limit is "
+            f"{budget >> 20} MiB",
+            "ask for a shorter context_length",
+        )
+    return budget // size

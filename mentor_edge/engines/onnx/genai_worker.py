@@ -1,0 +1,165 @@
+"""The child process that holds onnxruntime-genai: `python -m mentor_edge.engines.onnx.genai_worker`.
+
+The parent is `mentor_edge.engines.onnx.engine`; see `mentor_edge.engines.process.serving`.
+
+There is one generator per conversation, and rows are decoded one after another, because onnxruntime-genai 0.18 cannot
+continue several rows at once: a generator with more than one row takes `append_tokens` only once, og.Engine continues
+a request only when it is alone, and its dynamic batching needs another kind of graph (paged attention).
+
+Relied on upstream (onnxruntime-genai 0.18): `append_tokens` runs the model on the new tokens behind its cache, and
+`get_logits` gives the logits after the last one, untouched by the directory's search options; `get_output("logits")`
+gives what the graph returned for the last append: `[1, positions, vocabulary]`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mentor_edge.engines.process.serving import (
+    Refused,
+    check_ids,
+    check_logits,
+    check_rows,
+    choose_token,
+    limit_process,
+    serve,
+)
+
+CHUNK = 512  # tokens of one append: the graph scores every position, 600 KB each for a vocabulary of 151,936
+
+
+class OnnxServer:
+    """One model and at most one batch of conversations. Every public method is an operation of the protocol."""
+
+    def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
+        self._alive = alive
+        self._generators: list[Any] = []
+        self._pending: list[list[int]] = []
+
+    def load(self, path: str, context_length: int, end_ids: Sequence[int], threads: int = 1) -> dict[str, Any]:
+        """Open a directory and run one token through it. Replies `n_vocab`, the number of logits."""
+        limit_process(sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()))
+        self._limit, self._end_ids = context_length, frozenset(end_ids)
+        try:
+            import onnxruntime_genai as og
+        except ImportError as error:
+            raise Refused(f"it cannot be imported ({error})", "pip install 'mentor-edge[onnx]'") from error
+        self._og: Any = og
+        try:
+            config = og.Config(path)
+            # A prompt that ends with the padding token would get the logits of the token before.
+            session = {"intra_op_num_threads": threads, "session.intra_op.allow_spinning": "0"}
+            config.overlay(json.dumps({"model": {"pad_token_id": -1, "decoder": {"session_options": session}}}))
+            self._model = og.Model(config)
+            # Some damage shows only when the model runs.
+            logits = self._append(self._new_generator(), [0])
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter while it says what is wrong
+            raise Refused(_reason(error), "it is damaged or not made for this machine: export it again") from error
+        check_logits(logits)
+        self._n_vocab = len(logits)
+        return {"n_vocab": self._n_vocab}
+
+    def open(self, n_seq: int) -> None:
+        """Start a batch of `n_seq` empty conversations in place of the one before."""
+        self._generators.clear()  # first: each holds a whole cache
+        for _ in range(n_seq):
+            self._generators.append(self._new_generator())
+            self._alive()
+        self._pending = [[] for _ in range(n_seq)]
+
+    def extend(
+        self,
+        rows: Sequence[int],
+        token_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Append ids to conversations and generate a turn for each.
+
+        Replies per row: `token_ids`, ending with an end token exactly when `finished`. A row whose context is full ends
+        unfinished, possibly without any token.
+        """
+        check_rows(rows, len(self._generators))
+        for ids in token_ids:
+            check_ids(ids, self._n_vocab)
+        replies = []
+        for row, ids in zip(rows, token_ids, strict=True):
+            # The last token of a turn was chosen but never fed; it comes before what follows the turn.
+            feed = [*self._pending[row], *ids]
+            turn = self._turn(self._generators[row], feed, max_new_tokens, temperature, [seed, row])
+            self._pending[row] = turn[-1:] or self._pending[row]
+            replies.append({"token_ids": turn, "finished": bool(turn) and turn[-1] in self._end_ids})
+        return replies
+
+    def logits(self, token_ids: Sequence[int], last: int | None = None) -> dict[str, Any]:
+        """Logits of one sequence's positions, or its `last` ones: `[positions, n_vocab]` float32 as base64."""
+        if not 0 < len(token_ids) <= self._limit:
+            raise Refused(f"{len(token_ids)} tokens do not fit a context of {self._limit}")
+        check_ids(token_ids, self._n_vocab)
+        step = CHUNK if len(token_ids) == 1 or self._returns_every_position() else 1
+        generator = self._new_generator()
+        rows: deque[npt.NDArray[np.float32]] = deque(maxlen=last)
+        for start in range(0, len(token_ids), step):
+            generator.append_tokens(np.asarray(token_ids[start : start + step], np.int32))
+            # Copies: a row must not keep the others of its append alive.
+            rows += [row.astype(np.float32) for row in generator.get_output("logits")[0]]
+            self._alive()
+        return {"shape": [len(rows), self._n_vocab], "float32": base64.b64encode(np.stack(rows).tobytes()).decode()}
+
+    def _returns_every_position(self) -> bool:
+        """False for a graph that returns only the logits after the last token of an append, as some exporters'."""
+        generator = self._new_generator()
+        generator.append_tokens(np.zeros(2, np.int32))
+        return bool(generator.get_output("logits").shape[1] == 2)
+
+    def _turn(
+        self, generator: Any, feed: list[int], max_new_tokens: int, temperature: float, seed: list[int]
+    ) -> list[int]:
+        random = np.random.default_rng(seed)
+        turn: list[int] = []
+        room = min(max_new_tokens, self._limit - generator.token_count() - len(feed))
+        while len(turn) < room:
+            token = choose_token(self._append(generator, feed), temperature, random)
+            turn.append(token)
+            feed = [token]
+            if token in self._end_ids:
+                break
+        return turn
+
+    def _append(self, generator: Any, ids: list[int]) -> npt.NDArray[np.float32]:
+        """The logits after the last of `ids`, `[vocabulary]`."""
+        for start in range(0, len(ids), CHUNK):
+            generator.append_tokens(np.asarray(ids[start : start + CHUNK], np.int32))
+            self._alive()
+        return np.asarray(generator.get_logits(), np.float32)[0, -1]
+
+    def _new_generator(self) -> Any:
+        params = self._og.GeneratorParams(self._model)
+        # The cache is allocated whole, for max_length tokens.
+        params.set_search_options(max_length=self._limit, batch_size=1, num_beams=1, num_return_sequences=1)
+        return self._og.Generator(self._model, params)
+
+
+def _reason(error: Exception) -> str:
+    """What a C++ exception says, in one line, without the signatures and source places before it."""
+    return " ".join(str(error).split()).rpartition("[ONNXRuntimeError] : ")[2]
+
+
+OPERATIONS = ("load", "open", "extend", "logits")
+
+
+def main() -> None:
+    serve(OnnxServer, OPERATIONS)
+
+
+if __name__ == "__main__":
+    main()

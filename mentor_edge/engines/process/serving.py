@@ -1,0 +1,156 @@
+"""What the child processes of all runtimes share: answering requests, limits, checks, the choice of a token.
+
+A runtime may end its process on a broken file or a failed assertion, so none ever runs in ours. The parent's side is
+`mentor_edge.engines.process.worker`, what goes over the pipes is in `mentor_edge.engines.process.frames`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from mentor_edge.engines.process.frames import FrameError, read_frame, write_frame
+from mentor_edge.engines.process.machine import memory_bytes
+
+KV_LIMIT = 4 << 30  # bytes of all sequences' caches together, at most half of the machine's memory
+HEADROOM = 8 << 30  # bytes beyond the weights: caches, compute buffers, logits
+THREAD_STACK = 1 << 20  # bytes
+PULSE = 1.0  # seconds between signs of life
+_LESS_MEMORY = "ask for a shorter context or fewer conversations at once, or use a machine with more memory"
+
+
+class Refused(Exception):
+    """The request cannot be served; the text says why, `hint` what to do, and the process lives on."""
+
+    def __init__(self, problem: str, hint: str | None = None) -> None:
+        super().__init__(problem)
+        self.hint = hint
+
+
+def serve(make_server: Callable[[Callable[[], None]], Any], operations: Collection[str]) -> None:
+    """Answer requests from standard input until it ends, with the server's methods named in `operations`.
+
+    `make_server` gets a function to call while long work goes on.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    # C code prints to descriptor 1: the replies get a private one, and its place is taken by stderr.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    server = make_server(_pulse(replies))
+    while (request := read_frame(sys.stdin.buffer)) is not None:
+        operation = request.pop("op")
+        try:
+            if operation not in operations:
+                raise Refused(f"no such operation: {operation!r}")
+            reply = {"result": getattr(server, operation)(**request)}
+        except Refused as error:
+            reply = {"error": str(error), "hint": error.hint}
+        except MemoryError:
+            reply = {"error": "it takes more memory than this process may use", "hint": _LESS_MEMORY}
+        except Exception as error:
+            reply = {"error": f"{type(error).__name__}: {error}", "hint": None}
+        try:
+            write_frame(replies, reply)
+        except FrameError as error:
+            write_frame(replies, {"error": str(error), "hint": "ask for less at once"})
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: an operation that hangs would never see its input end."""
+    while os.getppid() == parent:
+        time.sleep(PULSE)
+    os._exit(1)
+
+
+def _pulse(stream: IO[bytes]) -> Callable[[], None]:
+    """A function that tells the parent that work goes on, at most once per `PULSE`."""
+    last = 0.0
+
+    def alive() -> None:
+        nonlocal last
+        if time.monotonic() - last >= PULSE:
+            last = time.monotonic()
+            write_frame(stream, {"alive": True})
+
+    return alive
+
+
+def limit_process(size: int) -> None:
+    """Make allocations beyond what a model of `size` bytes can need fail here, instead of in the whole machine.
+
+    Call it before the file is opened. The limit is one of addresses: what is mapped already, the file, and the lesser
+    of this machine's memory and what repacking the weights for the processor, caches and buffers can take.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _shrink_thread_stacks()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = psutil.Process().memory_info().vms + size + min(2 * size + HEADROOM, memory_bytes())
+    # macOS does not know this limit.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    # A crash must not write gigabytes of memory to the disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _shrink_thread_stacks() -> None:
+    """llama.cpp checks each tensor in a thread of its own; their usual 8 MiB of addresses would hide any real limit."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "pthread_setattr_default_np"):  # glibc and musl have it
+        return
+    attributes = ctypes.create_string_buffer(256)  # pthread_attr_t has 56 or 64 bytes
+    libc.pthread_attr_init(attributes)
+    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK))
+    libc.pthread_setattr_default_np(attributes)
+
+
+def kv_budget() -> int:
+    """Bytes that the caches of all sequences may take together."""
+    return min(KV_LIMIT, memory_bytes() // 2)
+
+
+def check_rows(rows: Sequence[int], size: int) -> None:
+    """Raises: Refused unless `rows` are distinct rows of a batch of `size`."""
+    if any(not 0 <= row < size for row in rows) or len(set(rows)) < len(rows):
+        raise Refused(f"rows {list(rows)} are not distinct numbers below {size}")
+
+
+def check_ids(ids: Sequence[int], vocabulary: int) -> None:
+    """Raises: Refused unless `ids` are one or more tokens of the vocabulary. No runtime can be trusted to look."""
+    if not ids or not all(0 <= token < vocabulary for token in ids):
+        raise Refused(f"token ids must be one or more numbers below {vocabulary}, got {list(ids)[:8]}")
+
+
+def check_logits(logits: npt.NDArray[np.float32]) -> int:
+    """The place of the largest one. Raises: Refused when they are not finite."""
+    best = int(logits.argmax())
+    # argmax finds a NaN before any number, so one look tells whether the logits are sound.
+    if not np.isfinite(logits[best]):
+        raise Refused("the logits are not finite: the weights are damaged", "export the model again")
+    return best
+
+
+def choose_token(logits: npt.NDArray[np.float32], temperature: float, random: np.random.Generator) -> int:
+    """The likeliest token of `[vocabulary]` logits at temperature 0, else a sample.
+
+    Raises: Refused when the logits are not finite.
+    """
+    best = check_logits(logits)
+    if temperature == 0:
+        return best
+    # The largest of logits / T + Gumbel noise is a sample of softmax(logits / T).
+    return int((logits / temperature + random.gumbel(size=len(logits))).argmax())

@@ -1,0 +1,234 @@
+"""A runtime in a child process, seen from the parent: its crash, hang or lack of memory is an error message here."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from mentor_edge.engines.base import Generation, Sampling
+from mentor_edge.engines.process.frames import FrameError, read_frame, write_frame
+from mentor_edge.errors import EngineError
+
+_SAID = 16_384  # bytes kept of what a child prints
+
+
+class RuntimeDied(EngineError):
+    """The child process is gone. `signal` is what ended it ("SIGSEGV"), None when it hung or left by itself."""
+
+    def __init__(self, problem: str, hint: str | None = None, signal: str | None = None) -> None:
+        super().__init__(problem, hint)
+        self.signal = signal
+
+
+class RuntimeWorker:
+    """A runtime's child process and the connection to it: one request at a time, in order.
+
+    `name` is the runtime's, for messages, and `hint` what to do when it dies. `environment` is added to this process's
+    own. `timeout` is how many seconds the child may give no sign of life during a request (while it decodes, it gives
+    one every second). A child that died, hung or was interrupted in a request cannot be used again.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], *, hint: str, timeout: float, environment: Mapping[str, str]
+    ) -> None:
+        self._name = name
+        self._hint = hint
+        self._timeout = timeout
+        # OMP_WAIT_POLICY: OpenMP threads would otherwise spin at barriers and starve each other on a busy machine.
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **environment}
+        printed, prints = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=prints, env=environment
+            )
+        except OSError as error:
+            os.close(printed)
+            raise EngineError(f"the process for {name} cannot be started: {error}") from error
+        finally:
+            os.close(prints)
+        self._said = b""
+        self._listener = threading.Thread(target=self._listen, args=(printed,), daemon=True)
+        self._listener.start()
+
+    def request(self, operation: str, doing: str, **arguments: Any) -> Any:
+        """The worker's result. `doing` says what for, to be read after "llama.cpp died while".
+
+        Raises: EngineError when the worker refuses, RuntimeDied when it crashes, hangs or was closed.
+        """
+        if self._process.stdin is None or self._process.stdin.closed:
+            raise EngineError(f"{self._name} was closed before {doing}")
+        try:
+            reply = self._exchange({"op": operation, **arguments})
+        except FrameError as error:
+            self.close()
+            raise RuntimeDied(f"{self._name} broke its connection while {doing}: {error}", self._hint) from error
+        except BaseException:
+            # Also on Ctrl-C: a reply that nobody reads would be taken for the next request's.
+            self.close()
+            raise
+        if reply is None:
+            raise self._death(doing)
+        if "error" in reply:
+            raise EngineError(f"{self._name} failed while {doing}: {reply['error']}", reply["hint"])
+        return reply["result"]
+
+    def _listen(self, printed: int) -> None:
+        """Keep the end of what the child prints, however much that is: it may say why the child dies."""
+        while part := os.read(printed, _SAID):
+            self._said = (self._said + part)[-_SAID:]
+        os.close(printed)
+
+    def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The reply, or None when the child is gone. The watchdog turns a hang into a death."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._hung = False
+        with self._watchdog():
+            try:
+                write_frame(self._process.stdin, request)
+            except BrokenPipeError:
+                return None
+        while True:
+            with self._watchdog():
+                reply = read_frame(self._process.stdout)
+            if reply is None or reply.keys() in ({"result"}, {"error", "hint"}):
+                return reply
+            if reply.keys() != {"alive"}:
+                raise FrameError(f"a reply holds {', '.join(reply) or 'nothing'}")
+
+    @contextmanager
+    def _watchdog(self) -> Iterator[None]:
+        timer = threading.Timer(self._timeout, self._kill_hung)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _kill_hung(self) -> None:
+        self._hung = True
+        self._process.kill()
+
+    def _death(self, doing: str) -> RuntimeDied:
+        try:
+            code = self._process.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            self.close()
+            return RuntimeDied(f"{self._name} closed its connection while {doing}", self._hint)
+        self._listener.join(timeout=1.0)
+        lines = self._said.decode(errors="replace").strip().splitlines()
+        said = f": {lines[-1].strip()}" if lines else ""
+        self.close()
+        if self._hung:
+            return RuntimeDied(f"{self._name} gave no sign of life for {self._timeout:g} s while {doing}", self._hint)
+        if code < 0:
+            name = signal.Signals(-code).name
+            memory = " (often the system's answer to too little memory)" if name == "SIGKILL" else ""
+            return RuntimeDied(f"{self._name} died with {name}{memory} while {doing}{said}", self._hint, name)
+        return RuntimeDied(f"{self._name} left with exit code {code} while {doing}{said}", self._hint)
+
+    def close(self) -> None:
+        """End the child. Safe to call twice."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                # Closing flushes what a dead child never read.
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class WorkerEngine:
+    """What the engines have in common whose conversations live in a child process with `open` and `extend`.
+
+    `path` is the model's, for messages; `batch_size` is set by the subclass.
+    """
+
+    batch_size: int
+
+    def __init__(self, path: Path, worker: RuntimeWorker) -> None:
+        self.path = path
+        self._worker = worker
+        self._open_batch = False
+        self._turns = 0
+
+    @contextmanager
+    def open(self, size: int) -> Iterator[WorkerConversations]:
+        """Start a batch of `size` conversations, at most `batch_size`; one batch may be open at a time."""
+        if not 1 <= size <= self.batch_size:
+            raise EngineError(f"{self.path} takes 1 to {self.batch_size} conversations at once, got {size}")
+        if self._open_batch:
+            raise EngineError(f"{self.path} has a batch open already", "close it before opening the next")
+        self._worker.request("open", f"preparing {size} conversations of {self.path}", n_seq=size)
+        self._open_batch = True
+        try:
+            yield WorkerConversations(self)
+        finally:
+            self._open_batch = False
+
+    def logits(self, token_ids: Sequence[int], *, last: int | None = None) -> npt.NDArray[np.float32]:
+        """Logits after each token of one sequence, or after its `last` ones: `[positions, vocabulary]`. Not inside an
+        open batch.
+
+        Raises: EngineError when the tokens do not fit the context or the vocabulary.
+        """
+        if self._open_batch:
+            raise EngineError(f"{self.path} has a batch open", "close it before asking for logits")
+        ids = [int(token) for token in token_ids]
+        reply = self._worker.request("logits", f"decoding {self.path}", token_ids=ids, last=last)
+        return np.frombuffer(base64.b64decode(reply["float32"]), np.float32).reshape(reply["shape"])
+
+    def _extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
+        self._turns += 1
+        replies = self._worker.request(
+            "extend",
+            f"decoding {self.path}",
+            rows=[int(row) for row in rows],
+            token_ids=[[int(token) for token in ids] for ids in token_ids],
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            # Sampling is reproducible per engine: the n-th call of every engine draws the same numbers.
+            seed=self._turns,
+        )
+        return [Generation(reply["token_ids"], reply["finished"]) for reply in replies]
+
+    def close(self) -> None:
+        """End the child process. Safe to call twice."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class WorkerConversations:
+    """`Conversations` in the worker; the caches live there until the engine's next batch."""
+
+    def __init__(self, engine: WorkerEngine) -> None:
+        self._engine = engine
+
+    def extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
+        """See `Conversations.extend`. A conversation whose context is full ends unfinished.
+
+        Raises: EngineError when a row or a token id is out of range or the weights are damaged, RuntimeDied.
+        """
+        return self._engine._extend(rows, token_ids, sampling)

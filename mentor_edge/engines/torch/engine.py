@@ -1,0 +1,334 @@
+"""The transformers engine: any Hugging Face causal LM behind the engine protocol, with our own decode loop.
+
+It drives the model's own `forward` with a cache object and re-implements no architecture. Compared with `generate`:
+the KV cache is kept between turns, identical prompts (the rollouts of a group) are prefilled once, and rows that have
+finished are dropped. Tests hold it to `generate` token by token, for every family in `attention.FAMILIES`.
+
+Relied on upstream (transformers 5.23): `logits_to_keep=1` scores the last column; the rest stands in `attention` and
+`ragged_cache`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from mentor_edge.chat import ChatTemplate
+from mentor_edge.engines.base import Generation, Sampling
+from mentor_edge.engines.torch.attention import FAMILIES, INSTEAD, attention_mask, attention_windows
+from mentor_edge.engines.torch.ragged_cache import RaggedCache, concatenated
+from mentor_edge.errors import StudentError
+
+_PREFILL_TOKENS = 16384
+"""Most padded tokens of one prefill forward: bounds its activations whatever the batch."""
+_COMPACT_BELOW = 0.75
+"""Finished rows are dropped once fewer than this part of the decoded rows is active: dropping copies the cache."""
+_OTHER_WEIGHTS = "copy the model again: its weights and config.json do not belong together"
+_TOLERANCE = 0.25
+"""Largest difference of logits from the model's own, in their standard deviations. The order of additions moves them by
+1e-5 in float32 and leaves room for 16 bits; a wrong mask or position moves them by about one."""
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError, StrictDataclassError) as error:
+        first_lines = " ".join(" ".join(str(error).strip().splitlines()[:2]).split()) or type(error).__name__
+        raise StudentError(
+            f"cannot load the student {name!r}: {first_lines}",
+            "give a directory with config.json, model.safetensors and a tokenizer (a hub id needs a reachable hub)",
+        ) from error
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a student, checked for a chat template.
+
+    Raises: StudentError when it cannot be loaded, or has no chat template or one that is no Jinja.
+    """
+    name = str(path)
+    with _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    if not tokenizer.chat_template:
+        raise StudentError(
+            f"the student {name!r} has no chat template",
+            "a tool-calling student needs one: add chat_template.jinja or use an instruct model",
+        )
+    if tokenizer.eos_token is None:
+        raise StudentError(f"the student {name!r} has no end-of-turn token (eos_token)")
+    try:
+        template_of(tokenizer).check()
+    except StudentError as error:
+        raise StudentError(f"the student {name!r} cannot be used: {error.problem}", error.hint) from error
+    return tokenizer
+
+
+def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
+    """The weights of a student in a transformers model, with `options` of `from_pretrained`.
+
+    Raises: StudentError when they cannot be loaded, some are missing or of another shape (transformers would start them
+    afresh), or the tokenizer has tokens without embedding. Added tokens may have none, as Gemma 3's for images.
+    """
+    name = str(path)
+    with _loading(name):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    for weight in sorted(found["missing_keys"]):
+        raise StudentError(f"the weights of the student {name!r} lack {weight}", _OTHER_WEIGHTS)
+    for weight, stored, expected in sorted(found["mismatched_keys"]):
+        shapes = f"{list(stored)}, where its configuration needs {list(expected)}"
+        raise StudentError(f"{weight} of the student {name!r} has the shape {shapes}", _OTHER_WEIGHTS)
+    rows = model.get_input_embeddings().weight.shape[0]
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    used = {*tokenizer.get_vocab().values()} - tokenizer.added_tokens_decoder.keys() | {tokenizer.eos_token_id}
+    largest = max(used | {*(ends if isinstance(ends, list) else [ends])} - {None}, default=0)
+    if largest >= rows:
+        raise StudentError(
+            f"the student {name!r} has embeddings of {rows} tokens, and its tokenizer or generation_config.json a token"
+            f" {largest}",
+            "put the model's own tokenizer and generation_config.json beside its weights",
+        )
+    return model
+
+
+def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = False) -> tuple[Any, Any]:
+    """Load a local Hugging Face directory (or, where a hub is reachable, a hub id) as (model, tokenizer).
+
+    Weights are float32 on a CPU and bfloat16 on a GPU; `four_bit` keeps them as NF4 with double quantization (QLoRA),
+    `as_stored` in the dtype that the configuration names.
+
+    Raises: StudentError as `load_tokenizer` and `load_model`.
+    """
+    name = str(path)
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    options: dict[str, Any] = {"dtype": "auto" if as_stored else dtype}
+    if four_bit:  # only then: given as None, it makes transformers forget how a quantized student is stored
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+    tokenizer = load_tokenizer(name)
+    return load_model(name, tokenizer, **options), tokenizer
+
+
+def template_of(tokenizer: Any) -> ChatTemplate:
+    return ChatTemplate(tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token or "")
+
+
+class TransformersEngine:
+    """A Hugging Face causal LM as an engine. Greedy at temperature 0, else sampling from torch's global generator.
+
+    Raises: StudentError when the decode loop cannot drive the model (state spaces, layers that share a cache, position
+    biases): by its configuration, or because a few tokens through the loop give other logits than its own forward.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, batch_size: int = 64, context_length: int | None = None) -> None:
+        config = model.config.get_text_config()
+        self.windows = attention_windows(config)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.template = template_of(tokenizer)
+        self.batch_size = batch_size
+        limit = getattr(config, "max_position_embeddings", None)
+        if limit is None:
+            raise StudentError(
+                f"the decode loop cannot drive {config.model_type}: it names no longest context", INSTEAD
+            )
+        self.context_length = limit if context_length is None else min(limit, context_length)
+        eos = model.generation_config.eos_token_id
+        self.eos_token_ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        if config.model_type not in FAMILIES:
+            self._try_loop()
+
+    @classmethod
+    def load(cls, path: str | Path, *, batch_size: int = 64) -> TransformersEngine:
+        """Raises: StudentError."""
+        model, tokenizer = load_student(path)
+        return cls(model.eval(), tokenizer, batch_size=batch_size)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
+
+    def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
+        return [self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in token_ids]
+
+    def _try_loop(self) -> None:
+        """Two rows of different lengths, each fed in two parts, against the model's own forward of each row alone."""
+        rows = [[(7 * i + 3) % self.model.config.get_text_config().vocab_size for i in range(n)] for n in (14, 5)]
+        cuts = (9, 2)
+        name = type(self.model).__name__
+        try:
+            with self.open(2) as batch:
+                expected = [self.model(input_ids=batch.tensor([row])).logits[0, -1].float() for row in rows]
+                cache = RaggedCache(batch.layers)
+                batch.forward(cache, [row[:cut] for row, cut in zip(rows, cuts, strict=True)], [0, 0])
+                found = batch.forward(cache, [row[cut:] for row, cut in zip(rows, cuts, strict=True)], cuts)
+        except Exception as error:  # a foreign forward may raise anything
+            raise StudentError(
+                f"the decode loop cannot drive {name}: {type(error).__name__}: {error}", INSTEAD
+            ) from error
+        difference = float(((found - torch.stack(expected)).abs().amax(-1) / torch.stack(expected).std(-1)).max())
+        if not difference < _TOLERANCE:
+            raise StudentError(
+                f"the decode loop cannot drive {name}: logits differ from its own by {difference:.2g} deviations",
+                INSTEAD,
+            )
+
+    @contextmanager
+    def open(self, size: int) -> Iterator[_TorchConversations]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield _TorchConversations(self, size)
+        finally:
+            self.model.train(training)
+
+
+class _TorchConversations:
+    """A batch of conversations on one RaggedCache; see `Conversations`."""
+
+    def __init__(self, engine: TransformersEngine, size: int) -> None:
+        self._engine = engine
+        self.layers = engine.model.config.get_text_config().num_hidden_layers
+        self._device = engine.model.device
+        self._size = size
+        self._cache: RaggedCache | None = None
+        self._lengths = [0] * size
+        self._unfed: list[list[int]] = [[] for _ in range(size)]  # sampled last, not in the cache yet
+
+    def extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
+        inputs = [self._unfed[row] + list(ids) for row, ids in zip(rows, token_ids, strict=True)]
+        if self._cache is None:
+            cache, logits = self._prefill_prompts(rows, inputs)
+        else:
+            cache = self._cache.take(self.tensor(rows))
+            logits = self.forward(cache, inputs, [self._lengths[row] for row in rows])
+        for row, ids in zip(rows, inputs, strict=True):
+            self._lengths[row] += len(ids)
+        return self._decode(rows, cache, logits, sampling)
+
+    def _prefill_prompts(self, rows: Sequence[int], prompts: list[list[int]]) -> tuple[RaggedCache, torch.Tensor]:
+        """Prefill each distinct prompt once and copy its cache to all rows that start with it."""
+        if len(set(rows)) != self._size:
+            raise ValueError("the first call of a batch must give every conversation its prompt")
+        distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len)  # like lengths together: little padding
+        index = {prompt: i for i, prompt in enumerate(distinct)}
+        slots = -(-(len(distinct[-1]) + 1) // 64) * 64
+        step = max(1, _PREFILL_TOKENS // len(distinct[-1]))
+        caches, logits = [], []
+        for start in range(0, len(distinct), step):
+            chunk = distinct[start : start + step]
+            caches.append(RaggedCache(self.layers, slots))
+            logits.append(self.forward(caches[-1], chunk, [0] * len(chunk)))
+        spread = self.tensor([index[tuple(prompt)] for prompt in prompts])
+        cache = concatenated(caches).take(spread)
+        self._cache = cache.take(self.tensor(sorted(range(self._size), key=rows.__getitem__)))
+        return cache, torch.cat(logits)[spread]
+
+    def forward(self, cache: RaggedCache, inputs: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
+        """Feed ragged inputs, right-aligned, at each row's own positions; the logits after each row's last token.
+
+        Returns [rows, vocabulary].
+        """
+        width = max(len(ids) for ids in inputs)
+        ids = torch.zeros((len(inputs), width), dtype=torch.long)
+        positions = torch.zeros_like(ids)
+        slots = torch.zeros_like(ids)
+        for i, (row, start) in enumerate(zip(inputs, starts, strict=True)):
+            ids[i, width - len(row) :] = torch.tensor(row)
+            positions[i, width - len(row) :] = torch.arange(start, start + len(row))
+            slots[i, width - len(row) :] = torch.arange(start + 1, start + len(row) + 1)
+        return self._step(cache, ids.to(self._device), positions.to(self._device), slots.to(self._device))
+
+    def _step(
+        self, cache: RaggedCache, ids: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor
+    ) -> torch.Tensor:
+        cache.aim(slots)
+        mask = attention_mask(self._engine.windows, slots, cache.span, self._engine.model.dtype)
+        output = self._engine.model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        return output.logits[:, -1].float()
+
+    def _decode(
+        self, rows: Sequence[int], cache: RaggedCache, logits: torch.Tensor, sampling: Sampling
+    ) -> list[Generation]:
+        assert self._cache is not None
+        generated: list[list[int]] = [[] for _ in rows]
+        finished = [False] * len(rows)
+        decoded = list(range(len(rows)))  # indices into `rows`, in the order of the cache's rows
+        alive = [True] * len(rows)
+        for step in range(sampling.max_new_tokens):
+            chosen = _choose(logits, sampling.temperature)
+            tokens = chosen.tolist()
+            for index, token in zip(decoded, tokens, strict=True):
+                if not alive[index]:
+                    continue
+                generated[index].append(token)
+                finished[index] = token in self._engine.eos_token_ids
+                full = self._lengths[rows[index]] + 1 >= self._engine.context_length
+                alive[index] = not finished[index] and not full
+            keep = [i for i, index in enumerate(decoded) if alive[index]]
+            if not keep or step == sampling.max_new_tokens - 1:
+                break
+            if len(keep) < _COMPACT_BELOW * len(decoded):
+                kept = self.tensor(keep)
+                self._cache.put(self.tensor([rows[index] for index in decoded]), cache)
+                cache, chosen = cache.take(kept), chosen[kept]
+                decoded = [decoded[i] for i in keep]
+            starts = self.tensor([self._lengths[rows[index]] for index in decoded])
+            logits = self._step(cache, chosen[:, None], starts[:, None], starts[:, None] + 1)
+            for index in decoded:
+                if alive[index]:
+                    self._lengths[rows[index]] += 1
+        self._cache.put(self.tensor([rows[index] for index in decoded]), cache)
+        for row, ids in zip(rows, generated, strict=True):
+            self._unfed[row] = ids[-1:]
+        return [Generation(ids, done) for ids, done in zip(generated, finished, strict=True)]
+
+    def tensor(self, values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.long, device=self._device)
+
+
+def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """One token per row of [rows, vocabulary]."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
+
+
+@contextmanager
+def merged_adapter(model: Any) -> Iterator[None]:
+    """Decode with LoRA deltas added to the base weights, and put the very same base tensors back afterwards.
+
+    PEFT's own merge and unmerge subtract what they added, which drifts in floating point from step to step. Quantized
+    layers keep their adapter live: merging into 4-bit weights would decode another model than the one trained.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    merged: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
+    try:
+        with torch.no_grad():
+            for layer in model.modules():
+                if not isinstance(layer, LoraLayer) or type(layer.get_base_layer()) is not torch.nn.Linear:
+                    continue
+                weight = layer.get_base_layer().weight
+                merged.append((layer, weight, weight.data))
+                weight.data = weight.data + sum(
+                    layer.get_delta_weight(name).to(weight.dtype) for name in layer.active_adapters
+                )
+                layer.merged_adapters.extend(layer.active_adapters)
+        yield
+    finally:
+        for layer, weight, original in merged:
+            weight.data = original
+            layer.merged_adapters.clear()

@@ -1,0 +1,121 @@
+"""An evaluation for people: a table on the screen; a Markdown file with a picture of accuracies and their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from mentor_edge.cli.report import markdown_table, new_figure
+from mentor_edge.cli.screen import console
+from mentor_edge.evaluation.evaluate import Evaluation
+from mentor_edge.evaluation.summary import Summary, by_domain, by_split
+from mentor_edge.files import atomic_file
+
+_NOTES = (
+    "Intervals are Wilson's, at 95 %. Malformed: ended with a tool call that cannot be read, which is never right. "
+    "Unknown: called a tool that was not offered.",
+    "Calls, turns and tokens are means per task. Seconds are percentiles (50/90/99) of the time from the start of a "
+    "task's batch to its end.",
+)
+
+
+def print_evaluation(evaluation: Evaluation, title: str) -> None:
+    """The figures of every domain and split. Nothing is pooled over splits."""
+    header, rows = _figures(evaluation)
+    table = Table(title=escape(f"{evaluation.suite} {evaluation.version}: {title}"), title_justify="left")
+    for name in header:
+        table.add_column(escape(name), no_wrap=name == "seconds")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
+    for statement in (*_statements(evaluation), f"suite's sha256: {evaluation.sha256}"):
+        console.print(statement, markup=False)
+
+
+def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, notes: Sequence[str] = ()) -> list[Path]:
+    """Write the figures as Markdown, with `notes` below them and the picture beside it; returns both paths.
+
+    Raises: OutputError.
+    """
+    picture = path.with_suffix(".png")
+    _draw(picture, evaluation)
+    header, rows = _figures(evaluation)
+    limits = evaluation.header()["limits"]
+    facts = {
+        "suite": f"{evaluation.suite} {evaluation.version}, {len(evaluation.outcomes)} tasks",
+        "suite's hash": evaluation.sha256,
+        "model": evaluation.identity,
+        "limits": "none" if limits is None else ", ".join(f"{name} {value}" for name, value in limits.items()),
+    }
+    lines = [
+        f"# {evaluation.suite}: {title}", "",
+        *(f"- {name}: {value}" for name, value in facts.items()), "",
+        *markdown_table(header, [[cell.replace("|", r"\|") for cell in row] for row in rows]), "",
+        f"![accuracy with 95 % intervals]({picture.name})", "",
+        *(f"- {statement}" for statement in (*_statements(evaluation), *notes, *_NOTES)), "",
+    ]  # fmt: skip
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join(lines), encoding="utf-8")
+    return [path, picture]
+
+
+def _groups(evaluation: Evaluation) -> Iterator[tuple[str, Summary]]:
+    """Every domain of every split, then the split as a whole where it has several."""
+    for split, whole in by_split(evaluation.outcomes).items():
+        domains = by_domain(outcome for outcome in evaluation.outcomes if outcome.split == split)
+        for domain, figures in domains.items():
+            yield f"{split}: {domain}", figures
+        if len(domains) > 1:
+            yield f"{split}: all", whole
+
+
+def _figures(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    groups = list(_groups(evaluation))
+    metrics = list(dict.fromkeys(name for _, figures in groups for name in figures.metrics))
+    header = [
+        "split: domain", "n", "right %", "95 % interval", "malformed %", "unknown %", *(f"{m} %" for m in metrics),
+        "calls", "turns", "tokens", "seconds",
+    ]  # fmt: skip
+    return header, [_row(label, figures, metrics) for label, figures in groups]
+
+
+def _row(label: str, figures: Summary, metrics: list[str]) -> list[str]:
+    seconds = figures.seconds
+    return [
+        label, str(figures.n), _percent(figures.accuracy), f"{_percent(figures.low)} to {_percent(figures.high)}",
+        _percent(figures.malformed_rate), _percent(figures.unknown_tool_rate),
+        *(_percent(figures.metrics[name]) if name in figures.metrics else "-" for name in metrics),
+        f"{figures.calls:.2f}", f"{figures.turns:.2f}", "-" if figures.tokens is None else f"{figures.tokens:.0f}",
+        "-" if seconds is None else "/".join(f"{value:.2g}" for value in seconds.values()),
+    ]  # fmt: skip
+
+
+def _statements(evaluation: Evaluation) -> Iterator[str]:
+    """How trajectories ended, per split, and what has no prediction."""
+    for split, figures in by_split(evaluation.outcomes).items():
+        parts = [f"{count} {ending.replace('_', ' ')}" for ending, count in figures.endings.items()]
+        if figures.missing:
+            parts.append(f"{figures.missing} without a prediction, counted as wrong")
+        yield f"{split}: {', '.join(parts)}"
+
+
+def _percent(proportion: float) -> str:
+    return f"{100 * proportion:.1f}"
+
+
+def _draw(path: Path, evaluation: Evaluation) -> None:
+    groups = list(_groups(evaluation))
+    figure = new_figure(height=1.2 + 0.3 * len(groups))
+    axes = figure.subplots()
+    for row, (label, figures) in enumerate(groups):
+        colour = "black" if label.endswith(": all") else "tab:blue"
+        axes.plot([100 * figures.low, 100 * figures.high], [row, row], color=colour, linewidth=3)
+        axes.plot(100 * figures.accuracy, row, "o", color=colour)
+    axes.set_yticks(range(len(groups)), [f"{label} ({figures.n})".replace("$", r"\$") for label, figures in groups])
+    axes.set(xlabel="right answers, % (95 % interval)", xlim=(-2, 102))
+    axes.invert_yaxis()
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,1 @@
+"""The quickstart: the whole loop on the embedded nano student."""

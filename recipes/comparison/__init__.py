@@ -1,0 +1,1 @@
+"""Comparing training methods: plan, run, statistics, and the report in words and pictures."""

@@ -1,0 +1,165 @@
+"""A comparison for people: tables on the screen, a Markdown document, one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from mentor_edge.cli.screen import console
+
+from .pictures import write_pictures
+from .text import (
+    MAIN_SPLITS,
+    PICTURES,
+    TITLE,
+    Block,
+    Bullets,
+    Grid,
+    Heading,
+    Paragraph,
+    Picture,
+    Strong,
+    Verbatim,
+    accuracy_grid,
+    cost_grid,
+    difference_grid,
+    difference_sentence,
+    document,
+    limits,
+    noise_title,
+    scopes,
+)
+
+__all__ = ["comparison_html", "comparison_markdown", "difference_sentence", "print_comparison", "write_pictures"]
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Tables of accuracies, paired differences and costs, and what they do not show."""
+    columns = [split for split in MAIN_SPLITS if split in scopes(comparison)]
+    for noise in comparison["teacher_noise"]:
+        title = noise_title(noise)
+        _print_grid(accuracy_grid(comparison, noise, columns), f"{title}; accuracy, % [interval]")
+        grid = difference_grid(comparison, noise, columns)
+        if grid.rows:
+            _print_grid(grid, f"{title}; paired differences, points [interval]; bold: excludes zero")
+    _print_grid(cost_grid(comparison), "costs, means over runs")
+    for statement in limits(comparison):
+        console.print(f"- {statement}", markup=False)
+
+
+def _print_grid(grid: Grid, title: str) -> None:
+    table = Table(*map(escape, grid.header), title=escape(title), title_justify="left")
+    for row in grid.rows:
+        table.add_row(*(f"[bold]{escape(cell)}[/bold]" if isinstance(cell, Strong) else escape(cell) for cell in row))
+    console.print(table)
+
+
+def comparison_markdown(comparison: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """The report as Markdown. `pictures` maps "accuracy", "differences" and "curves" to their links; those that it
+    lacks are left out."""
+    lines: list[str] = []
+    for block in document(comparison):
+        lines += _markdown_block(block, pictures)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_block(block: Block, pictures: Mapping[str, str]) -> list[str]:
+    match block:
+        case Heading(level, text):
+            return [f"{'#' * level} {_markdown_text(text)}", ""]
+        case Paragraph(text):
+            return [_markdown_text(text), ""]
+        case Bullets(items):
+            return [*(f"- {_markdown_text(item)}" for item in items), ""]
+        case Grid(header, rows):
+            return [_markdown_row(header), "|" + "---|" * len(header), *map(_markdown_row, rows), ""]
+        case Picture(name):
+            return [f"![{PICTURES[name]}]({pictures[name]})", ""] if name in pictures else []
+        case Verbatim(text):
+            return [*(f"    {line}" for line in text.splitlines()), ""]
+
+
+def _markdown_text(text: str) -> str:
+    """On one line, without HTML and without breaking a table."""
+    return html.escape(re.sub(r"\s+", " ", text), quote=False).replace("|", r"\|")
+
+
+def _markdown_row(row: Sequence[str]) -> str:
+    cells = [f"**{_markdown_text(cell)}**" if isinstance(cell, Strong) else _markdown_text(cell) for cell in row]
+    return "| " + " | ".join(cells) + " |"
+
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1a1a1a; --ground: #ffffff; --line: #d0d0d0; --faint: #f4f4f4; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --ground: #161616; --line: #444444; --faint: #222222; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground);
+  max-width: 70rem; margin: 0 auto; padding: 1rem; overflow-wrap: break-word; }
+.wide { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.6rem; text-align: left; white-space: nowrap; }
+thead th { background: var(--faint); }
+img { max-width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
+pre { background: var(--faint); padding: 0.8rem; overflow-x: auto; font-size: 0.8rem; }
+figure { margin: 1rem 0; }
+figcaption { font-size: 0.85rem; }
+"""
+
+
+def comparison_html(comparison: Mapping[str, Any], directory_of_pictures: Path) -> str:
+    """The report as one HTML page that holds its pictures and needs nothing else.
+
+    Pictures are those that `write_pictures` left in `directory_of_pictures`; missing ones are left out.
+    Raises: OSError when a picture is there and cannot be read.
+    """
+    body = "\n".join(filter(None, (_html_block(block, directory_of_pictures) for block in document(comparison))))
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(TITLE)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _html_block(block: Block, directory: Path) -> str:
+    match block:
+        case Heading(level, text):
+            return f"<h{level}>{html.escape(text)}</h{level}>"
+        case Paragraph(text):
+            return f"<p>{html.escape(text)}</p>"
+        case Bullets(items):
+            return "<ul>\n" + "\n".join(f"<li>{html.escape(item)}</li>" for item in items) + "\n</ul>"
+        case Grid(header, rows):
+            head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
+            lines = "\n".join(_html_row(row) for row in rows)
+            return (
+                f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>'
+            )
+        case Picture(name):
+            path = directory / f"{name}.png"
+            if not path.is_file():
+                return ""
+            data = base64.b64encode(path.read_bytes()).decode()
+            caption = html.escape(PICTURES[name])
+            image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+            return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+        case Verbatim(text):
+            return f"<pre>{html.escape(text)}</pre>"
+
+
+def _html_row(row: Sequence[str]) -> str:
+    first, *others = row
+    cells = "".join(f"<td>{_html_cell(cell)}</td>" for cell in others)
+    return f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>'
+
+
+def _html_cell(cell: str) -> str:
+    text = html.escape(cell)
+    return f"<strong>{text}</strong>" if isinstance(cell, Strong) else text

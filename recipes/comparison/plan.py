@@ -1,0 +1,323 @@
+"""What `mentor-edge compare` is going to do: methods, bases, seeds, noises, checked as a whole before anything runs.
+
+A comparison is read from a recipe file. Its student, tasks, adapter, number of updates and rollouts are shared by all
+methods; its optional `compare` section says the rest:
+
+    compare:
+      methods: {sft: {train: {learning_rate: 1.0e-3}}, mine: {recipe: mentor, reward: {matching: calls}}}
+      seeds: 3
+      bases: [nano@0, nano-broad@0]
+      teacher_noise: [clean, mild]
+      evaluation: {suite: gsm8k, data: PATH, limit: 200}
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mentor_edge.errors import ConfigError
+from mentor_edge.tasks.nano.suites import CORE_OOD, evaluation_suite, training_suite
+from mentor_edge.tasks.nano.teacher import Noise
+from mentor_edge.tasks.registry import SUITES, load_suite
+from mentor_edge.tasks.types import Suite, Task
+
+from ..base import Recipe
+from ..config import read_yaml, tasks_section
+from ..registry import RECIPES
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "sft": {"recipe": "sft"},
+    "sparse": {"recipe": "sparse"},
+    "strict": {"recipe": "strict"},
+    "mentor": {"recipe": "mentor"},
+    **{
+        f"mentor-{matching}": {"recipe": "mentor", "reward": {"matching": matching}}
+        for matching in ("f1", "overlap", "none", "calls")
+    },
+    "mentor-refs": {"recipe": "mentor", "tasks": {"references": 4}},
+    "mentor-minimal": {"recipe": "mentor", "tasks": {"references": 4, "keep_references": "shortest"}},
+    "calls-minimal": {
+        "recipe": "mentor", "reward": {"matching": "calls"}, "tasks": {"references": 4, "keep_references": "shortest"},
+    },
+    "sft-minimal": {"recipe": "sft", "tasks": {"references": 4, "keep_references": "shortest"}},
+}  # fmt: skip
+"""Methods by name. "a+b" is a, then b from where it ended, half of the updates each."""
+
+MOST_SEEDS = 10
+_SECTION = ("methods", "seeds", "bases", "teacher_noise", "evaluation")
+_COUNTS = {"id": 160, "para": 160, "comb": 160, "distract": 160, "names": 80, "long": 80, "irrel": 80, "lookup": 80}
+_CURVE_COUNTS = {"id": 40, "para": 20, "comb": 20, "distract": 20}
+_TEST, _VALIDATION, _CURVE = 0, 1001, 1002
+"""Seeds of the nano draws: reported, for choosing settings, and for learning curves. They share no question."""
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell: which recipes run one after the other, on which base. `settings` identify it on resuming."""
+
+    key: str
+    base: str
+    method: str
+    seed: int | None
+    teacher_noise: str | None
+    stages: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """A checked comparison: everything that decides its result."""
+
+    shared: Mapping[str, Any]
+    methods: Mapping[str, tuple[Mapping[str, Any], ...]]
+    bases: tuple[str, ...]
+    seeds: int
+    teacher_noise: tuple[str | None, ...]
+    updates: int
+    evaluation: Mapping[str, Any]
+    validation: bool
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        methods: Sequence[str] | None = None,
+        seeds: int | None = None,
+        bases: Sequence[str] | None = None,
+        teacher_noise: Sequence[str] | None = None,
+        validation: bool = False,
+        overrides: Sequence[str] = (),
+    ) -> ComparisonPlan:
+        """Read a recipe file; arguments stand in for what its `compare` section says.
+
+        Raises: ConfigError with every mistake, those of each method's own configuration included.
+        """
+        shared = read_yaml(path, overrides)
+        section = shared.pop("compare", {})
+        if not isinstance(section, dict):
+            raise ConfigError([f"compare: expected a mapping, got {section!r}"])
+        problems = [
+            f"compare.{key}: unknown key (known: {', '.join(_SECTION)})" for key in section if key not in _SECTION
+        ]
+        problems += _shared_mistakes(shared)
+        tasks = tasks_section(shared.get("tasks", {}))
+        given = section.get("methods", {})
+        own = given if isinstance(given, dict) else {name: {} for name in given}
+        names = list(methods or own or ("sft", "sparse", "strict", "mentor"))
+        chosen = {name: _stages(name, own, problems) for name in names}
+        seeds = section.get("seeds", 3) if seeds is None else seeds
+        if not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
+            problems.append(f"seeds: expected a number from 1 to {MOST_SEEDS}, got {seeds!r}")
+            seeds = 1
+        nano = tasks.get("suite", "nano") == "nano"
+        default_noise = [tasks.get("teacher_noise", Noise.MILD)] if nano else [None]
+        noises = list(teacher_noise or section.get("teacher_noise") or default_noise)
+        if not nano and noises != default_noise:
+            problems.append("teacher noise is a setting of the nano tasks, whose teacher is a program")
+        problems += [
+            f"teacher noise {noise!r} is unknown (known: {', '.join(Noise)})"
+            for noise in noises
+            if noise is not None and noise not in list(Noise)
+        ]
+        train = shared.get("train", {})
+        plan = cls(
+            shared=shared, methods=chosen, seeds=seeds, validation=validation,
+            bases=tuple(bases or section.get("bases") or [str(shared.get("student", "nano"))]),
+            teacher_noise=tuple(None if noise is None else str(noise) for noise in noises),
+            updates=train.get("steps", 60) if isinstance(train, dict) else 60,
+            evaluation=section.get("evaluation") or {"suite": "nano"},
+        )  # fmt: skip
+        if not nano and "evaluation" not in section:
+            problems.append(f"compare.evaluation: say what to measure on (suite: {', '.join(SUITES)}; data: PATH)")
+        problems += plan._evaluation_mistakes()
+        if not problems:
+            for cell in plan.cells():
+                problems += [
+                    f"{cell.method}: {problem}"
+                    for problem in plan.mistakes(cell)
+                    if f"{cell.method}: {problem}" not in problems
+                ]
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+        return plan
+
+    def cells(self) -> Iterator[CellPlan]:
+        """Every cell, the untrained bases first; a method that does not use the teacher has one for all noises."""
+        for base in self.bases:
+            yield CellPlan(f"{_file_name(base)}-base", base, "base", None, None, ())
+        for seed, noise, base in itertools.product(range(self.seeds), self.teacher_noise, self.bases):
+            for method, stages in self.methods.items():
+                taught = any(RECIPES[stage["recipe"]].needs_reference for stage in stages)
+                if not taught and noise != self.teacher_noise[0]:
+                    continue
+                own_noise = noise if taught else None
+                parts = (_file_name(base), method, own_noise, f"seed{seed}")
+                key = "-".join(part for part in parts if part)
+                yield CellPlan(key, base, method, seed, own_noise, stages)
+
+    def recipe(self, cell: CellPlan, stage: int, *, start: Mapping[str, Any], output_dir: Path) -> Recipe:
+        """The recipe of one stage of a cell. `start` holds `student` or `from_run`.
+
+        Raises: ConfigError.
+        """
+        values = dict(cell.stages[stage])
+        kind = RECIPES[values.pop("recipe")]
+        of_same_kind = _kind(kind) == _kind(RECIPES.get(str(self.shared.get("recipe")), kind))
+        settings: dict[str, Any] = {}
+        for name in kind.config_type.model_fields:
+            value = self.shared.get(name)
+            # Batch sizes and rates of one kind of training say nothing about the other.
+            if value is None or name in ("recipe", "student", "from_run", "output_dir", "seed"):
+                continue
+            if name == "reward" and self.shared.get("recipe") != kind.name:
+                value = {"extra": value.get("extra", ())}  # a user's own rewards go with every method, weights do not
+            settings[name] = value if name != "train" or of_same_kind else {}
+        if "tasks" in settings:
+            settings["tasks"] = tasks_section(settings["tasks"])
+        settings = _merged(settings, values)
+        share = self.updates // len(cell.stages)
+        steps = share if stage else self.updates - share * (len(cell.stages) - 1)
+        forced: dict[str, Any] = {
+            **start, "output_dir": output_dir, "seed": cell.seed,
+            "train": {"steps": steps, "save_every": max(1, -(-steps // 4))},
+        }  # fmt: skip
+        if cell.teacher_noise is not None:
+            forced["tasks"] = {"teacher_noise": cell.teacher_noise}
+        if "rollout" in kind.config_type.model_fields:
+            forced["train"]["stop_after_dead_steps"] = steps + 1  # a method that learns nothing is a result
+        return kind(**_merged(settings, forced))
+
+    def mistakes(self, cell: CellPlan) -> list[str]:
+        """What is wrong with the configuration of a cell's stages."""
+        found: list[str] = []
+        for stage in range(len(cell.stages)):
+            try:
+                self.recipe(cell, stage, start={"student": "nano"}, output_dir=Path("unused"))
+            except ConfigError as error:
+                found += error.problems
+        return found
+
+    def suite(self) -> Suite:
+        """The items that every cell answers; nano items share no question with any seed's training tasks.
+
+        Raises: TaskError.
+        """
+        if self.evaluation["suite"] != "nano":
+            return load_suite(self.evaluation["suite"], self.evaluation.get("data"), self.evaluation.get("limit"))
+        return _nano_draw(_VALIDATION if self.validation else _TEST, self._limit, self.evaluation.get("limit"))
+
+    def curve_suite(self) -> Suite | None:
+        """The items of the learning curves; nano only."""
+        limit = self.evaluation.get("limit")
+        return _nano_draw(_CURVE, self._limit, limit) if self.evaluation["suite"] == "nano" else None
+
+    @property
+    def core(self) -> tuple[str, ...]:
+        """The splits of the headline number."""
+        if self.evaluation["suite"] == "nano":
+            return CORE_OOD
+        suite = self.suite()
+        domains = dict.fromkeys(task.domain for task in suite.tasks if task.split == "ood")
+        return tuple(domains or dict.fromkeys(task.domain for task in suite.tasks))
+
+    @property
+    def _limit(self) -> int:
+        tasks = self.shared.get("tasks", {})
+        return (tasks.get("limit") if isinstance(tasks, dict) else None) or 1000
+
+    def _evaluation_mistakes(self) -> list[str]:
+        evaluation = self.evaluation
+        if not isinstance(evaluation, Mapping) or evaluation.get("suite") not in SUITES:
+            return [f"compare.evaluation: expected a suite ({', '.join(SUITES)}), got {evaluation!r}"]
+        if unknown := [key for key in evaluation if key not in ("suite", "data", "limit")]:
+            return [f"compare.evaluation.{key}: unknown key (known: suite, data, limit)" for key in unknown]
+        limit = evaluation.get("limit")
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            return [f"compare.evaluation.limit: expected a whole number from 1, got {limit!r}"]
+        if evaluation["suite"] != "nano" and self.validation:
+            return ["validation draws exist for the nano suite only"]
+        return []
+
+    def fingerprint(self, cell: CellPlan) -> dict[str, Any]:
+        """What a finished cell's result depends on, as JSON."""
+        stages = [
+            self.recipe(cell, stage, start={"student": "nano"}, output_dir=Path("cell")).config.model_dump(mode="json")
+            for stage in range(len(cell.stages))
+        ]
+        return {"base": cell.base, "stages": stages, "evaluation": dict(self.evaluation), "validation": self.validation}
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as comparison.json keeps them."""
+        return {
+            "shared": {
+                key: value for key, value in self.shared.items() if key not in ("output_dir", "seed", "student")
+            },
+            "methods": {name: list(stages) for name, stages in self.methods.items()},
+            "updates": self.updates,
+            "evaluation": dict(self.evaluation),
+            "draw": "validation" if self.validation else "test",
+        }
+
+
+def _shared_mistakes(shared: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the settings that methods share, read as the recipe that they name."""
+    name = shared.get("recipe", "mentor")
+    if not isinstance(name, str) or name not in RECIPES:
+        return [f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"]
+    try:
+        RECIPES[name](**shared)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _stages(name: str, own: Mapping[str, Any], problems: list[str]) -> tuple[Mapping[str, Any], ...]:
+    stages = []
+    for part in name.split("+"):
+        values = own.get(part, {}) or {}
+        if not isinstance(values, Mapping):
+            problems.append(f"compare.methods.{part}: expected a mapping, got {values!r}")
+            continue
+        stage = _merged(METHODS.get(part, {}), values)
+        if stage.get("recipe") not in RECIPES:
+            known = ", ".join(dict.fromkeys((*METHODS, *own)))
+            problems.append(f"method {part!r} is unknown (known: {known}; a+b is a, then b)")
+            continue
+        stages.append(stage)
+    return tuple(stages)
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """`first` with `second` on top, section by section."""
+    result = dict(first)
+    for key, value in second.items():
+        below = result.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _kind(recipe: type[Recipe]) -> Any:
+    return recipe.config_type.model_fields["train"].annotation
+
+
+@functools.cache
+def _nano_draw(draw: int, trained: int, limit: int | None) -> Suite:
+    """One draw of the nano splits, at most `limit` items of each. It shares no question with the first `trained`
+    training tasks of any seed, nor with the draw that is reported.
+    """
+    taken: list[Task] = [task for seed in range(MOST_SEEDS) for task in training_suite(trained, seed=seed).tasks]
+    if draw != _TEST:
+        taken += _nano_draw(_TEST, trained, None).tasks
+    counts = _CURVE_COUNTS if draw == _CURVE else _COUNTS
+    suite = evaluation_suite(counts, seed=draw, exclude=Suite("", "", tuple(taken)))
+    return suite if limit is None else suite.at_most(limit)
+
+
+def _file_name(base: str) -> str:
+    return "".join(character if character.isalnum() or character in "@.-_" else "_" for character in Path(base).name)

@@ -1,0 +1,99 @@
+"""Warm start: train the nano student from scratch on broad generated practice, the stand-in for pretraining.
+
+`torch.optim.Muon` takes the matrices, AdamW the rest; with AdamW alone the same number of steps reaches next to
+nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mentor_edge.tasks.nano.suites import PRACTICE, warm_start_stream
+
+from ..examples import SupervisedExample, supervised_examples
+from .student import build_model, build_tokenizer
+
+STEPS = {"nano": 140, "nano-broad": 180}
+"""Steps of each embedded student's warm start."""
+_BATCH = 64
+_WARMUP = 30
+_LEARNING_RATE = 4e-3
+_CONSTANT_PART = 0.6
+
+
+def _rate(step: int, steps: int) -> float:
+    """Learning-rate factor: linear warm-up, constant, then linear decay to zero."""
+    decay_from = _CONSTANT_PART * steps
+    decayed = 1.0 if step < decay_from else (steps - step) / (steps - decay_from)
+    return min((step + 1) / min(_WARMUP, max(1, steps // 4)), decayed)
+
+
+def _batch(examples: list[SupervisedExample], pad: int) -> tuple[Any, Any]:
+    import torch
+
+    width = max(len(example["input_ids"]) for example in examples)
+    ids = torch.full((len(examples), width), pad, dtype=torch.long)
+    labels = torch.full((len(examples), width), -100, dtype=torch.long)
+    for row, example in enumerate(examples):
+        length = len(example["input_ids"])
+        ids[row, :length] = torch.tensor(example["input_ids"])
+        taught = torch.tensor(example["assistant_masks"], dtype=torch.bool)
+        labels[row, :length] = torch.where(taught, ids[row, :length], -100)
+    return ids, labels
+
+
+def warm_start(
+    directory: Path,
+    *,
+    student: str = "nano",
+    seed: int = 0,
+    steps: int | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train an embedded student ("nano" or "nano-broad") and save it as a Hugging Face directory. `on_step` gets the
+    step and its loss.
+
+    Deterministic for a seed on one machine with one number of threads.
+    """
+    import torch
+
+    steps = STEPS[student] if steps is None else steps
+    random.seed(seed)
+    tokenizer = build_tokenizer(seed)
+    model = build_model(tokenizer, seed)
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed_tokens" in name]
+    optimizers = [
+        torch.optim.Muon(
+            matrices, lr=5 * _LEARNING_RATE, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(others, lr=1.5 * _LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, steps)) for o in optimizers]
+    practice = warm_start_stream(seed, PRACTICE[student])
+    model.train()
+    for step in range(steps):
+        ids, labels = _batch(
+            supervised_examples(tokenizer, list(itertools.islice(practice, _BATCH))), tokenizer.pad_token_id
+        )
+        # Padding is on the right and has no labels, so causal attention needs no mask.
+        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+        taught = labels[:, 1:] != -100
+        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[taught]), labels[:, 1:][taught])
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the warm start diverged at step {step} (loss {loss.item()})")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        if on_step is not None:
+            on_step(step + 1, loss.item())
+    model.eval().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

@@ -1,0 +1,246 @@
+"""Evaluations that go on after a kill."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.evaluation_tasks import ADD, BFCL, LIMITS, answer_task
+from helpers.scripted_engine import ScriptedEngine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mentor_edge.engines.base import Conversations
+from mentor_edge.errors import EngineError, OutputError, TaskError
+from mentor_edge.evaluation.evaluate import Evaluation, evaluate, finished_evaluation
+from mentor_edge.tasks.types import Suite
+
+
+class CountingEngine(ScriptedEngine):
+    """Remembers the size of every batch that it is asked for, and does `at_batch[n]` before the n-th."""
+
+    def __init__(self, *arguments, at_batch=None, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.batches: list[int] = []
+        self.at_batch = at_batch or {}
+
+    @contextmanager
+    def open(self, size: int) -> Iterator[Conversations]:
+        self.at_batch.get(len(self.batches), lambda: None)()
+        self.batches.append(size)
+        with super().open(size) as conversations:
+            yield conversations
+
+
+def mixed_suite() -> Suite:
+    """Tasks with the whole loop and tasks that end after the first turn, in turns."""
+    tasks = [answer_task(f"sum-{i}", answer=str(i)) for i in range(7)]
+    for i, name in ((1, "irrelevance_0"), (4, "irrelevance_1"), (6, "parallel_0")):
+        tasks.insert(i, BFCL[name])
+    return Suite("mixed", "1", tuple(tasks))
+
+
+MIXED = mixed_suite()
+SCRIPT = {f"<sum-{i}>": [ADD, rf"\boxed{{{i % 5}}}"] for i in range(7)} | {
+    task.prompt[0].content: ["No."] for task in MIXED.tasks if task.accepted_calls is not None
+}
+BATCHES = [3, 3, 1, 3]
+"""Seven tasks with the loop, then three of a single turn, three at a time."""
+
+
+def engine(**options) -> CountingEngine:
+    return CountingEngine(SCRIPT, batch_size=3, **options)
+
+
+def measure(items: Path | None, one: CountingEngine, **options) -> Evaluation:
+    options = {"identity": "model", "on_note": pytest.fail} | options
+    return evaluate(one, MIXED, limits=LIMITS, items=items, **options)
+
+
+def test_an_interrupt_while_the_first_batch_reaches_the_disk_loses_nothing(tmp_path, monkeypatch, uninterrupted):
+    items, one, fsync = tmp_path / "items.jsonl", engine(), os.fsync
+
+    def interrupted(descriptor: int) -> None:
+        fsync(descriptor)
+        if one.batches:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(items, one)
+    monkeypatch.undo()
+    rest = engine()
+    assert measure(items, rest) == uninterrupted and rest.batches == BATCHES[1:]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> Evaluation:
+    path, one = tmp_path_factory.mktemp("whole") / "items.jsonl", engine()
+    found = measure(path, one)
+    assert one.batches == BATCHES and list(path.parent.iterdir()) == [path]
+    return found
+
+
+def main(items: str, mode: str) -> None:
+    """A child process: an evaluation that stops in its third batch until it is killed, or cannot write it."""
+    if mode == "kill":
+
+        def stop() -> None:
+            Path(items).with_name("ready").touch()
+            time.sleep(600)
+    else:
+
+        def stop() -> None:
+            size = Path(f"{items}.partial").stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, size + 40))
+
+    try:
+        measure(Path(items), engine(at_batch={2: stop}))
+    except OutputError as error:
+        sys.exit(f"OutputError: {error}")
+
+
+def child(items: Path, mode: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, __file__, str(items), mode], stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_evaluation_goes_on_and_repeats_nothing(tmp_path, uninterrupted):
+    items, partial = tmp_path / "items.jsonl", tmp_path / "items.jsonl.partial"
+    with child(items, "kill") as process:
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert not items.exists()
+    assert len(partial.read_text().splitlines()) == 1 + 6, "a header and two batches"
+    done: list[int] = []
+    one = engine()
+    found = measure(items, one, on_progress=done.append)
+    assert found == uninterrupted and found.to_json()["splits"].keys() == {"id", "ood"}
+    assert one.batches == BATCHES[2:] and done == [6, 7, 10]
+    assert Evaluation.from_jsonl(items) == uninterrupted and not partial.exists()
+
+
+def test_what_a_full_disk_did_not_take_is_measured_again(tmp_path, uninterrupted):
+    items = tmp_path / "items.jsonl"
+    with child(items, "full") as process:
+        said = process.stderr.read()
+    assert process.returncode == 1 and "OutputError: cannot write" in said and "items.jsonl.partial" in said
+    one = engine()
+    assert measure(items, one) == uninterrupted
+    assert one.batches == BATCHES[2:]
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory) -> bytes:
+    """The journal just before it is removed, without its last batch's last byte."""
+    items = tmp_path_factory.mktemp("journal") / "items.jsonl"
+    with pytest.raises(EngineError):
+        measure(items, engine(at_batch={3: broken}))
+    return items.with_name("items.jsonl.partial").read_bytes()
+
+
+def broken() -> None:
+    raise EngineError("the runtime died")
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_a_journal_cut_anywhere_gives_the_same_evaluation(data, journal, uninterrupted, tmp_path_factory):
+    items = tmp_path_factory.mktemp("cut") / "items.jsonl"
+    kept = journal[: data.draw(st.integers(0, len(journal)))]
+    items.with_name("items.jsonl.partial").write_bytes(
+        kept + data.draw(st.sampled_from([b"", b"{", b"\xff\n", b"{}\n"]))
+    )
+    one = engine()
+    assert measure(items, one, on_note=lambda note: None) == uninterrupted
+    whole_rows = kept.count(b"\n") - 1
+    finished = 3 if whole_rows >= 7 else max(0, whole_rows) // 3
+    assert one.batches == BATCHES[finished:]
+    assert Evaluation.from_jsonl(items) == uninterrupted
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"identity": "another model"}, "identity"),
+        ({"limits": replace(LIMITS, tool_rounds=1)}, "limits"),
+        ({"suite": Suite("mixed", "2", MIXED.tasks)}, "version, sha256"),
+        ({"batch_size": 4}, "batch_size"),
+    ],
+)
+def test_a_journal_of_another_measurement_is_never_mixed_in(tmp_path, journal, change, named):
+    items = tmp_path / "items.jsonl"
+    items.with_name("items.jsonl.partial").write_bytes(journal)
+    options = {"suite": MIXED, "limits": LIMITS, "identity": "model", "batch_size": 3} | change
+    one = CountingEngine(SCRIPT, batch_size=options.pop("batch_size"))
+    notes: list[str] = []
+    found = evaluate(one, items=items, on_note=notes.append, **options)
+    assert sum(one.batches) == 10 and len(found.outcomes) == 10
+    assert len(notes) == 1 and f"another measurement ({named} differ); it is started anew" in notes[0]
+
+
+def test_what_was_measured_is_read_back_until_it_is_asked_for_again(tmp_path, uninterrupted):
+    items, partial = tmp_path / "items.jsonl", tmp_path / "items.jsonl.partial"
+    measure(items, engine())
+    assert measure(items, idle := engine()) == uninterrupted and idle.batches == []
+    assert finished_evaluation(items, MIXED, "model", LIMITS) == uninterrupted
+    assert finished_evaluation(items, MIXED, "another model", LIMITS) is None
+    assert finished_evaluation(tmp_path / "none.jsonl", MIXED, "model", LIMITS) is None
+
+    with pytest.raises(EngineError):
+        measure(items, engine(at_batch={2: broken}), again=True)
+    assert Evaluation.from_jsonl(items) == uninterrupted, "the old one stays until the new one is whole"
+    assert finished_evaluation(items, MIXED, "model", LIMITS) is None, "a newer measurement was begun"
+    assert measure(items, later := engine(), again=True) == uninterrupted and later.batches == BATCHES[2:]
+    assert not partial.exists()
+    assert measure(items, anew := engine(), again=True) == uninterrupted and anew.batches == BATCHES
+
+    notes: list[str] = []
+    measure(items, other := engine(), identity="another model", on_note=notes.append)
+    assert other.batches == BATCHES and "holds another measurement; it is replaced" in notes[0]
+    assert Evaluation.from_jsonl(items).identity == "another model"
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path):
+    items = tmp_path / "items.jsonl"
+
+    def second() -> None:
+        with pytest.raises(OutputError, match=r"another process is writing .*items\.jsonl\.partial"):
+            measure(items, engine())
+
+    one = engine(at_batch={1: second})
+    assert len(measure(items, one).outcomes) == 10 and one.batches == BATCHES
+
+
+def test_an_evaluation_that_could_not_begin_leaves_nothing(tmp_path):
+    with pytest.raises(EngineError):
+        measure(tmp_path / "items.jsonl", engine(at_batch={0: broken}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_hold_something_else_are_not_overwritten(tmp_path):
+    precious = tmp_path / "tasks.jsonl"
+    precious.write_text('{"id": "mine"}\n')
+    for again in (False, True):
+        with pytest.raises(TaskError, match=r"tasks\.jsonl:1: task_id: missing"):
+            measure(precious, engine(), again=again)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write"):
+        measure(tmp_path / "file" / "items.jsonl", engine())
+    assert precious.read_text() == '{"id": "mine"}\n'
+    with pytest.raises(ValueError, match="identity"):
+        measure(tmp_path / "items.jsonl", engine(), identity="")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,177 @@
+"""References of tasks files: checking them, `mentor-edge tasks validate`, and training on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.paths import DOCS, SERVERS
+from helpers.task_rows import CALCULATORS, CALLS_ROW, ROW, accepting, changed, loaded, written
+
+from mentor_edge.errors import ConfigError
+from mentor_edge.recipes import MentorRecipe, SFTRecipe, recipe_from_yaml
+from mentor_edge.tasks import jsonl
+from mentor_edge.teacher.validation import validate_references
+from mentor_edge.tools.execution.executor import ToolExecutor
+
+SERVER = SERVERS / "good.py"
+DOCUMENT = DOCS / "tasks.md"
+
+
+# Checking references
+
+
+def test_references_of_accepted_calls_are_matched_and_what_they_recorded_is_executed(tmp_path: Path) -> None:
+    def adding(*messages: dict[str, Any]) -> dict[str, Any]:
+        return changed(ROW, "answer") | {"accepted_calls": [{"add": {"a": [2], "b": [3]}}], "reference": list(messages)}
+
+    call, result, answer = ROW["reference"]
+    wrong_call = changed(call, "tool_calls", 0, "function", "arguments", "b", to=4)
+    cases = [
+        (CALLS_ROW, None),
+        (adding(call), None),
+        (adding(call, result, answer), None),
+        (accepting() | {"reference": [{"role": "assistant", "content": "No."}]}, None),
+        (accepting(), "the calls of the first message are not the accepted ones: wrong_count"),
+        (adding(wrong_call), "are not the accepted ones: wrong_value"),
+        (adding(call, result | {"content": "6"}, answer), 'add({"a": 2, "b": 3}) gives 5, recorded is 6'),
+        (changed(CALLS_ROW, "reference"), "no reference"),
+    ]
+    suite = loaded(tmp_path, *(row | {"id": str(i)} for i, (row, _) in enumerate(cases)))
+    with ToolExecutor() as executor:
+        kept, rejected = validate_references(suite.tasks, executor)
+    assert [task.id for task in kept] == [str(i) for i, (_, said) in enumerate(cases) if said is None]
+    for found, said in zip(rejected, [said for _, said in cases if said is not None], strict=True):
+        assert said in found.reason
+
+
+def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "mentor_edge", "tasks", *map(str, arguments)]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_the_examples_of_the_document_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = DOCUMENT.read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(\w+)\n(.*?)```", document, re.DOTALL))
+    (tmp_path / "my_tasks.jsonl").write_text(blocks["jsonl"], encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(blocks["yaml"], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert recipe_from_yaml("mine.yaml").config.tasks.path == Path("my_tasks.jsonl")
+    names: dict[str, Any] = {}
+    exec(blocks["python"], names)
+    assert len(names["suite"].tasks) == 4
+    done = command("validate", "my_tasks.jsonl", "--tools", "calculator", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    suite = jsonl.load(tmp_path / "my_tasks.jsonl", CALCULATORS)
+    assert report == {
+        "file": "my_tasks.jsonl", "sha256": suite.sha256, "tasks": 4, "references": 4, "failures": [],
+    }  # fmt: skip
+    assert "4 tasks, 4 references, 0 failures" in done.stderr
+    for name in jsonl.ROW_SCHEMA["properties"]:
+        assert f"| `{name}` |" in document
+
+
+def test_validate_lists_every_reference_that_does_not_hold(tmp_path: Path) -> None:
+    wrong_result = changed(ROW, "reference", 1, "content", to="6")
+    two = changed(ROW, "reference") | {"id": "two", "references": [ROW["reference"], wrong_result["reference"]]}
+    lost = changed(ROW, "reference") | {"id": "lost"}
+    path = written(tmp_path / "mine.jsonl", ROW, wrong_result | {"id": "bad"})
+    path.write_text(path.read_text() + "\n" + "".join(json.dumps(row) + "\n" for row in (two, lost)))
+    done = command("validate", path, "--tools", "add", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    wrong = 'add({"a": 2, "b": 3}) gives 5, recorded is 6'
+    assert json.loads(done.stdout)["failures"] == [
+        {"line": 2, "id": "bad", "reference": 1, "reason": wrong},
+        {"line": 4, "id": "two", "reference": 2, "reason": wrong},
+        {"line": 5, "id": "lost", "reference": None, "reason": "no reference"},
+    ]
+    assert "recorded is 6" in done.stderr and "4 tasks, 4 references, 3 failures" in done.stderr
+    assert command("validate", path, "--tools", "add", "--limit", "1", cwd=tmp_path).returncode == 0
+
+
+def test_validate_executes_tools_that_remember(tmp_path: Path) -> None:
+    (tmp_path / "counting.py").write_text(
+        "class Counter:\n    def __init__(self) -> None:\n        self.count = 0\n"
+        '    def step(self) -> int:\n        "one more"\n        self.count += 1\n        return self.count\n'
+    )
+    step = {"role": "assistant", "tool_calls": [{"function": {"name": "step", "arguments": {}}}]}
+    counts = [{"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}]
+    row = ROW | {"tools": ["step"], "answer": "2"}
+    good = [step, counts[0], step, counts[1], {"role": "assistant", "content": r"\boxed{2}"}]
+    path = written(tmp_path / "mine.jsonl", *(row | {"id": name, "reference": good} for name in "ab"))
+    done = command("validate", path, "--tools", "import:counting.py:Counter", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_validate_says_what_is_wrong_with_file_and_tools_in_a_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "mine.jsonl", ROW)
+    for arguments, said in [
+        ((path,), "tools[0]: no tool 'add' has an implementation (known: none)"),
+        (("none.jsonl",), "cannot read tasks from none.jsonl"),
+        ((path, "--tools", "calculater"), "'calculater' is no tool (did you mean 'calculator'?)"),
+    ]:
+        done = command("validate", *arguments, cwd=tmp_path)
+        assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
+        assert said in done.stderr
+
+
+# Training
+
+
+def test_configs_take_a_tasks_file_and_tools(tmp_path: Path) -> None:
+    tasks = MentorRecipe(tasks="mine.jsonl").config.tasks
+    assert (tasks.suite, tasks.path, tasks.tools) == ("jsonl", Path("mine.jsonl"), ())
+    specs = ["calculator", {"mcp": "python server.py"}]
+    assert MentorRecipe(tasks={"suite": "jsonl", "path": "x", "tools": specs}).config.tasks.tools == tuple(specs)
+    assert MentorRecipe(tasks={"suite": "jsonl", "path": "x", "tools": "add"}).config.tasks.tools == ("add",)
+    for settings_, said in [
+        ({"suite": "jsonl"}, "tasks: suite jsonl needs a path"),
+        ({"suite": "jsonl", "path": "x", "references": 2}, "tasks.references: suite jsonl has its own references"),
+        ({"suite": "nano", "tools": ["add"]}, "tasks.tools: suite nano has its own tools"),
+        ({"suite": "jsonl", "path": "x", "tools": ["ad", {"mpc": "x"}]}, "'ad' is no tool .*; .*unknown key 'mpc'"),
+        ({"suite": "jsonl", "path": "x", "tools": 5}, "tasks.tools: .*got 5"),
+    ]:
+        with pytest.raises(ConfigError, match=said) as refused:
+            MentorRecipe(tasks=settings_)
+        assert len(refused.value.problems) == 1
+
+
+def test_a_student_is_trained_on_a_tasks_file_with_the_tools_of_a_server(nano_student: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mcp")
+    (tmp_path / "server.py").write_text(
+        "import os, runpy\n"
+        f"open({str(tmp_path / 'started')!r}, 'a').write(f'{{os.getpid()}} ')\n"
+        f"runpy.run_path({str(SERVER)!r}, run_name='__main__')\n"
+    )
+    rows = [changed(ROW, "id", to=name) for name in ("a", "b")]
+    path = written(tmp_path / "sums.jsonl", *rows, changed(ROW, "reference", 1, "content", to="6"))
+    recipe = MentorRecipe(
+        student=str(nano_student),
+        output_dir=tmp_path / "run",
+        tasks={"suite": "jsonl", "path": path, "tools": [{"mcp": f"{sys.executable} {tmp_path / 'server.py'}"}]},
+        train={"steps": 1, "prompts_per_step": 2, "rollouts_per_prompt": 2, "save_every": 1},
+    )
+    run = recipe.fit()
+    assert (run.tasks["suite"], run.tasks["used"], run.tasks["rejected"]) == ("sums", 2, 1)
+    assert "gives 5, recorded is 6" in (tmp_path / "run" / "rejected.jsonl").read_text()
+    (server,) = (tmp_path / "started").read_text().split()  # one server for references and rollouts, ended by now
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(server), 0)
+
+
+def test_methods_that_learn_from_answers_refuse_tasks_that_are_scored_on_calls(
+    nano_student: Path, tmp_path: Path
+) -> None:
+    path = written(tmp_path / "mine.jsonl", CALLS_ROW)
+    settings_ = {"student": str(nano_student), "tasks": str(path), "output_dir": tmp_path / "run"}
+    with pytest.raises(ConfigError, match=r"no accepted answer, which the method 'mentor' needs \(task rain\)"):
+        MentorRecipe(**settings_).fit()
+    run = SFTRecipe(**settings_, train={"steps": 1, "batch_size": 1}).fit()
+    assert run.tasks["used"] == 1

@@ -1,0 +1,178 @@
+"""Tools by the specs of configurations and commands: where they come from, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.paths import SERVERS
+
+from mentor_edge.errors import ConfigError
+from mentor_edge.messages import ToolCall
+from mentor_edge.tools.calculator import CALCULATOR
+from mentor_edge.tools.catalog import load_tools, spec_mistakes
+from mentor_edge.tools.execution.executor import ToolExecutor
+
+SERVER = SERVERS / "good.py"
+RUN_SERVER = f"{sys.executable} {SERVER}"
+MODULE = '''
+from __future__ import annotations
+
+from mentor_edge.tools.definition import tool
+from sibling import DAYS
+
+def forecast(city: str) -> str:
+    """weather of a city"""
+    return f"{city}: sunny for {DAYS} days"
+
+ready = tool(forecast)
+number = 7
+
+def undocumented(x: int) -> int:
+    return x
+
+class Counter:
+    """Counts."""
+    def __init__(self) -> None:
+        self.count = 0
+    def step(self) -> int:
+        """one more"""
+        self.count += 1
+        return self.count
+    def reset(self) -> int:
+        """back to nothing"""
+        self.count = 0
+        return 0
+'''
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with modules and a corpus."""
+    (tmp_path / "json.py").write_text(MODULE)  # named like a module of the standard library
+    (tmp_path / "weather_tools.py").write_text(MODULE)
+    (tmp_path / "sibling.py").write_text("DAYS = 3\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "leaves.py").write_text("import sys; sys.exit(3)\n")
+    (tmp_path / "corpus.jsonl").write_text('{"doc_id": "1", "title": "Paris", "text": "a city in France"}\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(*specs: Any) -> list[str]:
+    with load_tools(specs) as box:
+        assert list(box.by_name.values()) == list(box.tools)
+        return [tool.name for tool in box.tools]
+
+
+def run(spec: Any, name: str, arguments: dict[str, Any]) -> str:
+    with load_tools([spec]) as box, ToolExecutor() as executor:
+        return executor.run(ToolCall(name, arguments), box.by_name).content
+
+
+def test_calculators_come_by_name_and_in_alphabetical_order() -> None:
+    assert names("calculator") == sorted(tool.name for tool in CALCULATOR)
+    assert names("subtract", "add") == ["add", "subtract"]
+    assert names() == []
+
+
+@pytest.mark.parametrize("place", ["weather_tools", "weather_tools.py", "json.py"])
+def test_functions_tools_and_classes_are_imported(here: Path, place: str) -> None:
+    assert names(f"import:{place}:forecast") == names({"import": f"{place}:ready"}) == ["forecast"]
+    assert names(f"import:{place}:Counter", "add") == ["add", "reset", "step"]
+    assert run(f"import:{place}:forecast", "forecast", {"city": "Rome"}) == "Rome: sunny for 3 days"
+    assert sys.modules["json"].__name__ == "json" and str(here) not in sys.path
+
+
+def test_a_corpus_is_searched(here: Path) -> None:
+    assert names({"search": "corpus.jsonl"}) == ["search"]
+    assert "a city in France" in run("search:corpus.jsonl", "search", {"query": "Paris"})
+
+
+def test_code_is_run_only_when_python_is_named() -> None:
+    pytest.importorskip("mentor_edge.tools.python_code")
+    assert len(names("python")) == 1 and not set(names("python")) & set(names("calculator"))
+
+
+def test_a_server_runs_until_the_box_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mcp")
+    monkeypatch.setenv("HANDED_ON", "yes")
+    with load_tools([{"mcp": RUN_SERVER, "env": ["HANDED_ON"]}]) as box, ToolExecutor() as executor:
+        assert "add" in box.by_name
+        assert executor.run(ToolCall("add", {"a": 2, "b": 3}), box.by_name).content == "5"
+        assert '"HANDED_ON"' in executor.run(ToolCall("environment", {}), box.by_name).content
+        server = int(executor.run(ToolCall("pid", {}), box.by_name).content)
+        os.kill(server, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("calculater", "'calculater' is no tool (did you mean 'calculator'?)"),
+        ("mpc:python server.py", "'mpc:python server.py' is no tool"),
+        ("mcp:", "'mcp:' does not say what to take: mcp:..."),
+        ("mcp", "'mcp' does not say what to take: mcp:..."),
+        (7, "7 is neither text nor a mapping"),
+        ({}, "{} must have one of the keys mcp, search, import"),
+        ({"mpc": "x"}, "unknown key 'mpc' (did you mean 'mcp'?)"),
+        ({"mcp": "x", "search": "y"}, "must have one of the keys"),
+        ({"search": "y", "env": []}, "must have one of the keys mcp, search, import (and env, if any, with mcp)"),
+        ({"mcp": ["python", "x"]}, "mcp must be text, got ['python', 'x']"),
+        ({"mcp": "x", "env": "PATH"}, "env must be a list of names or a mapping of names to text, got 'PATH'"),
+        ({"mcp": "x", "env": {"A": 1}}, "env must be a list of names or a mapping"),
+        ({"mcp": "x", "env": ["NO_SUCH_VARIABLE"]}, "env: not set here: NO_SUCH_VARIABLE"),
+    ],
+)
+def test_a_wrong_spec_is_found_without_starting_anything(spec: Any, said: str) -> None:
+    (mistake,) = spec_mistakes(["add", spec])
+    assert said in mistake
+    with pytest.raises(ConfigError) as refused:
+        load_tools([spec])
+    assert refused.value.problems == [f"tools: {mistake}"]
+
+
+def test_all_that_cannot_be_loaded_is_told_at_once(here: Path) -> None:
+    cases = {
+        "import:forecast": "write import:package.module:name or import:file.py:name",
+        "import:no_such:f": "import:no_such:f: cannot import no_such: ModuleNotFoundError: No module named 'no_such'",
+        "import:no_such.py:f": "cannot import no_such.py: FileNotFoundError",
+        "import:broken:f": "cannot import broken: ZeroDivisionError: division by zero",
+        "import:leaves.py:f": "cannot import leaves.py: SystemExit: 3",
+        "import:json.py:forcast": "json.py has no 'forcast' (did you mean 'forecast'?)",
+        "import:json.py:number": "expected a Tool, a function or a class, found int",
+        "import:json.py:undocumented": "tool 'undocumented' has no docstring; the docstring is what",
+        "search:none.jsonl": "search:none.jsonl: cannot read passages from none.jsonl: No such file or directory;",
+        "import:json.py:forecast": None,
+        "import:weather_tools:ready": "'forecast' comes from import:json.py:forecast and from import:weather_",
+        "calculator": None,
+        "add": "'add' comes from calculator and from add",
+    }
+    with pytest.raises(ConfigError) as refused:
+        load_tools(list(cases))
+    expected = [said for said in cases.values() if said is not None]
+    assert len(refused.value.problems) == len(expected)
+    for problem, said in zip(refused.value.problems, expected, strict=True):
+        assert problem.startswith("tools: ") and said in problem
+
+
+def test_servers_are_ended_when_another_spec_is_wrong(here: Path) -> None:
+    pytest.importorskip("mcp")
+    started, launcher = here / "pid", here / "servers" / "launch.py"
+    launcher.parent.mkdir()
+    launcher.write_text(
+        "import os, runpy\n"
+        f"open({str(started)!r}, 'w').write(str(os.getpid()))\n"
+        f"runpy.run_path({str(SERVER)!r}, run_name='__main__')\n"
+    )
+    with pytest.raises(ConfigError) as refused:
+        load_tools([f"mcp:{sys.executable} {launcher}", "ad"])
+    assert len(refused.value.problems) == 1 and "'ad' is no tool" in refused.value.problems[0]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+    with pytest.raises(ConfigError, match=r"tools: mcp:no_such_program x: .*no_such_program"):
+        load_tools(["mcp:no_such_program x"])

@@ -1,0 +1,418 @@
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import functools
+import hashlib
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mentor_edge.errors import ToolDefinitionError
+from mentor_edge.messages import ToolCall
+from mentor_edge.tasks.registry import load_suite
+from mentor_edge.tools.calculator import CALCULATOR
+from mentor_edge.tools.definition import tool, tool_set
+from mentor_edge.tools.execution.executor import ToolExecutor
+from mentor_edge.tools.types import Tool
+
+
+class Unit(enum.Enum):
+    METRE = "m"
+    FOOT = "ft"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Point(pydantic.BaseModel):
+    """A place on the map."""
+
+    title: str
+    unit: Unit = Unit.METRE
+    day: datetime.date | None = None
+
+
+class Tree(pydantic.BaseModel):
+    children: list[Tree] = []
+
+
+@dataclasses.dataclass
+class Pair:
+    left: float
+    right: float
+
+
+@pytest.fixture(scope="module")
+def executor():
+    with ToolExecutor() as shared:
+        yield shared
+
+
+def answer(executor: ToolExecutor, of: Tool, **arguments: Any) -> str:
+    return executor.run(ToolCall(of.name, arguments), {of.name: of}).content
+
+
+def properties(of: Tool) -> dict[str, Any]:
+    return of.to_openai()["function"]["parameters"]["properties"]
+
+
+def test_the_schemas_that_models_were_trained_on_stay_byte_for_byte():
+    text = json.dumps([one.to_openai() for one in CALCULATOR])
+    assert hashlib.sha256(text.encode()).hexdigest() == (
+        "5ad6940cb188819679a612a71e3bb89612e37ec30731f8b6d7a16aa191ff8ef8"
+    )
+    assert load_suite("nano").sha256 == "7240d94e13629ffebdcfde8095c5bb80f4ff327482c20cb8f101211b0eb2cae7"
+
+
+def test_a_function_becomes_a_tool():
+    @tool
+    def search(query: str, top_n: int = 5, tags: list[str] | None = None) -> list[str]:
+        """Find documents.
+
+        The second paragraph is for programmers.
+        """
+        return []
+
+    assert (search.name, search.description) == ("search", "Find documents.")
+    schema = search.to_openai()["function"]["parameters"]
+    assert schema["required"] == ["query"] and schema["additionalProperties"] is False
+    assert schema["properties"]["top_n"] == {"default": 5, "type": "integer"}
+    assert search.argument_error({"query": "x", "tags": ["a"]}) is None
+    assert search.argument_error({"query": "x", "tags": [1]}) is not None
+    assert "'query' is a required property" in str(search.argument_error({}))
+
+
+def test_every_kind_of_type_has_its_schema():
+    @tool
+    def f(
+        unit: Unit,
+        way: Literal["up", "down"],
+        sizes: dict[str, list[float]],
+        day: datetime.date,
+        limit: Annotated[int, pydantic.Field(description="how many", ge=1)] = 3,
+        level: Level = Level.HIGH,
+        title: str | None = None,
+    ) -> None:
+        """Anything."""
+
+    assert properties(f) == {
+        "unit": {"enum": ["m", "ft"], "type": "string"},
+        "way": {"enum": ["up", "down"], "type": "string"},
+        "sizes": {"additionalProperties": {"items": {"type": "number"}, "type": "array"}, "type": "object"},
+        "day": {"format": "date", "type": "string"},
+        "limit": {"default": 3, "description": "how many", "minimum": 1, "type": "integer"},
+        "level": {"default": 2, "enum": [1, 2], "type": "integer"},
+        "title": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+    }
+
+
+def test_nested_models_stand_where_they_are_used_and_recursive_ones_do_not():
+    @tool
+    def go(to: Point, back: Point | None = None) -> None:
+        """Travel."""
+
+    @tool
+    def grow(tree: Tree) -> int:
+        """Count."""
+        return 1 + sum(grow.function(child) for child in tree.children)
+
+    assert "$defs" not in go.parameters and "$ref" not in json.dumps(go.to_openai())
+    assert list(properties(go)["to"]["properties"]) == ["title", "unit", "day"]
+    assert properties(go)["back"]["anyOf"][0] == properties(go)["to"]
+    assert "$defs" in grow.parameters
+    assert grow.argument_error({"tree": {"children": [{"children": []}]}}) is None
+    assert grow.argument_error({"tree": {"children": [{"children": 1}]}}) is not None
+
+
+def test_arguments_arrive_as_their_annotations_say(executor):
+    @tool
+    def kinds(
+        point: Point, points: list[Point], unit: Unit, level: Level, day: datetime.date, pair: Pair, n: int, x: float
+    ) -> list[str]:
+        """Name the types."""
+        return [type(value).__name__ for value in (point, points[0], unit, level, day, pair, n, x)]
+
+    given = {
+        "point": {"title": "a"}, "points": [{"title": "b", "unit": "ft"}], "unit": "m", "level": 2,
+        "day": "2026-01-31", "pair": {"left": 1, "right": 2}, "n": 4.0, "x": 5,
+    }  # fmt: skip
+    assert json.loads(answer(executor, kinds, **given)) == [
+        "Point", "Point", "Unit", "Level", "date", "Pair", "int", "int",
+    ]  # fmt: skip
+    assert json.loads(answer(executor, kinds, **{**given, "day": "2026-02-31"})) == {
+        "error": "invalid arguments: day: Input should be a valid date or datetime, day value is outside expected range"
+    }
+
+
+def test_defaults_are_the_functions_own_and_large_whole_numbers_keep_their_digits(executor):
+    @tool
+    def f(x: float, unit: Unit = Unit.FOOT) -> list[Any]:
+        """Anything."""
+        return [x, unit is Unit.FOOT]
+
+    assert answer(executor, f, x=10**20 + 1) == "[100000000000000000001, true]"
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [
+        (Point(title="é", day=datetime.date(2026, 1, 31)), '{"title": "é", "unit": "m", "day": "2026-01-31"}'),
+        ([Pair(1, 2.5)], '[{"left": 1, "right": 2.5}]'),
+        ({"unit": Unit.FOOT}, '{"unit": "ft"}'),
+        (Level.HIGH, "2"),
+        (datetime.date(2026, 1, 31), '"2026-01-31"'),
+        (enum.StrEnum("Way", "UP").UP, "up"),
+    ],
+)
+def test_results_of_rich_types_are_json(executor, value, printed):
+    assert answer(executor, Tool("t", "", {"type": "object"}, lambda: value)) == printed
+
+
+def no_docstring(x: int) -> int:
+    return x
+
+
+def no_type(x, y: int = 0):  # type: ignore[no-untyped-def]
+    """Does nothing."""
+
+
+def many(*x: int) -> int:
+    """Takes many."""
+    return 0
+
+
+def keywords(**x: int) -> int:
+    """Takes many."""
+    return 0
+
+
+def positional(x: int, /) -> int:
+    """Takes one."""
+    return 0
+
+
+class Handle:
+    """Not a type that JSON has words for."""
+
+
+def odd_type(x: Handle) -> int:
+    """Takes a handle."""
+    return 0
+
+
+def takes_a_function(x: Callable[[], int]) -> int:
+    """Takes a function."""
+    return 0
+
+
+def unresolved(x: Nowhere) -> int:  # type: ignore[name-defined]  # noqa: F821
+    """Takes what nobody knows."""
+    return 0
+
+
+def odd_default(x: Any = Handle()) -> int:  # noqa: B008
+    """Takes anything."""
+    return 0
+
+
+def not_optional(x: list[str] = None) -> int:  # type: ignore[assignment]  # noqa: RUF013
+    """Takes a list."""
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (no_docstring, "has no docstring"),
+        (no_type, "parameter 'x' has no type annotation"),
+        (many, "parameter 'x' cannot be passed by name"),
+        (keywords, "parameter 'x' cannot be passed by name"),
+        (positional, "parameter 'x' cannot be passed by name"),
+        (odd_type, "parameter 'x' has a type without JSON Schema"),
+        (takes_a_function, "parameter 'x' has a type without JSON Schema"),
+        (unresolved, "parameter 'x' has a type that cannot be resolved: name 'Nowhere'"),
+        (odd_default, "parameter 'x' has no JSON"),
+        (not_optional, "the default None of parameter 'x' is not of its type"),
+    ],
+)
+def test_a_function_that_says_too_little_is_refused(function, said):
+    with pytest.raises(ToolDefinitionError, match=re.escape(said)) as raised:
+        tool(function)
+    assert repr(function.__name__) in raised.value.problem and raised.value.hint
+
+
+def test_names_that_chat_apis_refuse_are_refused():
+    def größe() -> int:
+        """Size."""
+        return 1
+
+    for function in (größe, lambda: 1, functools.partial(len)):
+        with pytest.raises(ToolDefinitionError, match="name that chat APIs refuse"):
+            tool(function)
+    with pytest.raises(ToolDefinitionError, match="tool_set"):
+        tool(Handle)
+
+
+def test_a_type_of_the_result_that_nobody_knows_is_no_matter():
+    def f(x: int) -> Nowhere:  # type: ignore[name-defined]  # noqa: F821
+        """Fine."""
+
+    assert tool(f).name == "f"
+
+
+# Tool sets
+
+
+class Base:
+    def inherited(self) -> int:
+        """Not a tool."""
+        return 0
+
+
+class Counter(Base):
+    """Counts."""
+
+    limit = 10
+
+    def __init__(self, start: int = 0) -> None:
+        self._count = start
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    def up(self, by: Annotated[int, pydantic.Field(description="steps")] = 1) -> int:
+        """Count up."""
+        self._count += by
+        return self._count
+
+    async def read(self) -> int:
+        """Read."""
+        return self._helper()
+
+    def _helper(self) -> int:
+        return self._count
+
+
+def test_the_public_methods_of_a_class_are_tools(executor):
+    up, read = tool_set(Counter)
+    assert (up.name, up.description, read.name) == ("up", "Count up.", "read")
+    assert properties(up) == {"by": {"default": 1, "description": "steps", "type": "integer"}}
+    assert up.state is read.state is Counter
+    assert up.function(Counter(), by=2) == 2
+
+
+def from_seven() -> Counter:
+    return Counter(7)
+
+
+@pytest.mark.parametrize("factory", [functools.partial(Counter, 7), from_seven])
+def test_a_tool_set_can_be_made_by_a_factory(executor, factory):
+    tools = {one.name: one for one in tool_set(factory)}
+    with executor.session() as session:
+        assert executor.run(ToolCall("up", {"by": 2}), tools, session).content == "9"
+        assert executor.run(ToolCall("read", {}), tools, session).content == "9"
+
+
+def made_of(**members: Any) -> type:
+    return type("Made", (), members)
+
+
+def without_self() -> int:
+    """Lost."""
+    return 0
+
+
+class Needy:
+    def __init__(self, database: str) -> None: ...
+
+    def ask(self) -> int:
+        """Ask."""
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (made_of(f=staticmethod(no_docstring)), "'f' is a staticmethod"),
+        (made_of(f=classmethod(no_docstring)), "'f' is a classmethod"),
+        (made_of(f=no_docstring), "tool 'no_docstring' has no docstring"),
+        (made_of(f=without_self), "'f' takes no self"),
+        (made_of(_f=no_docstring, g=3), "defines no public methods"),
+        (type("Child", (Counter,), {}), "defines no public methods"),
+        (Needy, "cannot be made without 'database'"),
+        (lambda: Counter(), "cannot tell which class"),
+    ],
+)
+def test_a_class_that_cannot_be_a_tool_set_is_refused(factory, said):
+    with pytest.raises(ToolDefinitionError, match=re.escape(said)):
+        tool_set(factory)
+
+
+# Any signature
+
+
+def same(value: Any, other: Any) -> bool:
+    if isinstance(value, float) and isinstance(other, float):
+        return math.isclose(value, other, rel_tol=1e-12)
+    return bool(value == other) and type(value) is type(other)
+
+
+WORDS = st.text(st.characters(codec="utf-8"), max_size=5)
+WHOLE = st.integers(-(2**40), 2**40)
+KINDS: list[tuple[Any, st.SearchStrategy[tuple[Any, Any]]]] = [
+    # annotation, and pairs of JSON and what the function must get
+    (int, WHOLE.map(lambda n: (n, n)) | WHOLE.map(lambda n: (float(n), n))),
+    (float, (WHOLE | st.floats(allow_nan=False, allow_infinity=False)).map(lambda x: (x, x))),
+    (str, WORDS.map(lambda s: (s, s))),
+    (bool, st.booleans().map(lambda b: (b, b))),
+    (bool | None, st.sampled_from([(None, None), (True, True)])),
+    (Unit, st.sampled_from([("m", Unit.METRE), ("ft", Unit.FOOT)])),
+    (Literal["a", 3], st.sampled_from([("a", "a"), (3, 3)])),
+    (list[int], st.lists(WHOLE).map(lambda ns: (ns, ns))),
+    (tuple[int, str], st.tuples(WHOLE, WORDS).map(lambda pair: (list(pair), pair))),
+    (set[str], st.sets(WORDS).map(lambda s: (list(s), s))),
+    (dict[str, Unit], st.just(({"x": "ft"}, {"x": Unit.FOOT}))),
+    (datetime.date, st.dates().map(lambda d: (d.isoformat(), d))),
+    (Point, WORDS.map(lambda s: ({"title": s}, Point(title=s)))),
+    (list[Pair], st.lists(WHOLE).map(lambda ns: ([{"left": n, "right": 0} for n in ns], [Pair(n, 0) for n in ns]))),
+]
+
+
+@given(st.lists(st.sampled_from(KINDS), max_size=5), st.data())
+@settings(max_examples=200, deadline=None)
+def test_valid_values_of_any_signature_pass_and_reach_the_function_in_their_types(kinds, data):
+    parameters = [
+        inspect.Parameter(f"p{i}", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+        for i, (annotation, _) in enumerate(kinds)
+    ]
+
+    def f(**arguments: Any) -> dict[str, Any]:
+        """Anything."""
+        return arguments
+
+    f.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    made = tool(f)
+    pairs = {f"p{i}": data.draw(values) for i, (_, values) in enumerate(kinds)}
+    sent = json.loads(json.dumps({name: given for name, (given, _) in pairs.items()}))
+    assert made.argument_error(sent) is None
+    received = made.function(**(made.convert(sent) if made.convert else sent))
+    assert received.keys() == pairs.keys()
+    assert all(same(received[name], wanted) for name, (_, wanted) in pairs.items())
+    if pairs:
+        missing = dict(list(sent.items())[1:])
+        assert "is a required property" in str(made.argument_error(missing))
+    assert made.argument_error({**sent, "unknown": 1}) is not None
+    json.dumps(made.to_openai())
