@@ -21,7 +21,6 @@ os.environ |= {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "1", "ORT_DISABL
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from helpers.tiny_models import FAMILIES, make_student
-
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.export.gguf.convert import convert

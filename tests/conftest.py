@@ -45,7 +45,6 @@ def onnx_builder() -> Iterator[Any]:
 def nano_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano student that has half learned the first training tasks of seed 0: its rollouts are right now and then."""
     from helpers.taught_students import teach
-
     from mentor_edge.tasks.nano.suites import training_suite
 
     tasks = training_suite(12, seed=0).tasks

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from helpers.paths import DATA, ROOT
 from helpers.tiny_models import make_student
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_endpoint import KEY, Answer, completion, refusal, scripted, serving
+
 from helpers.paths import DATA
 from helpers.scripted_engine import call_text
 from helpers.tiny_models import make_student
-from test_endpoint import KEY, Answer, completion, refusal, scripted, serving
-
 from mentor_edge.engines.open import identity_of
 from mentor_edge.evaluation.evaluate import Evaluation
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers.small_artifacts import make_artifact
 from typer import BadParameter
 
+from helpers.small_artifacts import make_artifact
 from mentor_edge.cli.app import app
 from mentor_edge.cli.export import newest_run, with_default_formats
 from mentor_edge.errors import MentorEdgeError, RunError

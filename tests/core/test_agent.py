@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from helpers.scripted_engine import EOS, ScriptedEngine, call_text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.scripted_engine import EOS, ScriptedEngine, call_text
 from mentor_edge.agent import AgentLimits, ToolAgent, run_conversations
 from mentor_edge.messages import Ending, Message, Trajectory
 from mentor_edge.tasks.types import Task

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import pytest
-from helpers.tiny_models import TEMPLATE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.tiny_models import TEMPLATE
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import StudentError
 from mentor_edge.messages import Message, ToolCall

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from helpers.scripted_engine import ScriptedEngine, call_text
 
+from helpers.scripted_engine import ScriptedEngine, call_text
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import ChatEngine, ChatRequest, Reply, Sampling
 from mentor_edge.messages import Ending, Message

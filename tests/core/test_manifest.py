@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.paths import ROOT
-from helpers.small_artifacts import FILES, make_artifact, manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.paths import ROOT
+from helpers.small_artifacts import FILES, make_artifact, manifest
 from mentor_edge.agent import ToolAgent
 from mentor_edge.engines.open import open_engine
 from mentor_edge.errors import ArtifactError, EngineError

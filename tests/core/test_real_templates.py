@@ -8,9 +8,9 @@ from typing import Any
 import jinja2
 import pytest
 import trl
+
 from helpers.qwen2_tokenizer import MARKERS, ROWS, SPECIAL, golden_vectors, make_qwen2_tokenizer
 from helpers.tiny_models import make_student
-
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.errors import StudentError

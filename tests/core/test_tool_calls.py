@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.paths import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.paths import ROOT
 from mentor_edge.messages import Message, ToolCall
 from mentor_edge.tool_calls import MAX_NESTING, MAX_PYTHON_CHARACTERS, parse_turn
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from helpers.paths import DATA, ROOT
 
+from helpers.paths import DATA, ROOT
 from mentor_edge.cli.app import app
 
 README = ROOT / "README.md"

@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from helpers.scripted_engine import call_text
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.scripted_engine import call_text
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import ChatRequest, Reply, Sampling
 from mentor_edge.engines.endpoint import EndpointEngine, checked_url, only_model, read_turn

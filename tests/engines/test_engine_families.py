@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from helpers.tiny_models import EMBEDDING_ROWS, FAMILIES, make_student, make_tokenizer
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from helpers.tiny_models import EMBEDDING_ROWS, FAMILIES, make_student, make_tokenizer
 from mentor_edge.engines.base import Engine, Sampling
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine

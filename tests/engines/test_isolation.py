@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 import pytest
 from gguf import GGUFReader
-from helpers.tiny_models import make_student
 
+from helpers.tiny_models import make_student
 from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.llama_cpp import engine as llama_cpp
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine

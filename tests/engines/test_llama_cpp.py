@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.tiny_models import make_student
 
+from helpers.tiny_models import make_student
 from mentor_edge.engines.base import Engine, Sampling
 from mentor_edge.engines.llama_cpp import engine as llama_cpp
 from mentor_edge.engines.llama_cpp.doctor import check_llama_cpp

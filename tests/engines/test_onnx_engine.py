@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from helpers.paths import SHARED
 from helpers.tiny_models import EMBEDDING_ROWS, TEMPLATE, make_student
-
 from mentor_edge.agent import ToolAgent, run_conversations
 from mentor_edge.engines.base import Engine, Generation, Sampling
 from mentor_edge.engines.onnx import engine as onnx

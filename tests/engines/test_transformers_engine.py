@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_models import EMBEDDING_ROWS, make_student
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
+from helpers.tiny_models import EMBEDDING_ROWS, make_student
 from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.torch import engine as transformers_engine
 from mentor_edge.engines.torch.engine import TransformersEngine, load_student, merged_adapter

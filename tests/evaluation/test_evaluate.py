@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from helpers.evaluation_tasks import ADD, BFCL, LIMITS, answer_task
 from helpers.scripted_engine import ScriptedEngine, call_text
-
 from mentor_edge.errors import OutputError, TaskError
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.evaluation.outcome import Outcome

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.evaluation_tasks import ADD, BFCL, LIMITS, answer_task
-from helpers.scripted_engine import ScriptedEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.evaluation_tasks import ADD, BFCL, LIMITS, answer_task
+from helpers.scripted_engine import ScriptedEngine
 from mentor_edge.engines.base import Conversations
 from mentor_edge.errors import EngineError, OutputError, TaskError
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate, finished_evaluation

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.paths import DATA
-from helpers.scripted_engine import ScriptedEngine, call_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.paths import DATA
+from helpers.scripted_engine import ScriptedEngine, call_text
 from mentor_edge.agent import AgentLimits
 from mentor_edge.errors import TaskError
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate

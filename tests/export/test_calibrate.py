@@ -10,9 +10,9 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+
 from helpers.evaluation_tasks import BFCL
 from helpers.tiny_models import FAMILIES, MARKERS, SPECIAL, make_student, make_tokenizer
-
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import ExportError
 from mentor_edge.export.gguf.calibrate import ImportanceMatrix, importance_matrix, rendered_conversations

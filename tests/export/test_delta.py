@@ -7,10 +7,10 @@ from pathlib import Path
 
 import gguf
 import pytest
-from helpers.changed_students import moved, weights
-from helpers.tiny_models import make_student
 from safetensors.torch import save_file
 
+from helpers.changed_students import moved, weights
+from helpers.tiny_models import make_student
 from mentor_edge.errors import ExportError
 from mentor_edge.export.delta import Survival, require_survival, survival
 from mentor_edge.export.gguf.convert import convert

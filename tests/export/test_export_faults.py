@@ -13,6 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from test_isolation import HOSTILE, edited
+from typer.testing import CliRunner
+
 from helpers.damaged_exports import (
     FP32,
     INT4,
@@ -47,9 +50,6 @@ from helpers.damaged_exports import (
     written,
 )
 from helpers.paths import DOCS
-from test_isolation import HOSTILE, edited
-from typer.testing import CliRunner
-
 from mentor_edge.cli.app import app
 from mentor_edge.cli.targets import resolve_target
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.tiny_models import FAMILIES, make_student
 
+from helpers.tiny_models import FAMILIES, make_student
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.export.gguf.convert import convert

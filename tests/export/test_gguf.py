@@ -14,8 +14,8 @@ import gguf
 import numpy as np
 import psutil
 import pytest
-from helpers.tiny_models import EMBEDDING_ROWS, FAMILIES, make_student
 
+from helpers.tiny_models import EMBEDDING_ROWS, FAMILIES, make_student
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.errors import ExportError, OutputError
 from mentor_edge.export import checkpoint

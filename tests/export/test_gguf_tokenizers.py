@@ -10,6 +10,9 @@ from typing import Any
 
 import gguf
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from helpers.qwen2_tokenizer import golden_vectors, make_qwen2_tokenizer
 from helpers.tiny_models import (
     EMBEDDING_ROWS,
@@ -22,9 +25,6 @@ from helpers.tiny_models import (
     make_student,
     make_tokenizer,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.errors import EngineError, ExportError
 from mentor_edge.export.gguf.convert import convert

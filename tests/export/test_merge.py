@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.changed_students import moved, weights
-from helpers.tiny_models import TEMPLATE, make_student
 from safetensors.torch import load_file, save_file
 
+from helpers.changed_students import moved, weights
+from helpers.tiny_models import TEMPLATE, make_student
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ExportError, StudentError
 from mentor_edge.evaluation.evaluate import Evaluation, Outcome

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.onnx_students import IDS, Students, edit_json, engine_logits, genai, plain_generator
 
+from helpers.onnx_students import IDS, Students, edit_json, engine_logits, genai, plain_generator
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import ExportError, OutputError
 from mentor_edge.export.onnx import build as export

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.onnx_students import IDS, STUDENTS, Students, edit_json, engine_logits, genai, plain_generator
 
+from helpers.onnx_students import IDS, STUDENTS, Students, edit_json, engine_logits, genai, plain_generator
 from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.process.worker import RuntimeWorker

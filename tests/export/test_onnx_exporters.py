@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_models import EMBEDDING_ROWS, FAMILIES, make_student
 from transformers import AutoModelForCausalLM
 
+from helpers.tiny_models import EMBEDDING_ROWS, FAMILIES, make_student
 from mentor_edge.engines.base import Engine, Generation, Sampling
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.torch.engine import TransformersEngine

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+
 from helpers.paths import DATA
 from helpers.small_artifacts import FILES, entry, gate, make_artifact, manifest
-
 from mentor_edge import Message, tool
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.base import Sampling

@@ -13,9 +13,9 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from helpers.tiny_models import MARKERS, SPECIAL, TEMPLATE, make_sentencepiece_tokenizer, make_student
 from transformers import AutoTokenizer
 
+from helpers.tiny_models import MARKERS, SPECIAL, TEMPLATE, make_sentencepiece_tokenizer, make_student
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.base import Generation
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine

@@ -13,8 +13,8 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from helpers.tiny_models import make_student
 
+from helpers.tiny_models import make_student
 from mentor_edge.engines.llama_cpp import engine as llama_cpp
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.llama_cpp.quantizer import FTYPES, TENSOR_TYPES

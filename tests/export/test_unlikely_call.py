@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.tiny_models import make_student, make_tokenizer
 
+from helpers.tiny_models import make_student, make_tokenizer
 from mentor_edge import tool
 from mentor_edge.agent import AgentLimits, ToolAgent
 from mentor_edge.export.delta import require_survival, survival

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.paths import DATA, SHARED
 
+from helpers.paths import DATA, SHARED
 from mentor_edge.tasks import bfcl
 from mentor_edge.tasks.types import Task
 

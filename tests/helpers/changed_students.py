@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers.tiny_models import make_student
 from safetensors.torch import load_file, save_file
+
+from helpers.tiny_models import make_student
 
 
 def weights(directory: Path) -> dict[str, Any]:

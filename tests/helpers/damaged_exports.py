@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from helpers.tiny_models import make_student, make_tokenizer
 from safetensors.numpy import load_file, save_file
 
+from helpers.tiny_models import make_student, make_tokenizer
 from mentor_edge.agent import ToolAgent
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from helpers.paths import DATA
 from helpers.scripted_engine import call_text
-
 from mentor_edge.agent import AgentLimits
 from mentor_edge.messages import Message
 from mentor_edge.tasks import bfcl

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from helpers.tiny_models import EMBEDDING_ROWS, make_student
 
+from helpers.tiny_models import EMBEDDING_ROWS, make_student
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.export.onnx.build import OnnxExport, export_onnx

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers.paths import SHARED
 from helpers.tiny_models import QWEN2_SPLIT
 

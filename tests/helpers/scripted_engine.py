@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from helpers.tiny_models import TEMPLATE
-
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.base import Conversations, Generation, Sampling
 

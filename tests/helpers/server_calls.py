@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from helpers.paths import SERVERS
 
+from helpers.paths import SERVERS
 from mentor_edge.tools.mcp.client import McpServer
 from mentor_edge.tools.types import Tool, ToolFailure
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.paths import ROOT
 
+from helpers.paths import ROOT
 from mentor_edge.errors import ConfigError, OutputError, RunError, TaskError
 from mentor_edge.recipes.comparison.files import read_comparison, write_comparison
 from mentor_edge.recipes.comparison.plan import METHODS, ComparisonPlan

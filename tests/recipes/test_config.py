@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers.paths import DATA, ROOT
 
+from helpers.paths import DATA, ROOT
 from mentor_edge.errors import ConfigError
 from mentor_edge.recipes import MentorRecipe, SparseRecipe, StrictRecipe, recipe_from_yaml
 from mentor_edge.recipes.comparison.plan import ComparisonPlan

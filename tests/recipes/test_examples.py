@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers.paths import DATA
 from helpers.scripted_engine import call_text
 from helpers.tiny_models import make_student
-
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import Generation, Sampling
 from mentor_edge.engines.torch.engine import TransformersEngine

@@ -13,10 +13,10 @@ import pytest
 import torch
 import trl
 from datasets import Dataset
-from helpers.taught_students import teach
 from trl import GRPOTrainer
 from trl.chat_template_utils import parse_response
 
+from helpers.taught_students import teach
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.torch.engine import TransformersEngine, load_student
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory

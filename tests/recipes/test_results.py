@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.paths import DOCS
 
+from helpers.paths import DOCS
 from mentor_edge.recipes.comparison.files import read_comparison
 from mentor_edge.recipes.comparison.page import comparison_markdown
 

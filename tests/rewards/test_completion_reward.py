@@ -9,10 +9,10 @@ import re
 from typing import Any
 
 import pytest
-from helpers.paths import DOCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.paths import DOCS
 from mentor_edge.errors import ConfigError
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.rewards import MentorReward, Reward, SparseReward, score_completion

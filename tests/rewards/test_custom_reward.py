@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers.paths import DOCS
 
+from helpers.paths import DOCS
 from mentor_edge.errors import ConfigError, RewardError
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.recipes.config import MentorConfig, SparseConfig, StrictConfig, build_config

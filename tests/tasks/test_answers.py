@@ -7,10 +7,10 @@ import threading
 import time
 
 import pytest
-from helpers.paths import ROOT
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from helpers.paths import ROOT
 from mentor_edge.tasks.answers.judge import answers_equal, as_number, boxed_answer
 
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from helpers.bfcl_corruptions import (
     EXCERPT,
     REFUSED,
@@ -18,9 +21,6 @@ from helpers.bfcl_corruptions import (
     native_functions,
     readings,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from mentor_edge.errors import TaskError
 from mentor_edge.tasks import bfcl
 from mentor_edge.tasks.bfcl import Match, match_calls

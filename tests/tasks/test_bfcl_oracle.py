@@ -10,10 +10,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from helpers.bfcl_corruptions import Calls, corruptions, data_directory, golden_answers, native_functions, readings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.bfcl_corruptions import Calls, corruptions, data_directory, golden_answers, native_functions, readings
 from mentor_edge.tasks import bfcl
 from mentor_edge.tasks.bfcl import match_calls
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.paths import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.paths import SHARED
 from mentor_edge.messages import Message
 from mentor_edge.tasks import bfcl, gsm8k
 from mentor_edge.tasks.contamination import ContaminationReport, contamination

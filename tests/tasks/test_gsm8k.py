@@ -5,8 +5,8 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from helpers.paths import DATA
 
+from helpers.paths import DATA
 from mentor_edge.errors import OutputError, TaskError
 from mentor_edge.messages import Ending, Message, ToolCall
 from mentor_edge.rewards import MentorReward

@@ -10,11 +10,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from helpers.paths import DATA
-from helpers.task_rows import CALCULATORS, CALL, CALLS_ROW, FORECAST, ROW, accepting, changed, loaded, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.paths import DATA
+from helpers.task_rows import CALCULATORS, CALL, CALLS_ROW, FORECAST, ROW, accepting, changed, loaded, written
 from mentor_edge.errors import TaskError
 from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory

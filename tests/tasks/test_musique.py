@@ -7,10 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.paths import SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.paths import SHARED
 from mentor_edge.errors import TaskError
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.rewards import is_correct

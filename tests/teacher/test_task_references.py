@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers.paths import DOCS, SERVERS
 from helpers.task_rows import CALCULATORS, CALLS_ROW, ROW, accepting, changed, loaded, written
-
 from mentor_edge.errors import ConfigError
 from mentor_edge.recipes import MentorRecipe, SFTRecipe, recipe_from_yaml
 from mentor_edge.tasks import jsonl

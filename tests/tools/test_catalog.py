@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.paths import SERVERS
 
+from helpers.paths import SERVERS
 from mentor_edge.errors import ConfigError
 from mentor_edge.messages import ToolCall
 from mentor_edge.tools.calculator import CALCULATOR

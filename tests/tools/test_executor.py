@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from helpers.tool_requests import CALCULATORS, requests, wrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.tool_requests import CALCULATORS, requests, wrap
 from mentor_edge.errors import ToolDefinitionError
 from mentor_edge.messages import ToolCall
 from mentor_edge.tools.execution.executor import ToolExecutor

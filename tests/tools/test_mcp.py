@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from helpers.server_calls import LONG, call, failure, http_server, named, server
 
+from helpers.server_calls import LONG, call, failure, http_server, named, server
 from mentor_edge.messages import ToolCall
 from mentor_edge.tools.execution.executor import ToolExecutor, ToolRequest
 from mentor_edge.tools.mcp.client import McpServer

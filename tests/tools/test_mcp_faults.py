@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from helpers.server_calls import LONG, SERVERS, call, failure, http_server, named, server
 
+from helpers.server_calls import LONG, SERVERS, call, failure, http_server, named, server
 from mentor_edge.errors import ToolServerError
 from mentor_edge.tools.mcp.client import McpServer
 from mentor_edge.tools.types import Tool

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.tool_requests import ANYTHING, is_alive, meets, requests, wait_until, wrap
 
+from helpers.tool_requests import ANYTHING, is_alive, meets, requests, wait_until, wrap
 from mentor_edge.messages import ToolCall
 from mentor_edge.tools.execution.executor import ToolExecutor
 from mentor_edge.tools.types import Tool

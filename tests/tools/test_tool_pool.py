@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.tool_requests import ACCOUNT, ANYTHING, CALCULATORS, is_alive, meets, requests, wait_until, wrap
 
+from helpers.tool_requests import ACCOUNT, ANYTHING, CALCULATORS, is_alive, meets, requests, wait_until, wrap
 from mentor_edge.messages import ToolCall
 from mentor_edge.tools.execution import pool
 from mentor_edge.tools.execution import pool_supervisor as nursery

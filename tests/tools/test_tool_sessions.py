@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from helpers.tool_requests import ACCOUNT, ANYTHING, Account, is_alive, wait_until, wrap
 
+from helpers.tool_requests import ACCOUNT, ANYTHING, Account, is_alive, wait_until, wrap
 from mentor_edge.messages import ToolCall
 from mentor_edge.tools.definition import tool_set
 from mentor_edge.tools.execution.executor import ToolExecutor, ToolRequest, ToolResult
