@@ -99,10 +99,19 @@ def random_model(directory: Path) -> Path:
     tokenizer = make_qwen2_tokenizer(TEMPLATE)
     torch.manual_seed(0)
     config = Qwen2Config(
-        hidden_size=896, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2, intermediate_size=4864,
-        vocab_size=151_936, tie_word_embeddings=True, max_position_embeddings=32_768,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, dtype="bfloat16",
-    )  # fmt: skip
+        hidden_size=896,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        intermediate_size=4864,
+        vocab_size=151_936,
+        tie_word_embeddings=True,
+        max_position_embeddings=32_768,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        dtype="bfloat16",
+    )
     Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -81,9 +81,15 @@ def words(rng: random.Random) -> tuple[str, str, str]:
     places = ["Paris", "the Nile", "Lima", "Mount Everest", "Ada Lovelace", "copper", "Tuesday", "a prime number"]
     right, wrong = rng.sample(places, 2)
     return rng.choice(
-        [("yes", "Yes.", "no"), ("no", "No", "yes"), (right, right.lower(), wrong), ("C", "(C)", "(D)"),
-         ("True", "true", "False"), (right, rf"\text{{{right}}}", wrong)]
-    )  # fmt: skip
+        [
+            ("yes", "Yes.", "no"),
+            ("no", "No", "yes"),
+            (right, right.lower(), wrong),
+            ("C", "(C)", "(D)"),
+            ("True", "true", "False"),
+            (right, rf"\text{{{right}}}", wrong),
+        ]
+    )
 
 
 def collection(rng: random.Random) -> tuple[str, str, str]:
@@ -99,8 +105,12 @@ def collection(rng: random.Random) -> tuple[str, str, str]:
 
 
 MIX: list[tuple[float, Callable[[random.Random], tuple[str, str, str]]]] = [
-    (0.60, number), (0.15, quantity), (0.10, formula), (0.10, words), (0.05, collection),
-]  # fmt: skip
+    (0.60, number),
+    (0.15, quantity),
+    (0.10, formula),
+    (0.10, words),
+    (0.05, collection),
+]
 
 
 def generate(count: int, seed: int) -> list[Item]:
@@ -171,10 +181,16 @@ def main() -> None:
         if theirs[1]
     ]
     different = [
-        {"given": answers.boxed_answer(item.completion), "accepted": item.accepted, "kind": item.kind, "ours": mine,
-         "reference": theirs}
-        for item, mine, theirs in both if mine != theirs
-    ]  # fmt: skip
+        {
+            "given": answers.boxed_answer(item.completion),
+            "accepted": item.accepted,
+            "kind": item.kind,
+            "ours": mine,
+            "reference": theirs,
+        }
+        for item, mine, theirs in both
+        if mine != theirs
+    ]
     ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates["reference"], strict=True)]
     result = {
         "items": len(items),

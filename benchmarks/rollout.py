@@ -57,10 +57,11 @@ class Clock(TrainerCallback):
 def timed_run(engine: str, student: str, steps: int, directory: Path) -> Clock:
     """Train for `steps` steps with one of the two; the rate is tiny, so both stay at the same policy."""
     config = MentorConfig(
-        student=student, output_dir=directory,
+        student=student,
+        output_dir=directory,
         train=PolicyTraining(steps=steps, learning_rate=1e-7, save_every=1000),
         rollout=RolloutConfig(engine=engine),
-    )  # fmt: skip
+    )
     tasks = {task.id: task for task in training_suite(200, seed=config.seed).tasks}
     rows = [{"prompt": [m.to_openai() for m in task.prompt], "task_id": task.id} for task in tasks.values()]
     model, tokenizer, adapter = load_trainable(student, config.lora)
@@ -68,11 +69,14 @@ def timed_run(engine: str, student: str, steps: int, directory: Path) -> Clock:
     rollout = config.rollout
     with ToolExecutor() as executor:
         arguments: dict[str, Any] = {
-            "model": model, "processing_class": tokenizer, "peft_config": adapter,
+            "model": model,
+            "processing_class": tokenizer,
+            "peft_config": adapter,
             "args": grpo_arguments(config, directory),
             "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json"),
-            "reward_funcs": RewardLog(MentorReward(), tasks, config.train.rollouts_per_prompt), "callbacks": [clock],
-        }  # fmt: skip
+            "reward_funcs": RewardLog(MentorReward(), tasks, config.train.rollouts_per_prompt),
+            "callbacks": [clock],
+        }
         if engine == "edge":
             limits = AgentLimits(rollout.tool_rounds, rollout.tokens_per_turn, rollout.completion_tokens)
             trainer = EdgeGRPOTrainer(

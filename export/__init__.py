@@ -8,5 +8,12 @@ from .pipeline import evaluate_directory, evaluate_file, export, require_pass
 from .source import Source
 
 __all__ = [
-    "Artifact", "Source", "bases_to_try", "evaluate_directory", "evaluate_file", "export", "merge", "require_pass",
-]  # fmt: skip
+    "Artifact",
+    "Source",
+    "bases_to_try",
+    "evaluate_directory",
+    "evaluate_file",
+    "export",
+    "merge",
+    "require_pass",
+]

@@ -53,9 +53,17 @@ class Artifact:
         splits = entry.gate["splits"]
         headline = splits.get("ood") or next(iter(splits.values()))
         return {
-            "format": entry.format, "quant": entry.quant, "file": entry.path, "bytes": entry.bytes,
-            "sha256": self.manifest.content_digest(entry), "verdict": entry.verdict, "n": headline["n"],
-            "delta": headline["delta"], "ci": [headline["low"], headline["high"]],
-            "malformed": entry.gate["malformed"]["artifact"], "flips": headline["lost"] + headline["gained"],
-            "control": entry.role == "control", "splits": splits,
-        }  # fmt: skip
+            "format": entry.format,
+            "quant": entry.quant,
+            "file": entry.path,
+            "bytes": entry.bytes,
+            "sha256": self.manifest.content_digest(entry),
+            "verdict": entry.verdict,
+            "n": headline["n"],
+            "delta": headline["delta"],
+            "ci": [headline["low"], headline["high"]],
+            "malformed": entry.gate["malformed"]["artifact"],
+            "flips": headline["lost"] + headline["gained"],
+            "control": entry.role == "control",
+            "splits": splits,
+        }

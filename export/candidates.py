@@ -157,11 +157,15 @@ def _quantized(
         untuned.unlink()
         require_survival(left, target)
     return Candidate(
-        "gguf", kind, target, kind not in place.options.gguf,
+        "gguf",
+        kind,
+        target,
+        kind not in place.options.gguf,
         _plain(quantized) | {"note": fallback_note(quantized), "overrides": dict(overrides)},
-        compared, calibration=None if matrix is None else matrix.to_json(),
+        compared,
+        calibration=None if matrix is None else matrix.to_json(),
         delta=None if left is None else _plain(left),
-    )  # fmt: skip
+    )
 
 
 def onnx_candidates(place: Workplace) -> tuple[dict[str, Any], list[Candidate]]:

@@ -212,9 +212,12 @@ def _onnx_tensors(directory: Path) -> dict[str, _Tensor]:
 def _array(array: NDArray[Any]) -> _Tensor:
     rows = array if array.ndim == 2 else array.reshape(1, -1)
     return _Tensor(
-        str(rows.dtype), rows.shape[0], rows.shape[1], lambda some: np.ascontiguousarray(rows[some]).view(np.uint8),
+        str(rows.dtype),
+        rows.shape[0],
+        rows.shape[1],
+        lambda some: np.ascontiguousarray(rows[some]).view(np.uint8),
         (lambda some: rows[some].astype(np.float32)) if rows.dtype.name in _FLOATS else None,
-    )  # fmt: skip
+    )
 
 
 def _packed(weight: Bytes, bits: int, columns: int, scales: Floats, zeros: NDArray[Any] | None = None) -> _Tensor:

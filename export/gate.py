@@ -38,9 +38,12 @@ class GateReport:
             for name, statistic in self.splits.items()
         }
         return {
-            "verdict": self.verdict, "margin": next(iter(self.splits.values())).margin, "splits": splits,
-            "malformed": dict(self.malformed), "explanation": self.explanation,
-        }  # fmt: skip
+            "verdict": self.verdict,
+            "margin": next(iter(self.splits.values())).margin,
+            "splits": splits,
+            "malformed": dict(self.malformed),
+            "explanation": self.explanation,
+        }
 
     @property
     def headline(self) -> GateStatistic:

@@ -27,8 +27,12 @@ KEPT = 0.99
 """The base's dtype must keep this share of the adapter's change, else the merged weights are saved in float32."""
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MORE_THAN_LORA = (
-    "modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens",
-)  # fmt: skip
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
+)
 """Settings of PEFT's LoRA with which an adapter is more than low-rank changes of the base's own layers."""
 
 _HINT = "give the LoRA adapter that was trained on this base, and the very base"
@@ -206,10 +210,16 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
             noise += _dot(rounded - parameter.data, rounded - parameter.data)
     enough = not change or kept / change >= KEPT
     report = MergeReport(
-        base, len(layers), settings["r"], settings.get("base_model_name_or_path"), math.sqrt(change / weights),
-        _name(dtype), kept / change if change else None, math.sqrt(noise / change) if change else None,
+        base,
+        len(layers),
+        settings["r"],
+        settings.get("base_model_name_or_path"),
+        math.sqrt(change / weights),
+        _name(dtype),
+        kept / change if change else None,
+        math.sqrt(noise / change) if change else None,
         _name(dtype if enough else torch.float32),
-    )  # fmt: skip
+    )
     return tuned.unload().to(dtype if enough else torch.float32), report
 
 
@@ -274,8 +284,10 @@ def choose_base(candidates: Mapping[str, Evaluation]) -> tuple[str, dict[str, An
         raise ValueError("the candidates ran different tasks")
     base = max(solved, key=lambda name: sum(solved[name]))  # the first of equals
     record: dict[str, Any] = {
-        "base": base, "n": len(solved[base]), "correct": {name: sum(bits) for name, bits in solved.items()},
-    }  # fmt: skip
+        "base": base,
+        "n": len(solved[base]),
+        "correct": {name: sum(bits) for name, bits in solved.items()},
+    }
     if len(solved) == 2:
         first, second = solved.values()
         record["difference"] = asdict(paired_difference(first, second))

@@ -42,7 +42,7 @@ _PARITY_TASKS = 8
 _PACKAGES = (
     "mentor-edge", "torch", "transformers", "peft", "bitsandbytes", "gguf", "llama-cpp-python", "onnxruntime",
     "onnxruntime-genai", "onnx",
-)  # fmt: skip
+)  # a table  # fmt: skip
 
 
 def gate_suite(suite: Suite) -> Suite:
@@ -128,10 +128,15 @@ def export(
         entries = [_put_in_place(work, *pair) for pair in zip(candidates, judged, strict=True)]
         gate.keep_items(work / "gate", reference, candidates)
         manifest = Manifest(
-            source=_source_record(source, merged, choice), template_sha256=template.sha256,
-            suite={"name": suite.name, "version": suite.version, "sha256": suite.sha256}, margin=plan.margin,
-            parity=found, entries=tuple(entries), versions=_versions(), sha256={},
-        )  # fmt: skip
+            source=_source_record(source, merged, choice),
+            template_sha256=template.sha256,
+            suite={"name": suite.name, "version": suite.version, "sha256": suite.sha256},
+            margin=plan.margin,
+            parity=found,
+            entries=tuple(entries),
+            versions=_versions(),
+            sha256={},
+        )
         manifest = write_package(work, manifest, template)
     return Artifact(out, manifest)
 
@@ -247,9 +252,12 @@ class _Gate:
                 raise EngineError(f"{stage}: given up")  # which nobody reads
             runtime = candidate.runtime | {"context_length": engine.context_length}
             measured = evaluate(
-                engine, self.suite, items=self._items / f"{candidate.name}.jsonl", identity=candidate.identity(),
+                engine,
+                self.suite,
+                items=self._items / f"{candidate.name}.jsonl",
+                identity=candidate.identity(),
                 on_progress=lambda done: self._progress(stage, done, total),
-            )  # fmt: skip
+            )
         self._measured[candidate.name] = measured
         return compare(reference, measured, self._margin).to_json() | {"runtime": runtime}
 
@@ -280,11 +288,18 @@ def _put_in_place(work: Path, candidate: Candidate, gate: dict[str, Any]) -> Man
     folder = {"control": "controls", "shipped": "", "refused": "refused"}[role]
     entry = ManifestEntry.model_validate(
         {
-            "format": candidate.format, "quant": candidate.quant, "path": str(Path(folder) / candidate.path.name),
-            "bytes": candidate.bytes, "role": role, "quantization": candidate.quantization, "parity": candidate.parity,
-            "gate": gate, "calibration": candidate.calibration, "delta": candidate.delta,
+            "format": candidate.format,
+            "quant": candidate.quant,
+            "path": str(Path(folder) / candidate.path.name),
+            "bytes": candidate.bytes,
+            "role": role,
+            "quantization": candidate.quantization,
+            "parity": candidate.parity,
+            "gate": gate,
+            "calibration": candidate.calibration,
+            "delta": candidate.delta,
         }
-    )  # fmt: skip
+    )
     place = work / entry.path
     place.parent.mkdir(exist_ok=True)
     candidate.path.rename(place)

@@ -71,10 +71,17 @@ class _State:
         assert self.ending is not None
         answer = boxed_answer(self.messages[-1].content) if self.ending is Ending.ANSWERED else None
         return Trajectory(
-            tuple(self.messages), answer, self.ending,
-            transcript.prompt_ids, transcript.completion_ids, transcript.sampled,
-            self.tool_errors, tuple(self.unknown_tools), self.tokens, self.ended - started,
-        )  # fmt: skip
+            tuple(self.messages),
+            answer,
+            self.ending,
+            transcript.prompt_ids,
+            transcript.completion_ids,
+            transcript.sampled,
+            self.tool_errors,
+            tuple(self.unknown_tools),
+            self.tokens,
+            self.ended - started,
+        )
 
 
 def run_conversations(

@@ -71,7 +71,7 @@ def _reason(error: Exception) -> str:
 _NAMES: Mapping[Any, str] = {
     str: "text", list: "a list", dict: "an object", int: "a whole number", (int, float): "a number",
     (int, str): "a whole number or text",
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 
 def field(row: Any, name: str, kind: type[_Field] | tuple[type[_Field], ...], where: str = "") -> _Field:

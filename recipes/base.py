@@ -108,8 +108,11 @@ class Recipe(ABC):
         with explained_write_errors(directory):
             self.train(TrainingJob(student, tasks, directory, checkpoint, progress, validation))
         counts = {
-            "suite": suite.name, "sha256": suite.sha256, "used": len(tasks), "rejected": len(suite.tasks) - len(tasks),
-        }  # fmt: skip
+            "suite": suite.name,
+            "sha256": suite.sha256,
+            "used": len(tasks),
+            "rejected": len(suite.tasks) - len(tasks),
+        }
         identity = identity_of(student) if Path(student).is_dir() else None
         seconds = time.monotonic() - started
         run = Run(directory, self.name, student, self.config.seed, counts, seconds, identity)

@@ -125,9 +125,13 @@ class Run:
         from mentor_edge.export import export, require_pass
 
         artifact = export(
-            self.source(merge_base), out=out or self.directory / "artifact", suite=suite or load_suite("nano"),
-            gguf=gguf, onnx=onnx, **{"calibration": self.training_suite, **options},
-        )  # fmt: skip
+            self.source(merge_base),
+            out=out or self.directory / "artifact",
+            suite=suite or load_suite("nano"),
+            gguf=gguf,
+            onnx=onnx,
+            **{"calibration": self.training_suite, **options},
+        )
         require_pass(artifact)
         return artifact
 
@@ -144,10 +148,15 @@ class Run:
         write_json(
             self.directory / "run.json",
             {
-                "version": _VERSION, "recipe": self.recipe, "student": self.student, "seed": self.seed,
-                "tasks": self.tasks, "seconds": self.seconds, "base_identity": self.base_identity,
+                "version": _VERSION,
+                "recipe": self.recipe,
+                "student": self.student,
+                "seed": self.seed,
+                "tasks": self.tasks,
+                "seconds": self.seconds,
+                "base_identity": self.base_identity,
             },
-        )  # fmt: skip
+        )
 
     @classmethod
     def load(cls, directory: str | Path) -> Run:
@@ -163,9 +172,14 @@ class Run:
             if values["version"] != _VERSION:
                 raise RunError(f"{path} has version {values['version']}, this program reads {_VERSION}")
             return cls(
-                directory, values["recipe"], values["student"], values["seed"], values["tasks"], values["seconds"],
+                directory,
+                values["recipe"],
+                values["student"],
+                values["seed"],
+                values["tasks"],
+                values["seconds"],
                 values.get("base_identity"),
-            )  # fmt: skip
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged: {error!r}") from error
 

@@ -43,7 +43,7 @@ class Family:
 _GEMMA3_DEFAULTS = {
     "head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 4096, "rope_theta": 1e6,
     "rope_local_base_freq": 1e4, "hidden_act": "gelu_pytorch_tanh",
-}  # fmt: skip
+}  # a table  # fmt: skip
 FAMILIES = {
     "Qwen3ForCausalLM": Family(gguf.MODEL_ARCH.QWEN3, defaults={"head_dim": 128}),
     "Qwen2ForCausalLM": Family(gguf.MODEL_ARCH.QWEN2),
@@ -66,7 +66,7 @@ FAMILIES = {
 _REQUIRED = (
     "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
     "rms_norm_eps",
-)  # fmt: skip
+)  # a table  # fmt: skip
 _NOPE_INTERVAL = 4  # llama.cpp: every fourth layer of SmolLM3 has no rotary embedding
 _SLIDING_INTERVAL = 6  # llama.cpp: every sixth layer of Gemma 3 looks at everything
 _GEMMA3_27B_LAYERS = 62  # llama.cpp scales attention differently in a model of so many layers

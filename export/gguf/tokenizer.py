@@ -37,8 +37,15 @@ SPACE = "▁"
 _BYTES = {f"<0x{byte:02X}>" for byte in range(256)}
 # Tokens that llama.cpp stops at because of their text alone, of those that these families use.
 _KNOWN_ENDS = {
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<eos>", "</s>",
-}  # fmt: skip
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<end_of_turn>",
+    "<eos>",
+    "</s>",
+}
 
 
 @dataclass(frozen=True)
@@ -251,9 +258,11 @@ def _end_ids(model_dir: Path, special: Mapping[str, int], vocabulary: Vocabulary
 
 def _add_special_ids(writer: gguf.GGUFWriter, special: Mapping[str, int], more_ends: list[int]) -> None:
     for name, add in (
-        ("bos", writer.add_bos_token_id), ("eos", writer.add_eos_token_id), ("pad", writer.add_pad_token_id),
+        ("bos", writer.add_bos_token_id),
+        ("eos", writer.add_eos_token_id),
+        ("pad", writer.add_pad_token_id),
         ("unk", writer.add_unk_token_id),
-    ):  # fmt: skip
+    ):
         if name in special:
             add(special[name])
     # "End of turn" and "end of message": with the end token, all that a file can name.

@@ -65,20 +65,34 @@ def _gate(manifest: Manifest) -> Iterator[str]:
     )
     yield ""
     header = (
-        "model", "split", "n", "reference, %", "model, %", "difference, points", "90 % interval", "lost", "gained",
+        "model",
+        "split",
+        "n",
+        "reference, %",
+        "model, %",
+        "difference, points",
+        "90 % interval",
+        "lost",
+        "gained",
         "verdict",
-    )  # fmt: skip
+    )
     rows = []
     for entry in manifest.entries:
         for name, split in entry.gate["splits"].items():
             accuracy = [f"{100 * split['correct'][side] / split['n']:.1f}" for side in ("reference", "artifact")]
             rows.append(
                 [
-                    entry.path, name, split["n"], *accuracy, f"{100 * split['delta']:+.2f}",
-                    f"[{100 * split['low']:+.2f}, {100 * split['high']:+.2f}]", split["lost"], split["gained"],
+                    entry.path,
+                    name,
+                    split["n"],
+                    *accuracy,
+                    f"{100 * split['delta']:+.2f}",
+                    f"[{100 * split['low']:+.2f}, {100 * split['high']:+.2f}]",
+                    split["lost"],
+                    split["gained"],
                     split["verdict"],
                 ]
-            )  # fmt: skip
+            )
     yield from _table(header, rows)
 
 
@@ -88,20 +102,32 @@ def _first_splits(manifest: Manifest) -> list[Any]:
 
 def _files(manifest: Manifest) -> Iterator[str]:
     header = (
-        "model", "MB", "verdict", "what it is", "malformed turns (reference)", "mean KL, nats", "same top-1, %",
-        "delta kept", "SHA-256",
-    )  # fmt: skip
+        "model",
+        "MB",
+        "verdict",
+        "what it is",
+        "malformed turns (reference)",
+        "mean KL, nats",
+        "same top-1, %",
+        "delta kept",
+        "SHA-256",
+    )
     rows = []
     for entry in manifest.entries:
         malformed = entry.gate["malformed"]
         rows.append(
             [
-                entry.path, f"{entry.bytes / 1e6:.1f}", entry.verdict, _ROLES[entry.role],
-                f"{malformed['artifact']} ({malformed['reference']})", _figure(entry.parity.get("kl_mean"), ".2g"),
+                entry.path,
+                f"{entry.bytes / 1e6:.1f}",
+                entry.verdict,
+                _ROLES[entry.role],
+                f"{malformed['artifact']} ({malformed['reference']})",
+                _figure(entry.parity.get("kl_mean"), ".2g"),
                 _figure(entry.parity.get("top1_agreement"), ".1f", 100),
-                _figure((entry.delta or {}).get("projection"), ".2f"), f"`{manifest.content_digest(entry)}`",
+                _figure((entry.delta or {}).get("projection"), ".2f"),
+                f"`{manifest.content_digest(entry)}`",
             ]
-        )  # fmt: skip
+        )
     yield from _table(header, rows)
     yield ""
     yield (

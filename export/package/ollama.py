@@ -60,11 +60,14 @@ def modelfile(template: ChatTemplate, file: str, context_length: int | None = No
     """
     chat = ChatFormat.of(template)
     lines = [
-        *(f"# {line}" for line in NOT_COVERED.splitlines()), f"FROM ./{file}", f'TEMPLATE """{chat.go_template()}"""',
+        *(f"# {line}" for line in NOT_COVERED.splitlines()),
+        f"FROM ./{file}",
+        f'TEMPLATE """{chat.go_template()}"""',
         f"PARAMETER stop {_quoted(template.eos_token)}",
         # Greedy decoding, as at the gate; Ollama's own default penalizes repeated tokens.
-        "PARAMETER temperature 0", "PARAMETER repeat_penalty 1",
-    ]  # fmt: skip
+        "PARAMETER temperature 0",
+        "PARAMETER repeat_penalty 1",
+    ]
     if context_length is not None:
         lines.append(f"PARAMETER num_ctx {context_length}")
     return "\n".join(lines) + "\n"
@@ -249,10 +252,17 @@ def _openings(template: ChatTemplate, turns: Mapping[str, str]) -> dict[str, Any
     tools_open, between_tools, tools_close = pieces([_USER], *shown, tools=_TOOLS)
     both = pieces([_SYSTEM, _USER], _SYSTEM.content, *shown, tools=_TOOLS)
     return {
-        "plain": plain, "system_open": system[0], "system_close": system[1],
-        "tools_open": tools_open, "between_tools": between_tools, "tools_close": tools_close, "whole_tools": whole,
-        "both_open": both[0], "both_between": both[1], "both_close": both[3],
-    }  # fmt: skip
+        "plain": plain,
+        "system_open": system[0],
+        "system_close": system[1],
+        "tools_open": tools_open,
+        "between_tools": between_tools,
+        "tools_close": tools_close,
+        "whole_tools": whole,
+        "both_open": both[0],
+        "both_between": both[1],
+        "both_close": both[3],
+    }
 
 
 def _turns(template: ChatTemplate) -> dict[str, Any]:
@@ -265,9 +275,11 @@ def _turns(template: ChatTemplate) -> dict[str, Any]:
     if to_answer != user_close + assistant_open:
         raise _UnlikeError("earlier turns of the model do not begin as its next one does")
     return {
-        "user_open": _without_start(to_user, assistant_close), "user_close": user_close,
-        "assistant_open": assistant_open, "assistant_close": assistant_close,
-    }  # fmt: skip
+        "user_open": _without_start(to_user, assistant_close),
+        "user_close": user_close,
+        "assistant_open": assistant_open,
+        "assistant_close": assistant_close,
+    }
 
 
 def _calls(template: ChatTemplate, turns: Mapping[str, str]) -> dict[str, Any]:
@@ -287,12 +299,15 @@ def _calls(template: ChatTemplate, turns: Mapping[str, str]) -> dict[str, Any]:
     twice = Message("assistant", "", (_FIRST_CALL, _SECOND_CALL))
     together = pieces(twice, (*_FIRST_MARKS, *_SECOND_MARKS), _RESULT, _MORE_RESULT)
     return {
-        "call_open": call_open, "call_between": call_between, "call_close": call_close,
+        "call_open": call_open,
+        "call_between": call_between,
+        "call_close": call_close,
         "before_calls": _without_end(content_to_call, call_open),
         "between_calls": _without_end(_without_start(together[3], call_close), call_open),
-        "results_open": _without_start(to_result, to_end), "between_results": together[6],
+        "results_open": _without_start(to_result, to_end),
+        "between_results": together[6],
         "results_close": results_close,
-    }  # fmt: skip
+    }
 
 
 def _render(

@@ -164,9 +164,13 @@ def run_markdown(manifest: Manifest, ollama_refusal: str | None) -> str:
         runtime, kv = entry.gate["runtime"], _kv(entry)
         flash = bool(runtime.get("flash_attention"))
         values = {
-            "path": entry.path, "kv": kv, "kv_number": _GGML_TYPES[kv], "flash": flash, "fa": "on" if flash else "off",
+            "path": entry.path,
+            "kv": kv,
+            "kv_number": _GGML_TYPES[kv],
+            "flash": flash,
+            "fa": "on" if flash else "off",
             "context": runtime.get("context_length", 0),  # 0 is the model's own, in all of llama.cpp's programs
-        }  # fmt: skip
+        }
         parts.append(Template(_AGENT + (_GGUF if _is_gguf(entry) else _ONNX)).substitute(values))
     if not shipped:
         parts.append("No model passed the gate: there is none to run.\n")

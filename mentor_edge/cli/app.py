@@ -115,9 +115,14 @@ def compare(
     from mentor_edge.recipes.comparison.run import compare as run_comparison
 
     plan = ComparisonPlan.read(
-        config, methods=_parts(methods), seeds=seeds, bases=_parts(bases), teacher_noise=_parts(teacher_noise),
-        validation=validation, overrides=overrides or [],
-    )  # fmt: skip
+        config,
+        methods=_parts(methods),
+        seeds=seeds,
+        bases=_parts(bases),
+        teacher_noise=_parts(teacher_noise),
+        validation=validation,
+        overrides=overrides or [],
+    )
     with StageProgress() as progress:
         comparison = run_comparison(plan, out, resume=resume, jobs=jobs, progress=progress)
     write_comparison(comparison, out)
@@ -193,7 +198,7 @@ _WITH_RESUME = "; the same command with --resume goes on"
 _GOES_ON = {
     "quickstart": _WITH_RESUME, "fit": _WITH_RESUME, "compare": _WITH_RESUME, "evaluate": "; the same command goes on",
     "export": "; the same command goes on with what its gate had measured",
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 
 def _parts(text: str | None) -> list[str] | None:

@@ -13,15 +13,24 @@ from typing import Literal
 from mentor_edge.engines.process.machine import memory_bytes, processor_flags, processors
 
 _PACKAGES = (
-    "torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "gguf", "llama-cpp-python", "mcp", "openai",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "gguf",
+    "llama-cpp-python",
+    "mcp",
+    "openai",
+)
 _GENAI = ("onnxruntime-genai", "onnxruntime", "onnx-ir")
 _EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
 _INSTRUCTIONS = {  # llama.cpp's word, and the processor's flag for it in /proc/cpuinfo
     "AVX": "avx", "AVX2": "avx2", "FMA": "fma", "F16C": "f16c", "AVX_VNNI": "avx_vnni", "AVX512": "avx512f",
     "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16", "AMX_INT8": "amx_int8", "NEON": "asimd",
     "DOTPROD": "asimddp", "MATMUL_INT8": "i8mm", "SVE": "sve",
-}  # fmt: skip
+}  # a table  # fmt: skip
 _GIB = 1 << 30
 _EXPORT_MEMORY = 6 * _GIB  # ONNX int4 of a model of half a billion parameters
 
@@ -43,9 +52,15 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings. llama.cpp and onnxruntime-genai decode tiny models in child processes (a few seconds)."""
     return [
-        _python(), *map(_package, _PACKAGES), _memory(), _threads(shell_environment()),
-        _telemetry(shell_environment()), _isolation(), *_gguf(), *_onnx(),
-    ]  # fmt: skip
+        _python(),
+        *map(_package, _PACKAGES),
+        _memory(),
+        _threads(shell_environment()),
+        _telemetry(shell_environment()),
+        _isolation(),
+        *_gguf(),
+        *_onnx(),
+    ]
 
 
 def shell_environment() -> Mapping[str, str]:
@@ -87,8 +102,10 @@ def _threads(shell: Mapping[str, str]) -> Finding:
     policy, threads = shell.get("OMP_WAIT_POLICY", ""), shell.get("OMP_NUM_THREADS", "")
     advice = []
     if policy.lower() != "passive":
-        advice.append("set OMP_WAIT_POLICY to passive in your own scripts, as this command does: busy-waiting threads "
-                      "run 100 times slower on a shared machine")  # fmt: skip
+        advice.append(
+            "set OMP_WAIT_POLICY to passive in your own scripts, as this command does: busy-waiting threads "
+            "run 100 times slower on a shared machine"
+        )
     started = int(threads) if threads.isdecimal() else os.cpu_count() or 1
     if started > usable:
         advice.append(f"set OMP_NUM_THREADS to {max(1, int(usable))}: {started} threads would share them")

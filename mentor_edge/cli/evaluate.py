@@ -160,10 +160,15 @@ def _measured(place: _Place, tasks: Suite, limits: AgentLimits | None, items: Pa
         return _Measured(found, place.title, path)
     with open_engine(place.target, model=place.model, api_key=place.api_key) as engine, StageProgress() as progress:
         evaluation = run_evaluation(
-            engine, tasks, limits=limits, items=path, identity=identity, again=again,
+            engine,
+            tasks,
+            limits=limits,
+            items=path,
+            identity=identity,
+            again=again,
             on_progress=lambda done: progress(f"evaluate on {tasks.name}", done, len(tasks.tasks)),
             on_note=lambda note: console.print(note, markup=False, soft_wrap=True),
-        )  # fmt: skip
+        )
     return _Measured(evaluation, place.title, path)
 
 

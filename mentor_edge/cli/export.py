@@ -75,11 +75,20 @@ def export(
         with StageProgress() as progress:
             source, calibration = _source(target, merge_base)
             artifact = export_model(
-                source, out=out or target / "artifact", suite=tasks, gguf=_kinds(gguf), onnx=_kinds(onnx),
-                margin=margin, overrides=_pairs("--override", overrides), importance_matrix=imatrix,
-                converter=converter, exporter=exporter, onnx_options=_pairs("--onnx-option", onnx_options),
-                progress=progress, **calibration,
-            )  # fmt: skip
+                source,
+                out=out or target / "artifact",
+                suite=tasks,
+                gguf=_kinds(gguf),
+                onnx=_kinds(onnx),
+                margin=margin,
+                overrides=_pairs("--override", overrides),
+                importance_matrix=imatrix,
+                converter=converter,
+                exporter=exporter,
+                onnx_options=_pairs("--onnx-option", onnx_options),
+                progress=progress,
+                **calibration,
+            )
     print_gate(artifact)
     if as_json:
         print_json({"artifact": str(artifact.directory), "files": artifact.summary()})

@@ -143,26 +143,45 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> None:
     _draw_gate(out / "gate.png", summary["artifacts"])
     conversation = summary["conversation"]
     lines = [
-        "# Quickstart report", "",
+        "# Quickstart report",
+        "",
         f"Student: nano, {summary['student']['parameters']:,} parameters, seed {summary['seed']}. "
         f"Teacher: programmatic, noise {summary['traces']['noise']}, {summary['traces']['n']} traces, "
         f"{summary['traces']['calls_per_trace']} calls each. Suite: {summary['suite']['name']} "
-        f"{summary['suite']['version']}, sha256 {summary['suite']['sha256']}.", "",
-        "## Accuracy, % (greedy, merged model in torch)", "",
-        *markdown_table(["split", "n", *summary["accuracy"]], _accuracy_rows(summary)), "",
-        *(f"- {_lift_line(summary, name)}" for name in summary["lift"]), f"- {summary['overlap']}", "",
-        "![reward and accuracy of the MENTOR rollouts](training.png)", "",
-        "## Gate", "",
+        f"{summary['suite']['version']}, sha256 {summary['suite']['sha256']}.",
+        "",
+        "## Accuracy, % (greedy, merged model in torch)",
+        "",
+        *markdown_table(["split", "n", *summary["accuracy"]], _accuracy_rows(summary)),
+        "",
+        *(f"- {_lift_line(summary, name)}" for name in summary["lift"]),
+        f"- {summary['overlap']}",
+        "",
+        "![reward and accuracy of the MENTOR rollouts](training.png)",
+        "",
+        "## Gate",
+        "",
         "Merged torch model against the file in llama.cpp, item by item; a file's verdict is the worst of its splits. "
-        "Controls show what the gate can see and are never shipped.", "",
-        *markdown_table(_ARTIFACT_HEADER, _artifact_rows(summary)), "",
-        "![gate intervals](gate.png)", "",
-        f"## One conversation with {conversation['file']}", "",
-        f"Tools offered: {', '.join(conversation['tools'])}. Expected answer: {conversation['expected']}.", "", "```",
+        "Controls show what the gate can see and are never shipped.",
+        "",
+        *markdown_table(_ARTIFACT_HEADER, _artifact_rows(summary)),
+        "",
+        "![gate intervals](gate.png)",
+        "",
+        f"## One conversation with {conversation['file']}",
+        "",
+        f"Tools offered: {', '.join(conversation['tools'])}. Expected answer: {conversation['expected']}.",
+        "",
+        "```",
         f"user: {conversation['question']}",
-        *(f"{message['role']}: {_spoken(message)}" for message in conversation["messages"]), "```", "",
-        "## Seconds", "", *markdown_table(["stage", "s"], [[k, f"{v:.1f}"] for k, v in summary["seconds"].items()]), "",
-    ]  # fmt: skip
+        *(f"{message['role']}: {_spoken(message)}" for message in conversation["messages"]),
+        "```",
+        "",
+        "## Seconds",
+        "",
+        *markdown_table(["stage", "s"], [[k, f"{v:.1f}"] for k, v in summary["seconds"].items()]),
+        "",
+    ]
     with atomic_file(out / "report.md") as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
 

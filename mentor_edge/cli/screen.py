@@ -25,9 +25,13 @@ class StageProgress:
 
     def __init__(self) -> None:
         self._bars = Progress(
-            TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=False,
-        )  # fmt: skip
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=False,
+        )
         self._tasks: dict[str, TaskID] = {}
         self._started: dict[str, float] = {}
 

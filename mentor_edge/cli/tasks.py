@@ -72,10 +72,13 @@ def validate(
     if as_json:
         print_json(
             {
-                "file": str(file), "sha256": suite.sha256, "tasks": len(tasks), "references": references,
+                "file": str(file),
+                "sha256": suite.sha256,
+                "tasks": len(tasks),
+                "references": references,
                 "failures": failures,
             }
-        )  # fmt: skip
+        )
     if failures:
         raise typer.Exit(1)
 

@@ -65,9 +65,13 @@ class Evaluation:
     def header(self) -> dict[str, Any]:
         """What was measured: everything but the outcomes."""
         return {
-            "suite": self.suite, "version": self.version, "sha256": self.sha256, "identity": self.identity,
-            "limits": None if self.limits is None else asdict(self.limits), "batch_size": self.batch_size,
-        }  # fmt: skip
+            "suite": self.suite,
+            "version": self.version,
+            "sha256": self.sha256,
+            "identity": self.identity,
+            "limits": None if self.limits is None else asdict(self.limits),
+            "batch_size": self.batch_size,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The header and the figures (`Summary`) of every split and every domain; never a score pooled over splits."""

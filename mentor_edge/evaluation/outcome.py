@@ -18,7 +18,7 @@ _PLAIN: Mapping[str, Any] = {
     "task_id": str, "split": str, "domain": str, "correct": bool, "malformed": bool, "unknown_tool": bool,
     "answer": str | None, "error": str | None, "calls": int, "turns": int, "tokens": int, "tool_errors": int,
     "seconds": int | float, "metrics": dict, "expected": dict,
-}  # fmt: skip
+}  # a table  # fmt: skip
 """Fields that JSON holds as they are, with their types."""
 
 
@@ -101,24 +101,46 @@ def outcome_of(task: Task, trajectory: Trajectory) -> Outcome:
         match = match_calls(task.domain, functions, task.accepted_calls, _first_calls(trajectory))
         correct, error = match.valid, match.error_type
     return Outcome(
-        task.id, task.split, task.domain, correct,
+        task.id,
+        task.split,
+        task.domain,
+        correct,
         malformed=trajectory.ending is Ending.MALFORMED,
         unknown_tool=not trajectory.tools_used <= task.tools_by_name.keys(),
-        ending=trajectory.ending, answer=trajectory.answer, error=error,
+        ending=trajectory.ending,
+        answer=trajectory.answer,
+        error=error,
         calls=len(trajectory.calls),
         turns=sum(message.role == "assistant" for message in trajectory.messages),
-        tokens=trajectory.tokens, tool_errors=trajectory.tool_errors, messages=trajectory.messages,
-        seconds=round(trajectory.seconds, 4), metrics=_metrics(task, trajectory), **_of_task(task),
-    )  # fmt: skip
+        tokens=trajectory.tokens,
+        tool_errors=trajectory.tool_errors,
+        messages=trajectory.messages,
+        seconds=round(trajectory.seconds, 4),
+        metrics=_metrics(task, trajectory),
+        **_of_task(task),
+    )
 
 
 def missing_outcome(task: Task) -> Outcome:
     """The outcome of a task that nobody answered: wrong, whatever was asked."""
     return Outcome(
-        task.id, task.split, task.domain, correct=False, malformed=False, unknown_tool=False, ending=None, answer=None,
-        error=MISSING, calls=0, turns=0, tokens=0, tool_errors=0, messages=(),
-        metrics=dict.fromkeys(_metrics(task, Trajectory((), None, Ending.TRUNCATED)), 0.0), **_of_task(task),
-    )  # fmt: skip
+        task.id,
+        task.split,
+        task.domain,
+        correct=False,
+        malformed=False,
+        unknown_tool=False,
+        ending=None,
+        answer=None,
+        error=MISSING,
+        calls=0,
+        turns=0,
+        tokens=0,
+        tool_errors=0,
+        messages=(),
+        metrics=dict.fromkeys(_metrics(task, Trajectory((), None, Ending.TRUNCATED)), 0.0),
+        **_of_task(task),
+    )
 
 
 def _of_task(task: Task) -> dict[str, Any]:

@@ -91,8 +91,11 @@ def _of_messages(row: Any, task: Task) -> Trajectory:
 
 
 _FORMS: Mapping[str, Callable[[Any, Task], Trajectory]] = {
-    "text": _of_text, "calls": _of_calls, "answer": _of_answer, "messages": _of_messages,
-}  # fmt: skip
+    "text": _of_text,
+    "calls": _of_calls,
+    "answer": _of_answer,
+    "messages": _of_messages,
+}
 
 
 def _trajectory(turns: list[ParsedTurn | Message]) -> Trajectory:

@@ -51,12 +51,17 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, note
         "limits": "none" if limits is None else ", ".join(f"{name} {value}" for name, value in limits.items()),
     }
     lines = [
-        f"# {evaluation.suite}: {title}", "",
-        *(f"- {name}: {value}" for name, value in facts.items()), "",
-        *markdown_table(header, [[cell.replace("|", r"\|") for cell in row] for row in rows]), "",
-        f"![accuracy with 95 % intervals]({picture.name})", "",
-        *(f"- {statement}" for statement in (*_statements(evaluation), *notes, *_NOTES)), "",
-    ]  # fmt: skip
+        f"# {evaluation.suite}: {title}",
+        "",
+        *(f"- {name}: {value}" for name, value in facts.items()),
+        "",
+        *markdown_table(header, [[cell.replace("|", r"\|") for cell in row] for row in rows]),
+        "",
+        f"![accuracy with 95 % intervals]({picture.name})",
+        "",
+        *(f"- {statement}" for statement in (*_statements(evaluation), *notes, *_NOTES)),
+        "",
+    ]
     with atomic_file(path) as temporary:
         temporary.write_text("\n".join(lines), encoding="utf-8")
     return [path, picture]
@@ -76,21 +81,36 @@ def _figures(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     groups = list(_groups(evaluation))
     metrics = list(dict.fromkeys(name for _, figures in groups for name in figures.metrics))
     header = [
-        "split: domain", "n", "right %", "95 % interval", "malformed %", "unknown %", *(f"{m} %" for m in metrics),
-        "calls", "turns", "tokens", "seconds",
-    ]  # fmt: skip
+        "split: domain",
+        "n",
+        "right %",
+        "95 % interval",
+        "malformed %",
+        "unknown %",
+        *(f"{m} %" for m in metrics),
+        "calls",
+        "turns",
+        "tokens",
+        "seconds",
+    ]
     return header, [_row(label, figures, metrics) for label, figures in groups]
 
 
 def _row(label: str, figures: Summary, metrics: list[str]) -> list[str]:
     seconds = figures.seconds
     return [
-        label, str(figures.n), _percent(figures.accuracy), f"{_percent(figures.low)} to {_percent(figures.high)}",
-        _percent(figures.malformed_rate), _percent(figures.unknown_tool_rate),
+        label,
+        str(figures.n),
+        _percent(figures.accuracy),
+        f"{_percent(figures.low)} to {_percent(figures.high)}",
+        _percent(figures.malformed_rate),
+        _percent(figures.unknown_tool_rate),
         *(_percent(figures.metrics[name]) if name in figures.metrics else "-" for name in metrics),
-        f"{figures.calls:.2f}", f"{figures.turns:.2f}", "-" if figures.tokens is None else f"{figures.tokens:.0f}",
+        f"{figures.calls:.2f}",
+        f"{figures.turns:.2f}",
+        "-" if figures.tokens is None else f"{figures.tokens:.0f}",
         "-" if seconds is None else "/".join(f"{value:.2g}" for value in seconds.values()),
-    ]  # fmt: skip
+    ]
 
 
 def _statements(evaluation: Evaluation) -> Iterator[str]:

@@ -56,10 +56,15 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
     endings = Counter(outcome.ending for outcome in outcomes)
     names = dict.fromkeys(name for outcome in outcomes for name in outcome.metrics)
     return Summary(
-        n=n, correct=sum(outcome.correct for outcome in outcomes),
-        accuracy=accuracy.estimate, low=accuracy.low, high=accuracy.high,
-        malformed=malformed, malformed_rate=malformed / n,
-        unknown_tool=unknown_tool, unknown_tool_rate=unknown_tool / n,
+        n=n,
+        correct=sum(outcome.correct for outcome in outcomes),
+        accuracy=accuracy.estimate,
+        low=accuracy.low,
+        high=accuracy.high,
+        malformed=malformed,
+        malformed_rate=malformed / n,
+        unknown_tool=unknown_tool,
+        unknown_tool_rate=unknown_tool / n,
         missing=sum(outcome.error == MISSING for outcome in outcomes),
         endings={ending.value: endings[ending] for ending in Ending if endings[ending]},
         calls=fmean(outcome.calls for outcome in outcomes),
@@ -67,7 +72,7 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
         tokens=fmean(outcome.tokens for outcome in outcomes) if any(outcome.tokens for outcome in outcomes) else None,
         seconds=_percentiles([outcome.seconds for outcome in outcomes]),
         metrics={name: fmean(o.metrics[name] for o in outcomes if name in o.metrics) for name in names},
-    )  # fmt: skip
+    )
 
 
 def by_split(outcomes: Iterable[Outcome]) -> dict[str, Summary]:

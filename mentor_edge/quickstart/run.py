@@ -40,11 +40,11 @@ FULL = Plan(
     counts={
         "id": 600, "para": 400, "comb": 400, "distract": 400, "names": 100, "long": 100, "irrel": 100, "lookup": 100,
     },
-)  # fmt: skip
+)  # a table  # fmt: skip
 SMOKE = Plan(
     warm_steps=20, sft_steps=3, mentor_steps=3, training_tasks=60,
     counts={"id": 40, "para": 20, "comb": 20, "distract": 20, "names": 10, "long": 10, "irrel": 10, "lookup": 10},
-)  # fmt: skip
+)  # a table  # fmt: skip
 
 
 class Stages:
@@ -118,9 +118,10 @@ class _Session:
         traces = stages.run("traces", lambda: self._traces(training))
         suite = evaluation_suite(plan.counts, seed=self.seed, exclude=training)
         common = {
-            "student": str(out / "base"), "seed": self.seed,
+            "student": str(out / "base"),
+            "seed": self.seed,
             "tasks": {"suite": "nano", "limit": plan.training_tasks, "teacher_noise": self.noise},
-        }  # fmt: skip
+        }
         sft = SFTRecipe(**common, output_dir=out / "sft", train={"steps": plan.sft_steps})
         mentor = MentorRecipe(**common, output_dir=out / "mentor", train={"steps": plan.mentor_steps})
         stages.run("sft", lambda: self._fit(sft))
@@ -160,9 +161,11 @@ class _Session:
             self.progress("warm start", 0, steps)
             with atomic_directory(target) as temporary:
                 warm_start(
-                    temporary, seed=self.seed, steps=steps,
+                    temporary,
+                    seed=self.seed,
+                    steps=steps,
                     on_step=lambda step, loss: self.progress("warm start", step, steps),
-                )  # fmt: skip
+                )
         model, _ = load_student(target)
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
@@ -171,11 +174,12 @@ class _Session:
 
         rows = [
             {
-                "id": task.id, "answer": task.answer,
+                "id": task.id,
+                "answer": task.answer,
                 "messages": [message.to_openai() for message in (*task.prompt, *task.reference.messages)],
             }
             for task in training.tasks
-        ]  # fmt: skip
+        ]
         write_jsonl(self.out / "traces.jsonl", rows)
         calls = sum(len(task.reference.calls) for task in training.tasks)
         return {"n": len(rows), "noise": self.noise, "calls_per_trace": round(calls / len(rows), 3)}
@@ -213,9 +217,14 @@ class _Session:
         if target.is_dir():  # finished, but interrupted before its stage was written down
             shutil.rmtree(target)
         artifact = export(
-            Run.load(self.out / "mentor").source(), out=target, suite=suite, gguf=("q8_0", "q4_k_m"),
-            controls=("f32", CONTROL), reference=self.mentor_evaluation, progress=self.progress,
-        )  # fmt: skip
+            Run.load(self.out / "mentor").source(),
+            out=target,
+            suite=suite,
+            gguf=("q8_0", "q4_k_m"),
+            controls=("f32", CONTROL),
+            reference=self.mentor_evaluation,
+            progress=self.progress,
+        )
         return artifact.summary()
 
     def _converse(self, suite: Any, artifacts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -250,6 +259,10 @@ def _lift(before: Mapping[str, list[int]], after: Mapping[str, list[int]]) -> di
         [bool(bit) for domain in CORE_OOD for bit in after[domain]],
     )
     return {
-        "splits": list(CORE_OOD), "n": difference.n, "delta": difference.delta,
-        "ci": [difference.low, difference.high], "lost": difference.lost, "gained": difference.gained,
-    }  # fmt: skip
+        "splits": list(CORE_OOD),
+        "n": difference.n,
+        "delta": difference.delta,
+        "ci": [difference.low, difference.high],
+        "lost": difference.lost,
+        "gained": difference.gained,
+    }

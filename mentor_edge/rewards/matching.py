@@ -58,8 +58,13 @@ def _none(calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]
 
 
 _MATCHERS: Mapping[Matching, Callable[[Sequence[ToolCall], Sequence[ToolCall], Set[str]], float]] = {
-    "set": _set, "overlap": _overlap, "f1": _f1, "calls": _calls, "strict": _strict, "none": _none,
-}  # fmt: skip
+    "set": _set,
+    "overlap": _overlap,
+    "f1": _f1,
+    "calls": _calls,
+    "strict": _strict,
+    "none": _none,
+}
 
 
 def _tools(calls: Sequence[ToolCall], known: Set[str] | None = None) -> set[str]:

@@ -43,7 +43,7 @@ _JSON_SCHEMA_TYPES = {"dict": "object", "float": "number", "tuple": "array", "an
 _PYTHON_TYPES: Mapping[str, type] = {
     "string": str, "any": str, "integer": int, "boolean": bool, "float": float, "number": float,
     "array": list, "tuple": list, "dict": dict, "object": dict,
-}  # fmt: skip
+}  # a table  # fmt: skip
 _IGNORED_IN_STRINGS = re.compile(r"[ ,./\-_*^]")
 
 

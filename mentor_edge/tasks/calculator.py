@@ -35,13 +35,21 @@ VERSION = "1"
 LIMITS = AgentLimits(tool_rounds=8, tokens_per_turn=192, completion_tokens=1024)
 """Limits of one conversation, wide enough for every reference."""
 DEFAULT_COUNTS: Mapping[str, int] = {
-    "one_step": 100, "two_steps": 150, "three_steps": 150, "new_pairs": 200, "long": 200,
-}  # fmt: skip
+    "one_step": 100,
+    "two_steps": 150,
+    "three_steps": 150,
+    "new_pairs": 200,
+    "long": 200,
+}
 """Tasks of each domain; the last two are the split "ood"."""
 
 _LENGTHS: Mapping[str, Sequence[int]] = {
-    "one_step": (1,), "two_steps": (2,), "three_steps": (3,), "new_pairs": (2, 3), "long": (4, 5),
-}  # fmt: skip
+    "one_step": (1,),
+    "two_steps": (2,),
+    "three_steps": (3,),
+    "new_pairs": (2, 3),
+    "long": (4, 5),
+}
 _TRAINED = ("one_step", "two_steps", "three_steps")
 _MOST_DECIMALS = 4
 _LARGEST = 10**9
@@ -91,7 +99,7 @@ _PLACES = (
     ("harbour", "crates"), ("bakery", "rolls"), ("printing house", "posters"), ("library", "books"), ("farm", "eggs"),
     ("post office", "parcels"), ("nursery", "seedlings"), ("brickworks", "bricks"), ("museum", "tickets"),
     ("pharmacy", "tablets"), ("sawmill", "boards"), ("pottery", "bowls"),
-)  # fmt: skip
+)  # a table  # fmt: skip
 
 _NOW = "is what counts from here on"
 _QUANTITIES: Mapping[str, Quantity] = {
@@ -107,7 +115,7 @@ _QUANTITIES: Mapping[str, Quantity] = {
     "amount": Quantity("amount", "in euros", "A bill comes to an amount of {0} euros.", _decimal(60, 9000, 2)),
     "number": Quantity("number", "of codes", "A lock with one dial has a number of {0} codes.", _whole(12, 60)),
     "time": Quantity("time", "in minutes", "A job takes a time of {0} minutes.", _decimal(90, 3000, 2)),
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 _EVENTS = (
     Event("add", "stock", "stock", "A delivery brings {0} more.", _whole(150, 24000)),
@@ -226,7 +234,7 @@ _EVENTS = (
             Event("round_number", name, name, "The {noun} is rounded to {0} decimal places.", _whole(2, 3)),
         )
     ),
-)  # fmt: skip
+)  # a table  # fmt: skip
 
 _EVENTS_OF: dict[str, dict[str, list[Event]]] = {name: {} for name in _QUANTITIES}
 for _event in _EVENTS:
@@ -260,9 +268,13 @@ def _tasks(rng: random.Random, domains: Iterator[str], *, evaluation: bool) -> I
         seen.add(problem.question)
         yield Task(
             f"{domain}-{place}" if evaluation else f"train-{place}",
-            (Message("user", f"{problem.question}\n{INSTRUCTION}"),), TOOLS, "id" if domain in _TRAINED else "ood",
-            domain, answer=problem.answer, reference=trajectory_of(list(problem.steps), problem.answer),
-        )  # fmt: skip
+            (Message("user", f"{problem.question}\n{INSTRUCTION}"),),
+            TOOLS,
+            "id" if domain in _TRAINED else "ood",
+            domain,
+            answer=problem.answer,
+            reference=trajectory_of(list(problem.steps), problem.answer),
+        )
 
 
 def _draw_problem(rng: random.Random, domain: str) -> Problem:

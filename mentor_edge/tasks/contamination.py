@@ -88,11 +88,16 @@ class ContaminationReport:
     def to_json(self) -> dict[str, Any]:
         """The report with its twenty worst pairs."""
         return {
-            "training": self.training, "evaluation": sum(map(len, self.shares.values())),
-            "exact": sum(found.exact for found in self.overlaps), "overlapping": len(self.overlaps),
-            "ngram": self.n, "threshold": self.threshold, "ignored_ngrams": self.ignored_ngrams,
-            "by_domain": self.by_domain, "worst": [asdict(found) for found in self.overlaps[:_PAIRS_IN_JSON]],
-        }  # fmt: skip
+            "training": self.training,
+            "evaluation": sum(map(len, self.shares.values())),
+            "exact": sum(found.exact for found in self.overlaps),
+            "overlapping": len(self.overlaps),
+            "ngram": self.n,
+            "threshold": self.threshold,
+            "ignored_ngrams": self.ignored_ngrams,
+            "by_domain": self.by_domain,
+            "worst": [asdict(found) for found in self.overlaps[:_PAIRS_IN_JSON]],
+        }
 
 
 def contamination(

@@ -46,9 +46,14 @@ def _task(row: Any) -> Task:
     answer = field(row, "answer", str)
     question = field(row, "question", str)
     return Task(
-        field(row, "id", str), (Message("user", f"{question}\n{INSTRUCTION}"),), TOOLS, "id", "gsm8k",
-        answer=answer, reference=_reference(field(row, "steps", list), answer) if "steps" in row else None,
-    )  # fmt: skip
+        field(row, "id", str),
+        (Message("user", f"{question}\n{INSTRUCTION}"),),
+        TOOLS,
+        "id",
+        "gsm8k",
+        answer=answer,
+        reference=_reference(field(row, "steps", list), answer) if "steps" in row else None,
+    )
 
 
 def _reference(steps: list[Any], answer: str) -> Trajectory:

@@ -202,13 +202,18 @@ def _task(row: Any, offers: _Offers, suite: str) -> Task:
     if answers:
         _check_executable(references, by_name)
     return Task(
-        row["id"], prompt, tools, row.get("split", "id"), domain,
+        row["id"],
+        prompt,
+        tools,
+        row.get("split", "id"),
+        domain,
         answer=answers[0] if answers else None,
         accepted_calls=None if answers else read_accepted_calls(row["accepted_calls"], by_name),
         reference=references[0] if references else None,
-        other_references=tuple(references[1:]), other_answers=tuple(answers[1:]),
+        other_references=tuple(references[1:]),
+        other_answers=tuple(answers[1:]),
         gold_passages=tuple(row.get("gold_passages", ())),
-    )  # fmt: skip
+    )
 
 
 def _check_json(value: Any) -> None:

@@ -55,10 +55,15 @@ def load(directory: str | Path) -> Suite:
         if missing := [doc_id for doc_id in gold if doc_id not in corpus.doc_ids]:
             raise ValueError(f"gold_doc_ids: {missing[0]!r} is not in the corpus")
         return Task(
-            field(row, "id", str), (Message("user", f"{question}\n{INSTRUCTION}"),), tools,
-            split="ood", domain=f"{field(row, 'hops', int)}hop",
-            answer=answers[0], other_answers=tuple(answers[1:]), gold_passages=tuple(gold),
-        )  # fmt: skip
+            field(row, "id", str),
+            (Message("user", f"{question}\n{INSTRUCTION}"),),
+            tools,
+            split="ood",
+            domain=f"{field(row, 'hops', int)}hop",
+            answer=answers[0],
+            other_answers=tuple(answers[1:]),
+            gold_passages=tuple(gold),
+        )
 
     tasks = read_rows(directory / "questions.jsonl", parse, what="questions", unique="id")
     return Suite("musique", f"{VERSION}-{corpus.sha256[:8]}", tuple(tasks), LIMITS)

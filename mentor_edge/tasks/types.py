@@ -85,9 +85,14 @@ class Suite:
         digest = hashlib.sha256(f"{self.name} {self.version}\n".encode())
         for task in self.tasks:
             row: list[Any] = [
-                task.id, task.split, task.domain, [message.to_openai() for message in task.prompt],
-                task.tool_schemas, task.answer, task.accepted_calls,
-            ]  # fmt: skip
+                task.id,
+                task.split,
+                task.domain,
+                [message.to_openai() for message in task.prompt],
+                task.tool_schemas,
+                task.answer,
+                task.accepted_calls,
+            ]
             if task.other_answers or task.gold_passages:  # suites without them keep the hash they had before
                 row += [task.other_answers, task.gold_passages]
             digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode())

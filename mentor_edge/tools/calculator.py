@@ -93,5 +93,5 @@ CALCULATOR: tuple[Tool, ...] = tuple(
     for function in (
         add, subtract, multiply, divide, sum_numbers, floor, ceil, round_number, power, sqrt, abs_value, modulo,
     )
-)  # fmt: skip
+)  # a table  # fmt: skip
 """All twelve tools, in the paper's order."""

@@ -233,5 +233,9 @@ def _searched(directory: Path) -> Iterator[None]:
 
 
 _OPENERS: Mapping[str, Callable[[_Source, ExitStack], Sequence[Tool]]] = {
-    "calculator": _calculator, "python": _python, "mcp": _server, "search": _corpus, "import": _imported,
-}  # fmt: skip
+    "calculator": _calculator,
+    "python": _python,
+    "mcp": _server,
+    "search": _corpus,
+    "import": _imported,
+}

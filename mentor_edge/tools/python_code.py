@@ -97,9 +97,13 @@ def _run(code: str, timeout: float | None, memory_bytes: int, wrapping: Sequence
     if timeout is None and worker.seconds_per_call is not None:
         timeout = 0.9 * worker.seconds_per_call
     limits = {
-        "AS": memory_bytes, "CORE": 0, "CPU": _CPU_SECONDS, "FSIZE": _FILE_BYTES, "NOFILE": _OPEN_FILES,
+        "AS": memory_bytes,
+        "CORE": 0,
+        "CPU": _CPU_SECONDS,
+        "FSIZE": _FILE_BYTES,
+        "NOFILE": _OPEN_FILES,
         "NPROC": _PROCESSES if wrapping else _PROCESSES + _own_threads(),
-    }  # fmt: skip
+    }
     before = child_ids()
     with (
         tempfile.TemporaryDirectory(prefix="mentor-edge-", ignore_cleanup_errors=True) as directory,

@@ -66,9 +66,15 @@ def _draw_accuracy(comparison: Mapping[str, Any]) -> Any:
             below = [max(0.0, 100 * (row["estimate"] - row["low"])) for row in own]
             above = [max(0.0, 100 * (row["high"] - row["estimate"])) for row in own]
             axes.errorbar(
-                places, centers, yerr=[below, above], fmt="o", markersize=3, linewidth=1.2, color=colours[method],
+                places,
+                centers,
+                yerr=[below, above],
+                fmt="o",
+                markersize=3,
+                linewidth=1.2,
+                color=colours[method],
                 label=_plain(method),
-            )  # fmt: skip
+            )
         axes.set(title=_plain(noise_title(noise)), ylabel="accuracy, %", ylim=(-3, 103))
         axes.set_xticks(range(len(columns)), [_plain(column) for column in columns])
         axes.grid(axis="y", linewidth=0.4)

@@ -45,7 +45,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
         "recipe": "mentor", "reward": {"matching": "calls"}, "tasks": {"references": 4, "keep_references": "shortest"},
     },
     "sft-minimal": {"recipe": "sft", "tasks": {"references": 4, "keep_references": "shortest"}},
-}  # fmt: skip
+}  # a table  # fmt: skip
 """Methods by name. "a+b" is a, then b from where it ended, half of the updates each."""
 
 MOST_SEEDS = 10
@@ -126,12 +126,15 @@ class ComparisonPlan:
         ]
         train = shared.get("train", {})
         plan = cls(
-            shared=shared, methods=chosen, seeds=seeds, validation=validation,
+            shared=shared,
+            methods=chosen,
+            seeds=seeds,
+            validation=validation,
             bases=tuple(bases or section.get("bases") or [str(shared.get("student", "nano"))]),
             teacher_noise=tuple(None if noise is None else str(noise) for noise in noises),
             updates=train.get("steps", 60) if isinstance(train, dict) else 60,
             evaluation=section.get("evaluation") or {"suite": "nano"},
-        )  # fmt: skip
+        )
         if not nano and "evaluation" not in section:
             problems.append(f"compare.evaluation: say what to measure on (suite: {', '.join(SUITES)}; data: PATH)")
         problems += plan._evaluation_mistakes()
@@ -183,9 +186,11 @@ class ComparisonPlan:
         share = self.updates // len(cell.stages)
         steps = share if stage else self.updates - share * (len(cell.stages) - 1)
         forced: dict[str, Any] = {
-            **start, "output_dir": output_dir, "seed": cell.seed,
+            **start,
+            "output_dir": output_dir,
+            "seed": cell.seed,
             "train": {"steps": steps, "save_every": max(1, -(-steps // 4))},
-        }  # fmt: skip
+        }
         if cell.teacher_noise is not None:
             forced["tasks"] = {"teacher_noise": cell.teacher_noise}
         if "rollout" in kind.config_type.model_fields:

@@ -211,11 +211,17 @@ def run_cell(plan: ComparisonPlan, cell: CellPlan, out: Path, threads: int) -> N
     right = _answers(student, runs, plan)
     rows = [row for run in runs for row in run.training_log()]
     result = Cell(
-        base=cell.base, method=cell.method, seed=cell.seed, teacher_noise=cell.teacher_noise, right=right,
-        updates=len(rows), tokens=sum(row["tokens"] for row in rows),
+        base=cell.base,
+        method=cell.method,
+        seed=cell.seed,
+        teacher_noise=cell.teacher_noise,
+        right=right,
+        updates=len(rows),
+        tokens=sum(row["tokens"] for row in rows),
         rollout_tokens=sum(row.get("sampled_tokens", 0) for row in rows),
-        cpu_seconds=round(seconds, 1) if runs else 0.0, curve=_curve(runs),
-    )  # fmt: skip
+        cpu_seconds=round(seconds, 1) if runs else 0.0,
+        curve=_curve(runs),
+    )
     with explained_write_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         for run in runs:

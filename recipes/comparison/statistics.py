@@ -29,7 +29,7 @@ ANCHORS = ("sft", "sparse")
 COMPUTED = (
     "version", "methods", "bases", "seeds", "teacher_noise", "splits", "items", "core", "statistics", "missing",
     "multiplicity", "accuracy", "differences", "costs", "curves", "cells",
-)  # fmt: skip
+)  # a table  # fmt: skip
 """The keys that `summarise` writes; all others come from the caller's header."""
 
 _DAMAGED = "the file is damaged or of another version; evaluate the cell again"
@@ -62,11 +62,17 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "base": self.base, "method": self.method, "seed": self.seed, "teacher_noise": self.teacher_noise,
-            "right": dict(self.right), "updates": self.updates, "tokens": self.tokens,
-            "rollout_tokens": self.rollout_tokens, "cpu_seconds": self.cpu_seconds,
+            "base": self.base,
+            "method": self.method,
+            "seed": self.seed,
+            "teacher_noise": self.teacher_noise,
+            "right": dict(self.right),
+            "updates": self.updates,
+            "tokens": self.tokens,
+            "rollout_tokens": self.rollout_tokens,
+            "cpu_seconds": self.cpu_seconds,
             "curve": [list(point) for point in self.curve],
-        }  # fmt: skip
+        }
 
     @staticmethod
     def from_json(value: Any) -> Cell:
@@ -289,12 +295,16 @@ def _accuracy_rows(
                 interval = known.get(key) or accuracy_interval(runs, splits, **settings)
                 known[key] = interval
                 yield {
-                    "teacher_noise": noise, "method": method, "split": scope, **_bounds(interval),
-                    "n_items": sum(grid.items[split] for split in splits), "n_runs": len(places),
+                    "teacher_noise": noise,
+                    "method": method,
+                    "split": scope,
+                    **_bounds(interval),
+                    "n_items": sum(grid.items[split] for split in splits),
+                    "n_runs": len(places),
                     "per_run": [
                         {"base": base, "seed": s, "estimate": _score(by_base[base][s], splits)} for base, s in places
                     ],
-                }  # fmt: skip
+                }
 
 
 def _seed_order(seed: int | None) -> int:
@@ -338,11 +348,17 @@ def _difference_rows(
                 interval = known.get(key) or difference_interval(a, b, splits, **settings)
                 known[key] = interval
                 yield {
-                    "teacher_noise": noise, "own_noise": own, "method": method, "against": against, "split": scope,
-                    **_bounds(interval), "per_base": dict(zip(bases, interval.per_base, strict=True)),
-                    "excludes_zero": interval.excludes_zero, "n_pairs": sum(map(len, a)),
+                    "teacher_noise": noise,
+                    "own_noise": own,
+                    "method": method,
+                    "against": against,
+                    "split": scope,
+                    **_bounds(interval),
+                    "per_base": dict(zip(bases, interval.per_base, strict=True)),
+                    "excludes_zero": interval.excludes_zero,
+                    "n_pairs": sum(map(len, a)),
                     "n_items": sum(grid.items[split] for split in splits),
-                }  # fmt: skip
+                }
 
 
 def _common_seeds(left: Mapping[int | None, Any], right: Mapping[int | None, Any]) -> list[int | None]:
@@ -357,11 +373,14 @@ def _cost_rows(grid: _Grid, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
             runs = _sorted_runs(cells, method, noise)
             if runs:
                 yield {
-                    "method": method, "teacher_noise": noise, "n_runs": len(runs),
-                    "updates": fmean(cell.updates for cell in runs), "tokens": fmean(cell.tokens for cell in runs),
+                    "method": method,
+                    "teacher_noise": noise,
+                    "n_runs": len(runs),
+                    "updates": fmean(cell.updates for cell in runs),
+                    "tokens": fmean(cell.tokens for cell in runs),
                     "rollout_tokens": fmean(cell.rollout_tokens for cell in runs),
                     "cpu_seconds": fmean(cell.cpu_seconds for cell in runs),
-                }  # fmt: skip
+                }
 
 
 def _curve_rows(grid: _Grid, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
@@ -375,10 +394,15 @@ def _curve_rows(grid: _Grid, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
                     continue
                 points = [[curve[step] for curve in curves] for step in steps]
                 yield {
-                    "method": method, "teacher_noise": noise, "base": base, "n_seeds": len(curves), "steps": steps,
-                    "mean": [fmean(point) for point in points], "low": [min(point) for point in points],
+                    "method": method,
+                    "teacher_noise": noise,
+                    "base": base,
+                    "n_seeds": len(curves),
+                    "steps": steps,
+                    "mean": [fmean(point) for point in points],
+                    "low": [min(point) for point in points],
                     "high": [max(point) for point in points],
-                }  # fmt: skip
+                }
 
 
 def _sorted_runs(cells: Sequence[Cell], method: str, noise: str | None) -> list[Cell]:

@@ -63,7 +63,7 @@ _RESPONSE_TEMPLATE = {
         },
         "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
     },
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 
 def build_tokenizer(seed: int = 0, conversations: int = 4000) -> Any:
@@ -100,9 +100,13 @@ def build_tokenizer(seed: int = 0, conversations: int = 4000) -> Any:
     bpe.train_from_iterator(corpus(), trainer)
     bpe.add_tokens([AddedToken(text, special=False, normalized=False) for text in (*_TAGS, *_FRAGMENTS)])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=TURN_END, pad_token=END_OF_TEXT, additional_special_tokens=[TURN_START],
-        padding_side="left", clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=bpe,
+        eos_token=TURN_END,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=[TURN_START],
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
     tokenizer.chat_template = TEMPLATE
     tokenizer.response_template = _RESPONSE_TEMPLATE
     return tokenizer
@@ -115,9 +119,18 @@ def build_model(tokenizer: Any, seed: int) -> Any:
 
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=256, intermediate_size=256, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=1, head_dim=64, max_position_embeddings=4096,
-        tie_word_embeddings=True, rms_norm_eps=1e-6, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=64,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-6,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return Qwen3ForCausalLM(config)

@@ -117,9 +117,16 @@ def test_an_existing_output_directory_is_left_alone(tmp_path: Path, student: Pat
     assert "out exists already" in failure("quickstart", "--smoke", "--out", "out", cwd=tmp_path)
     assert "out exists already" in failure("export", student, "--out", "out", cwd=tmp_path)
     assert "out exists already" in failure(
-        "fit", NANO_GSM8K, "--set", f"tasks.path={EXCERPT}", "--set", f"student={student}", "--set", "output_dir=out",
+        "fit",
+        NANO_GSM8K,
+        "--set",
+        f"tasks.path={EXCERPT}",
+        "--set",
+        f"student={student}",
+        "--set",
+        "output_dir=out",
         cwd=tmp_path,
-    )  # fmt: skip
+    )
 
 
 def test_an_export_that_cannot_be_judged_exits_with_4(tmp_path: Path, student: Path) -> None:
@@ -158,8 +165,9 @@ def test_run_offers_the_tools_that_are_named(tmp_path: Path, nano_student: Path)
         'def sum_of(a: float, b: float) -> float:\n    """a plus b"""\n    return a + b\n'
     )
     question = "tom has 2 pens. tom gets 3 more. what is the result?"
-    done = run("run", nano_student, question, "--tools", "import:mine.py:sum_of", "--tools", "add,ceil", "--json",
-               cwd=tmp_path)  # fmt: skip
+    done = run(
+        "run", nano_student, question, "--tools", "import:mine.py:sum_of", "--tools", "add,ceil", "--json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     answered = json.loads(done.stdout)
     assert answered["messages"][0]["role"] == "assistant" and answered["ending"] in done.stderr

@@ -148,7 +148,7 @@ def test_a_build_that_leaves_the_processor_unused_is_named(
         ({"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2", "ORT_DISABLE_TELEMETRY": "1",
           "HF_HUB_DISABLE_TELEMETRY": "1"}, None, None),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_the_users_shell_gets_advice(
     examined: Callable[[], dict[str, Finding]],
     monkeypatch: pytest.MonkeyPatch,

@@ -58,19 +58,31 @@ def test_export_alone_takes_the_newest_run_through_both_formats(nano_student: Pa
     """With the adapter's survival in the manifest, an importance matrix from the run's own tasks, and exit code 4: too
     few tasks for any verdict."""
     SFTRecipe(
-        student=str(nano_student), output_dir=tmp_path / "runs" / "a", tasks={"limit": 12},
+        student=str(nano_student),
+        output_dir=tmp_path / "runs" / "a",
+        tasks={"limit": 12},
         train={"steps": 4, "batch_size": 12, "learning_rate": 5e-3},
-    ).fit()  # fmt: skip
+    ).fit()
     done = run(
-        "export", "--gguf", "q4_k_m,q2_k_s", "--onnx", "--limit", "2", "--override", "attn_v=q8_0", "--json",
+        "export",
+        "--gguf",
+        "q4_k_m,q2_k_s",
+        "--onnx",
+        "--limit",
+        "2",
+        "--override",
+        "attn_v=q8_0",
+        "--json",
         cwd=tmp_path,
-    )  # fmt: skip
+    )
     assert done.returncode == 4, done.stderr
     assert "exporting the newest run, runs/a" in done.stderr and "of the fine-tune left" in done.stderr
     found = json.loads(done.stdout)
     assert [(row["format"], row["quant"]) for row in found["files"]] == [
-        ("gguf", "q4_k_m"), ("gguf", "q2_k_s"), ("onnx", "int4"),
-    ]  # fmt: skip
+        ("gguf", "q4_k_m"),
+        ("gguf", "q2_k_s"),
+        ("onnx", "int4"),
+    ]
     manifest = Artifact.load(tmp_path / found["artifact"]).manifest
     assert manifest.source.base == str(nano_student) and manifest.source.merge["base"] == "16-bit"
     assert "adapter_model.safetensors" in manifest.source.adapter_files

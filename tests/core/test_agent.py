@@ -157,8 +157,13 @@ def test_conversations_of_a_batch_do_not_touch_each_other(executor):
     alone = [run_conversations(ScriptedEngine(script, batch_size=1), [t], executor, LIMITS)[0] for t in tasks]
     assert together == alone
     assert [t.ending.value for t in together] == [
-        "answered", "malformed", "answered", "truncated", "out_of_turns", "answered",
-    ]  # fmt: skip
+        "answered",
+        "malformed",
+        "answered",
+        "truncated",
+        "out_of_turns",
+        "answered",
+    ]
 
 
 def test_progress_and_temperature_reach_their_places(executor):

@@ -15,14 +15,14 @@ from helpers.paths import ROOT
 HEAVY = (
     "torch", "transformers", "trl", "llama_cpp", "peft", "datasets", "matplotlib", "bitsandbytes", "onnxruntime_genai",
     "mcp", "openai",
-)  # fmt: skip
+)  # a table  # fmt: skip
 LIGHT = (
     "mentor_edge", "mentor_edge.agent", "mentor_edge.cli", "mentor_edge.cli.app", "mentor_edge.evaluation.evaluate",
     "mentor_edge.recipes", "mentor_edge.recipes.comparison.files", "mentor_edge.recipes.comparison.plan",
     "mentor_edge.recipes.comparison.statistics", "mentor_edge.rewards", "mentor_edge.tasks.answers.judge",
     "mentor_edge.tasks.bfcl", "mentor_edge.tasks.gsm8k", "mentor_edge.tasks.jsonl", "mentor_edge.tasks.registry",
     "mentor_edge.tools.catalog", "mentor_edge.tool_calls",
-)  # fmt: skip
+)  # a table  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -69,8 +69,11 @@ def test_both_kinds_of_engine_lead_to_the_same_conversations(executor):
     in_messages = run_conversations(ScriptedChat(SCRIPT), tasks, executor, LIMITS)
     for one, other in zip(in_tokens, in_messages, strict=True):
         assert (one.messages, one.answer, one.ending, one.tool_errors) == (
-            other.messages, other.answer, other.ending, other.tool_errors,
-        )  # fmt: skip
+            other.messages,
+            other.answer,
+            other.ending,
+            other.tool_errors,
+        )
         assert one.tokens > 0 and other.tokens > 0
         assert other.prompt_ids == [] and other.completion_ids == []
 

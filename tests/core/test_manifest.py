@@ -117,7 +117,7 @@ def test_paths_must_lie_in_the_artifact(artifact: Path, outside: str) -> None:
         (lambda m: m["sha256"].update({"run.md": "abc"}), "sha256.run.md"),
         (lambda m: m["sha256"].update({MANIFEST: "0" * 64}), "is no path of a file in the artifact"),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_a_manifest_that_makes_no_sense_is_refused(artifact: Path, edit: Any, problem: str) -> None:
     rewrite(artifact, edit)
     with pytest.raises(ArtifactError) as raised:
@@ -247,7 +247,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "extra in a directory": (lambda a: (a / "onnx-int4/more.json").touch(), ["onnx-int4/more.json is not in"]),
     "left over": (lambda a: (a / ".run.md.12.partial").touch(), [".run.md.12.partial is not in the manifest"]),
     "link to a directory": (lambda a: (a / "more").symlink_to("/"), ["more is not in the manifest"]),
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -293,7 +293,7 @@ def test_other_models_are_nobodys_business(artifact: Path, tmp_path: Path) -> No
             "missing weights", "missing directory", "linked directory", "extra in a directory",
         )),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_no_damaged_model_is_opened(artifact: Path, damage: str, model: str) -> None:
     DAMAGE[damage][0](artifact)
     with pytest.raises(ArtifactError, match="differs from its manifest"), open_engine(artifact / model):

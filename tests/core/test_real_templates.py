@@ -29,7 +29,7 @@ def qwen() -> Any:
 FAMILIES_TEMPLATES = (
     "qwen2_5", "qwen2_5_training", "qwen3", "qwen3_training", "qwen3_instruct_2507", "llama3", "llama3_training",
     "llama3_1", "llama3_2", "gemma3", "gemma3_training",
-)  # fmt: skip
+)  # a table  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILIES_TEMPLATES)

@@ -28,7 +28,7 @@ FRAGMENTS = (
     ', "arguments": {', ', "parameters": {', '"a": ', "{", "}", "[", "]", "(", ")", "[f(a=", "f(", "g.h(b=", "=", ",",
     ";", '"', "'", "\\", '\\"', "\\u00e9", "\\ud800", "\ud800", "\0", "\n", " ", "1", "-", "1e999", "NaN", "None",
     "null", "True", "**", "lambda: ", "text",
-)  # fmt: skip
+)  # a table  # fmt: skip
 """What the shapes are made of, and what breaks them."""
 
 
@@ -95,7 +95,7 @@ def calls_of(text: str) -> list[dict[str, Any]]:
         ('<think><tool_call>{"name": "f", "arguments": {"a": "</think>"}}</tool_call></think>',
          [ToolCall("f", {"a": "</think>"})], "<think></think>"),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_every_shape_of_a_call_is_read(text, calls, content):
     turn = parse_turn(text)
     assert not turn.malformed
@@ -339,7 +339,7 @@ def seconds(text: str) -> float:
         '{"name":', "<tool_call>{", '<tool_call>"', '<tool_call>{"name":"', "<tool_call></think>", "[f(a=1)]",
         '{"name":"f","parameters":{}};', CALL, f"{CALL}</think>",
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_a_megabyte_takes_well_under_a_second_and_four_times_as_long_as_a_quarter(unit, before, after):
     whole, quarter = (seconds(before + unit * (size // len(unit)) + after) for size in (MEGABYTE, MEGABYTE // 4))
     assert whole < 1.0
@@ -361,7 +361,10 @@ def test_fuzzing_finds_no_text_that_breaks_the_contract(tmp_path: Path):
     harness = ROOT / "tests" / "helpers" / "fuzz_tool_calls.py"
     done = subprocess.run(
         [sys.executable, harness, "-runs=5000", "-seed=1", "-max_len=200", f"-artifact_prefix={tmp_path}/"],
-        capture_output=True, text=True, cwd=tmp_path, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Done 5000 runs" in done.stderr

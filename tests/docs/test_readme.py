@@ -95,5 +95,6 @@ def test_the_readme_works_from_the_first_command_to_the_last(tmp_path: Path) -> 
     gsm8k = [*program, "fit", str(ROOT / "recipes" / "configs" / "nano-gsm8k.yaml")]
     subprocess.run(
         [*gsm8k, "--set", f"tasks.path={data / 'gsm8k_excerpt.jsonl'}", "--set", "student=runs/quickstart/base"],
-        check=True, cwd=tmp_path,
-    )  # fmt: skip
+        check=True,
+        cwd=tmp_path,
+    )

@@ -144,8 +144,10 @@ def test_a_conversation_goes_over_the_wire_in_the_apis_format():
     (sent,) = server.requests
     assert reply.message.tool_calls == (ToolCall("math.root", {}), ToolCall("math.root", {}), ToolCall("add", {}))
     assert {key: sent[key] for key in ("model", "temperature", "max_tokens")} == {
-        "model": "small", "temperature": 0, "max_tokens": 50,
-    }  # fmt: skip
+        "model": "small",
+        "temperature": 0,
+        "max_tokens": 50,
+    }
     assert isinstance(sent["seed"], int)
     assert [tool["function"]["name"] for tool in sent["tools"]] == [CALCULATOR[0].name, "math_root"]
     _, first, three, one, second, odd = sent["messages"]
@@ -215,7 +217,7 @@ ADD_TEXT = call_text("add", '{"a": 2, "b": 3}')
         ({"tool_calls": [{"type": "custom"}]}, None, (), True),
         ({"tool_calls": ["add"]}, None, (), True),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_turns_are_read_by_the_one_parser(message, content, found, malformed):
     reply = ask(completion(message, completion_tokens=7))
     assert reply.message.tool_calls == found and reply.malformed == malformed

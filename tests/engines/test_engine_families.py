@@ -148,7 +148,7 @@ def test_onnx_equals_generate(student: Path, generate: Any, tmp_path: Path, onnx
 SIZES: dict[str, Any] = {
     "vocab_size": EMBEDDING_ROWS, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 512,
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 
 def random_model(name: str, **config: Any) -> Any:

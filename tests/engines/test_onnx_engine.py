@@ -293,7 +293,7 @@ def fill_with_nan(directory: Path) -> None:
         (cut("model.onnx", 5000), r"while loading .*Protobuf parsing failed.*\n.*export it again"),
         (cut("model.onnx.data", 500_000), r"while loading [^:]*: 1 : FAIL : .*\d+ are out of bounds"),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_damaged_directories_are_refused(copy: Path, damage: Callable[[Path], object], message: str) -> None:
     damage(copy)
     with pytest.raises(EngineError, match=message) as caught:

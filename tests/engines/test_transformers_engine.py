@@ -109,9 +109,11 @@ def conversations(draw: st.DrawFn) -> dict[str, Any]:
         chosen = draw(st.lists(st.sampled_from(rows), min_size=1, unique=True))
         turns.append((chosen, [draw(st.lists(TOKENS, min_size=1, max_size=15)) for _ in chosen]))
     return {
-        "prompts": prompts, "first": draw(st.permutations(rows)), "turns": turns,
+        "prompts": prompts,
+        "first": draw(st.permutations(rows)),
+        "turns": turns,
         "new_tokens": draw(st.integers(1, 24)),
-    }  # fmt: skip
+    }
 
 
 @settings(max_examples=20, deadline=None)

@@ -138,11 +138,25 @@ def test_figures_are_those_of_the_outcomes():
     seconds = [0.3, 0.1, 2.0, 0.7]
     outcomes = [
         Outcome(
-            f"t{i}", "id" if i < 2 else "ood", "d", i == 0, False, False, Ending.ANSWERED, None, None, calls=i, turns=1,
-            tokens=0, tool_errors=0, messages=(), seconds=value, metrics={"f1": i / 4} if i else {},
+            f"t{i}",
+            "id" if i < 2 else "ood",
+            "d",
+            i == 0,
+            False,
+            False,
+            Ending.ANSWERED,
+            None,
+            None,
+            calls=i,
+            turns=1,
+            tokens=0,
+            tool_errors=0,
+            messages=(),
+            seconds=value,
+            metrics={"f1": i / 4} if i else {},
         )
         for i, value in enumerate(seconds)
-    ]  # fmt: skip
+    ]
     figures = summarize(outcomes)
     assert figures.seconds == {f"p{p}": pytest.approx(np.percentile(seconds, p), abs=1e-4) for p in (50, 90, 99)}
     assert figures.metrics == {"f1": 0.5} and figures.calls == 1.5

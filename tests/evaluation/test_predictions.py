@@ -78,7 +78,7 @@ ADDED = [
         ("irrelevance_0", {"text": "<tool_call>{"}, False, MALFORMED, "unreadable"),
         ("irrelevance_0", {"messages": [turn(None, call("f", "3"))]}, False, MALFORMED, "unreadable"),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_every_form_is_scored(tmp_path, task, prediction, correct, ending, error):
     found = score(tmp_path, {"id": task, **prediction, "model": "theirs"})
     (outcome,) = found.only({task}).outcomes
@@ -100,8 +100,10 @@ def test_only_the_first_turn_of_a_task_on_calls_is_scored(tmp_path):
 def test_missing_predictions_are_wrong_and_stay_in_the_denominator(tmp_path):
     found = score(tmp_path, {"id": "simple_python_0", "calls": [GOLDEN]})
     assert [(o.correct, o.ending, o.error) for o in found.outcomes] == [
-        (False, None, "missing"), (True, CALLED, None), (False, None, "missing"),
-    ]  # fmt: skip
+        (False, None, "missing"),
+        (True, CALLED, None),
+        (False, None, "missing"),
+    ]
     summary = found.to_json()
     assert summary["domains"]["irrelevance"]["missing"] == 1 and summary["domains"]["irrelevance"]["accuracy"] == 0
     assert (summary["splits"]["ood"]["n"], summary["splits"]["ood"]["correct"]) == (2, 1)
@@ -146,7 +148,7 @@ def test_rows_are_like_those_of_an_engine(tmp_path):
         ([1], "expected an object"),
         ("{", "not JSON"),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_a_wrong_row_is_told_with_file_and_line(tmp_path, row, said):
     with pytest.raises(TaskError, match=rf"predictions\.jsonl:2: .*{said}"):
         score(tmp_path, {"id": "irrelevance_0", "text": "no"}, row)

@@ -60,9 +60,14 @@ def reference(nano_student: Path, taught: Suite) -> Evaluation:
 def artifact(nano_student: Path, taught: Suite, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     out = tmp_path_factory.mktemp("export") / "artifact"
     return export(
-        nano_student, out=out, suite=taught, gguf=("q8_0", "f16"), onnx=("int8",), controls=("f32", "q2_k"),
+        nano_student,
+        out=out,
+        suite=taught,
+        gguf=("q8_0", "f16"),
+        onnx=("int8",),
+        controls=("f32", "q2_k"),
         margin=MARGIN,
-    )  # fmt: skip
+    )
 
 
 def names(artifact: Artifact) -> dict[str, str]:
@@ -84,9 +89,12 @@ def test_an_artifact_holds_what_its_manifest_says(artifact: Artifact, nano_stude
     for format in ("gguf", "onnx"):
         assert manifest.parity[format]["max_difference"] <= 1e-3 and manifest.parity[format]["top1_agreement"] == 1
     assert [(entry.format, entry.quant, entry.role == "control") for entry in manifest.entries] == [
-        ("gguf", "q8_0", False), ("gguf", "f16", False), ("gguf", "f32", True), ("gguf", "q2_k", True),
+        ("gguf", "q8_0", False),
+        ("gguf", "f16", False),
+        ("gguf", "f32", True),
+        ("gguf", "q2_k", True),
         ("onnx", "int8", False),
-    ]  # fmt: skip
+    ]
     for entry in manifest.entries:
         assert entry.gate["margin"] == manifest.margin == MARGIN and set(entry.gate["splits"]) == {"id", "ood"}
         items = Evaluation.from_jsonl(artifact.directory / "gate" / f"{entry.format}-{entry.quant}.jsonl").outcomes
@@ -174,9 +182,11 @@ def test_a_merged_run_exports_and_keeps_what_it_learned(nano_student: Path, taug
     """The adapter changes the weights that are shipped; its base is left as it was."""
     before = (nano_student / "model.safetensors").read_bytes()
     run = SFTRecipe(
-        student=str(nano_student), output_dir=tmp_path / "run", tasks={"limit": 12},
+        student=str(nano_student),
+        output_dir=tmp_path / "run",
+        tasks={"limit": 12},
         train={"steps": 30, "batch_size": 12, "learning_rate": 5e-3, "save_every": 30},
-    ).fit()  # fmt: skip
+    ).fit()
     merged = merge(run.student, run.adapter, tmp_path / "merged")
     assert (nano_student / "model.safetensors").read_bytes() == before
     assert (merged / "chat_template.jinja").read_text() == TEMPLATE

@@ -82,9 +82,14 @@ def bench(nano_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench
     suite = Suite("solved", "1", tuple(task for task in known.tasks if task.id in right[:3]))
     artifact = tmp_path_factory.mktemp("whole") / "artifact"
     made = export(
-        nano_student, out=artifact, suite=suite, gguf=["q8_0", "q4_k_m"], onnx=["fp32", "int4"], reference=solved,
+        nano_student,
+        out=artifact,
+        suite=suite,
+        gguf=["q8_0", "q4_k_m"],
+        onnx=["fp32", "int4"],
+        reference=solved,
         margin=0.9,
-    )  # fmt: skip
+    )
     require_pass(made)
     other = Path(shutil.copytree(nano_student, tmp_path_factory.mktemp("other") / "student"))
     build_model(load_tokenizer(nano_student), seed=1).save_pretrained(other)
@@ -114,12 +119,14 @@ def no_manifest(bench: Bench, work: Path) -> None:
 
 def flipped_in_artifact() -> dict[str, Fault]:
     places: dict[str, tuple[str, Place]] = {
-        "GGUF header": (Q8, 8), "GGUF metadata": (Q8, b"qwen3.context_length"),
-        "GGUF tensor list": (Q8, b"blk.0.attn_q.weight"), "low bit of a GGUF weight": (Q8, tensor(DOWN)),
+        "GGUF header": (Q8, 8),
+        "GGUF metadata": (Q8, b"qwen3.context_length"),
+        "GGUF tensor list": (Q8, b"blk.0.attn_q.weight"),
+        "low bit of a GGUF weight": (Q8, tensor(DOWN)),
         "ONNX graph": (f"{INT4}/model.onnx", b"MatMulNBits"),
         "low bit of an ONNX weight": (f"{INT4}/model.onnx.data", 40_000),
         **{name: (f"{INT4}/{name}", b" ") for name in ONNX_FILES if name.endswith((".json", ".jinja"))},
-    }  # fmt: skip
+    }
     return {
         f"{name}, in an artifact": in_artifact("flipped bit", file.split("/")[0], flip(place, 0, file), HASH, file)
         for name, (file, place) in places.items()
@@ -253,7 +260,7 @@ FAULTS: dict[str, Fault] = {
     "reference of other prompts": gated(
         lambda path: None, other_prompts, ExportError, "did not ask '", "known", "wrong reference"
     ),
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 
 def children() -> set[psutil.Process]:

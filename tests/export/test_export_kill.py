@@ -190,9 +190,12 @@ def test_a_full_disk_of_the_onnx_builder_is_one_error(nano_student: Path, tmp_pa
     """A real limit of the operating system on the size of files. (GGUF: see test_export.py.)"""
     limit = 4_000_000
     done = subprocess.run(
-        command(nano_student, tmp_path / "out", ("--onnx", "int4")), capture_output=True, text=True, timeout=DEADLINE,
+        command(nano_student, tmp_path / "out", ("--onnx", "int4")),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )  # fmt: skip
+    )
     *progress, error = done.stderr.strip().splitlines()
     assert done.returncode == 1 and progress[-1] == "ONNX: export, parity: started (2)"
     assert re.search("^error: conversion: .* writing .* as fp32: .*File too large$", error)

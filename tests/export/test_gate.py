@@ -18,11 +18,23 @@ from mentor_edge.messages import Ending
 def evaluation(bits: Sequence[bool], *, split: str = "ood", malformed: int = 0, start: int = 0) -> Evaluation:
     outcomes = tuple(
         Outcome(
-            f"{split}-{start + i}", split, "d", correct, malformed=i < malformed, unknown_tool=False,
-            ending=Ending.ANSWERED, answer=None, error=None, calls=0, turns=1, tokens=1, tool_errors=0, messages=(),
+            f"{split}-{start + i}",
+            split,
+            "d",
+            correct,
+            malformed=i < malformed,
+            unknown_tool=False,
+            ending=Ending.ANSWERED,
+            answer=None,
+            error=None,
+            calls=0,
+            turns=1,
+            tokens=1,
+            tool_errors=0,
+            messages=(),
         )
         for i, correct in enumerate(bits)
-    )  # fmt: skip
+    )
     return Evaluation("s", "1", "0" * 64, outcomes)
 
 

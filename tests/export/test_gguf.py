@@ -357,7 +357,7 @@ def test_another_converter_writes_the_file(student: Path, tmp_path: Path, by_fol
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
         ("bytearray(1 << 40)", "MemoryError"),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_a_failing_converter_is_one_clear_error(student: Path, tmp_path: Path, body: str, message: str) -> None:
     script = fake_converter(tmp_path, body)
     (tmp_path / "out.gguf").write_text("old")

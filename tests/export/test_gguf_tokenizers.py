@@ -40,8 +40,33 @@ BYTE_LEVEL: dict[str, Callable[[], Any]] = {
     "gpt-2": lambda: make_tokenizer(None),
 }
 SENTENCEPIECE = ("gemma", "llama", "llama-2")
-PIECES = (*SPECIAL, *MARKERS, "<s>", "<unk>", "<0x0A>", "▁", " ", "  ", "\n", "\r\n", "\t", "don't", "apples", " the ",
-          "123", "12", '{"a": 1}', "e\u0301", "Zürich", "你好", "👍🏽", "\u0903", "==", "...", "\x00")  # fmt: skip
+PIECES = (
+    *SPECIAL,
+    *MARKERS,
+    "<s>",
+    "<unk>",
+    "<0x0A>",
+    "▁",
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "don't",
+    "apples",
+    " the ",
+    "123",
+    "12",
+    '{"a": 1}',
+    "e\u0301",
+    "Zürich",
+    "你好",
+    "👍🏽",
+    "\u0903",
+    "==",
+    "...",
+    "\x00",
+)
 TEXT = st.lists(st.sampled_from(PIECES) | st.text(max_size=8), max_size=12).map("".join)
 
 

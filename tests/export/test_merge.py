@@ -310,11 +310,23 @@ def test_an_unknown_base_is_named_with_those_there_are() -> None:
 def evaluation(bits: Sequence[bool], start: int = 0) -> Evaluation:
     outcomes = tuple(
         Outcome(
-            f"t-{start + i}", "ood", "d", correct, malformed=False, unknown_tool=False, ending=Ending.ANSWERED,
-            answer=None, error=None, calls=0, turns=1, tokens=1, tool_errors=0, messages=(),
+            f"t-{start + i}",
+            "ood",
+            "d",
+            correct,
+            malformed=False,
+            unknown_tool=False,
+            ending=Ending.ANSWERED,
+            answer=None,
+            error=None,
+            calls=0,
+            turns=1,
+            tokens=1,
+            tool_errors=0,
+            messages=(),
         )
         for i, correct in enumerate(bits)
-    )  # fmt: skip
+    )
     return Evaluation("s", "1", "0" * 64, outcomes)
 
 

@@ -197,7 +197,7 @@ def test_other_ways_of_quantizing_open_and_compute(
         ("fp32", {"block_size": "32"}, "fp32 is not quantized"),
         ("int2", {}, r"unknown ONNX precision 'int2' \(did you mean 'int"),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_options_without_effect_are_refused(
     students: Students, tmp_path: Path, precision: str, options: dict[str, str], message: str
 ) -> None:

@@ -188,7 +188,7 @@ def test_without_optimum_the_error_says_why_and_what_to_do(student: Path, tmp_pa
         ("del Server.capture; transformers.AutoConfig.from_pretrained = lambda *_: bytearray(40 << 30)", "more memory"),
         ("del Server.capture; sys.modules['onnxscript'] = None", r"conversion: .*onnxscript.*\npip install"),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_failures_of_the_child_are_errors_that_name_the_stage(
     code: str, message: str, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -81,9 +81,11 @@ def test_nor_are_damaged_ones(artifact: Artifact, tmp_path: Path, quant: str, na
 def test_the_summary_has_a_row_for_every_model(artifact: Artifact) -> None:
     rows = artifact.summary()
     assert [(row["file"], row["verdict"], row["control"]) for row in rows] == [
-        ("model-q8_0.gguf", "pass", False), ("refused/model-q2_k.gguf", "inconclusive", False),
-        ("controls/model-q4_0.gguf", "fail", True), ("onnx-int4", "pass", False),
-    ]  # fmt: skip
+        ("model-q8_0.gguf", "pass", False),
+        ("refused/model-q2_k.gguf", "inconclusive", False),
+        ("controls/model-q4_0.gguf", "fail", True),
+        ("onnx-int4", "pass", False),
+    ]
     first = rows[0]
     assert (first["n"], first["delta"], first["ci"], first["flips"]) == (400, -0.005, [-0.0125, 0.0025], 8)  # of "ood"
     assert (first["malformed"], first["bytes"], set(first["splits"])) == (2, 20, {"id", "ood"})
@@ -103,9 +105,10 @@ def front_matter(card: str) -> dict[str, Any]:
 def test_the_card_says_what_the_manifest_says(artifact: Artifact) -> None:
     card = (artifact.directory / "README.md").read_text("utf-8")
     assert front_matter(card) == {
-        "base_model": "Qwen/Qwen3-0.6B", "pipeline_tag": "text-generation",
+        "base_model": "Qwen/Qwen3-0.6B",
+        "pipeline_tag": "text-generation",
         "tags": ["gguf", "onnx", "function-calling", "mentor-edge"],
-    }  # fmt: skip
+    }
     for line in (
         "| model-q8_0.gguf | ood | 400 | 95.0 | 94.5 | -0.50 | [-1.25, +0.25] | 5 | 3 | pass |",
         "| controls/model-q4_0.gguf | 0.0 | fail | control, made to test the gate | 2 (0) | 0.012 | 98.5 | - | ",
@@ -140,7 +143,7 @@ def test_a_table_survives_any_name() -> None:
         ("---\nlicense: [a, b]\n---\n", {}), ("# Model\nlicense: mit", {}), ("---\n{", {}), ("---", {}),
         ("---\n- license\n---\n", {}), (None, {}),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_the_license_is_what_the_base_says(tmp_path: Path, text: str | None, expected: dict[str, str]) -> None:
     if text is not None:
         (tmp_path / "README.md").write_text(text)

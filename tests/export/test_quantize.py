@@ -64,7 +64,7 @@ def logits(file: Path) -> Any:
         for kind in KINDS
         if kind != "mxfp4_moe"
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_every_kind_is_written_read_back_and_decoded(
     f32: Path, matrix: ImportanceMatrix, tmp_path: Path, kind: str
 ) -> None:
@@ -114,8 +114,12 @@ def test_a_single_tensor_can_have_any_type(
 def test_the_first_override_that_matches_counts(f32: Path, tmp_path: Path) -> None:
     overrides = {r"attn_(q|k)\.": "Q6_k", "attn": "q5_0", "^token_embd": "f16"}
     assert quantize(f32, tmp_path / "q.gguf", "q4_0", overrides=overrides).types == {
-        "f32": 5, "q4_0": 3, "q6_K": 2, "q5_0": 2, "f16": 1,
-    }  # fmt: skip
+        "f32": 5,
+        "q4_0": 3,
+        "q6_K": 2,
+        "q5_0": 2,
+        "f16": 1,
+    }
     stored = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "q.gguf").tensors}
     assert stored["blk.0.attn_k.weight"] == "Q6_K" and stored["token_embd.weight"] == "F16"
 
@@ -158,7 +162,7 @@ def test_rows_that_a_type_does_not_fit_are_reported(tmp_path: Path) -> None:
     quantized = quantize(source, tmp_path / "q.gguf", "q4_k_m")
     assert quantized == Quantized(
         {"q5_0": 4, "f32": 5, "q8_0": 3, "q4_K": 1}, {"q4_K -> q5_0": 4, "q6_K -> q8_0": 2}, ((96, 256),)
-    )  # fmt: skip
+    )
     assert fallback_note(quantized) == (
         "4 of 8 matrices became q5_0 instead of q4_K, 2 became q8_0 instead of q6_K, "
         "because their rows of 96 are not multiples of 256"
@@ -328,7 +332,7 @@ def patched(data: bytes, offset: int, value: int, size: int = 8) -> bytes:
         "empty", "garbage", "header only", "half", "version", "tensor count", "entry count", "key length",
         "dimensions", "width", "type", "offset", "tensor twice",
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_the_types_of_a_damaged_file_are_one_clear_error(f32: Path, tmp_path: Path, damage: Any) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(damage(f32.read_bytes()))

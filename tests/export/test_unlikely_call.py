@@ -54,9 +54,7 @@ def teach(student: Path, adapter: Path) -> None:
     (example,) = supervised_examples(tokenizer, [task])
     ids, mask = (torch.tensor([example[key]]) for key in ("input_ids", "assistant_masks"))
     torch.manual_seed(0)
-    tuned = get_peft_model(
-        model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    )  # fmt: skip
+    tuned = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     optimizer = torch.optim.AdamW((p for p in tuned.parameters() if p.requires_grad), lr=5e-3)
     for _ in range(200):
         loss = tuned(input_ids=ids, labels=ids.masked_fill(mask == 0, -100)).loss

@@ -31,7 +31,7 @@ Q8, Q4, INT4, FP32 = "model-q8_0.gguf", "model-q4_k_m.gguf", "onnx-int4", "onnx-
 ONNX_FILES = (
     "genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json", "tokenizer_config.json",
     "chat_template.jinja",
-)  # fmt: skip
+)  # a table  # fmt: skip
 WEIGHTS = "model.safetensors"
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -160,9 +160,14 @@ def in_artifact(kind: str, model: str, change: Change, reason: str, named: str) 
 
 
 def alone(
-    kind: str, model: str, change: Change, reason: str, compared: str | None = None, *,
+    kind: str,
+    model: str,
+    change: Change,
+    reason: str,
+    compared: str | None = None,
+    *,
     replaced: Callable[[Bench, Path], object] = lambda bench, path: None,
-) -> Fault:  # fmt: skip
+) -> Fault:
     """A model that no manifest vouches for, a GGUF file or an ONNX directory: refused when it is opened, or when it is
     compared with the student, as the quantization `compared`. `replaced` is a change that takes from other models."""
 
@@ -192,9 +197,14 @@ def source(kind: str, change: Change, reason: str, error: type[MentorEdgeError] 
         change(student)
         try:
             export(
-                student, out=work / "out", suite=bench.suite, gguf=["q8_0"], onnx=["int4"], reference=bench.solved,
+                student,
+                out=work / "out",
+                suite=bench.suite,
+                gguf=["q8_0"],
+                onnx=["int4"],
+                reference=bench.solved,
                 margin=0.9,
-            )  # fmt: skip
+            )
         finally:
             assert [path.name for path in work.iterdir()] == ["faulty-model"]
 
@@ -202,9 +212,14 @@ def source(kind: str, change: Change, reason: str, error: type[MentorEdgeError] 
 
 
 def adapter(
-    reason: str, change: Change = lambda path: None, *, kind: str = "wrong adapter", base: dict[str, Any] | None = None,
-    rows: int | None = None, **settings: Any,
-) -> Fault:  # fmt: skip
+    reason: str,
+    change: Change = lambda path: None,
+    *,
+    kind: str = "wrong adapter",
+    base: dict[str, Any] | None = None,
+    rows: int | None = None,
+    **settings: Any,
+) -> Fault:
     """An adapter that PEFT made, for the student or for one with the sizes of `base`, merged into the student. `rows`
     resizes the embedding before, as for new tokens; `settings` are PEFT's."""
 
@@ -236,9 +251,13 @@ def make_adapter(student: Path, directory: Path, rows: int | None, settings: dic
 
 
 def gated(
-    student: Change, reference: Callable[[Bench], Evaluation], error: type[MentorEdgeError], reason: str, named: str,
+    student: Change,
+    reference: Callable[[Bench], Evaluation],
+    error: type[MentorEdgeError],
+    reason: str,
+    named: str,
     kind: str,
-) -> Fault:  # fmt: skip
+) -> Fault:
     """What only the gate can find. Its files are kept, as refused."""
 
     def commit(bench: Bench, work: Path) -> None:

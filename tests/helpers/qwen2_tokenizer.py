@@ -18,11 +18,11 @@ SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
-)  # fmt: skip
+)  # a table  # fmt: skip
 MARKERS = (
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
     "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
-)  # fmt: skip
+)  # a table  # fmt: skip
 """Added tokens that are no special ones. Their ids follow those of SPECIAL; Qwen2.5 has all but the last four."""
 _SEPARATOR = "\n__ggml_vocab_test__\n"
 

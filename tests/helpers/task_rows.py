@@ -30,7 +30,7 @@ FORECAST = {
         "spans": {"type": "array", "items": {"type": "object"}}, "any": {"type": ["string", "null"]},
     },
     "required": ["city"],
-}  # fmt: skip
+}  # a table  # fmt: skip
 SCHEMA = {"type": "function", "function": {"name": "forecast", "parameters": FORECAST}}
 CALLS_ROW: dict[str, Any] = {
     "id": "rain",

@@ -100,9 +100,13 @@ def test_all_mistakes_of_a_plan_are_said_at_once(tmp_path: Path) -> None:
         ComparisonPlan.read(path, methods=["sft", "dpo", "mine"], seeds=99, teacher_noise=["loud"])
     said = "\n".join(refused.value.problems)
     for expected in (
-        "compare.colour: unknown key", "method 'dpo' is unknown (known: sft, sparse", "method 'mine' is unknown",
-        "seeds: expected a number from 1 to 10, got 99", "teacher noise 'loud'", "compare.evaluation",
-    ):  # fmt: skip
+        "compare.colour: unknown key",
+        "method 'dpo' is unknown (known: sft, sparse",
+        "method 'mine' is unknown",
+        "seeds: expected a number from 1 to 10, got 99",
+        "teacher noise 'loud'",
+        "compare.evaluation",
+    ):
         assert expected in said
     wrong = write(tmp_path / "wrong.yaml", {**QUICK, "lora": {"rank": 0}, "train": {"steps": 4, "learn_rate": 1}})
     with pytest.raises(ConfigError) as refused:
@@ -115,8 +119,9 @@ def test_all_mistakes_of_a_plan_are_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         ComparisonPlan.read(write(tmp_path / "own.yaml", own))
     assert [problem.split(":")[:2] for problem in refused.value.problems] == [
-        ["mentor", " reward.matching"], ["sft", " train.batch_size"],
-    ]  # fmt: skip
+        ["mentor", " reward.matching"],
+        ["sft", " train.batch_size"],
+    ]
 
 
 def test_other_suites_say_what_to_measure_on(tmp_path: Path) -> None:
@@ -191,9 +196,18 @@ def test_finished_cells_are_kept_and_a_comparison_can_grow(finished: Any, nano_s
 
 def test_a_killed_comparison_goes_on_with_what_it_has(config: Path, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "mentor_edge", "compare", str(config), "--methods", "sparse,mentor", "--seeds", "1",
-        "--out", "out",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "mentor_edge",
+        "compare",
+        str(config),
+        "--methods",
+        "sparse,mentor",
+        "--seeds",
+        "1",
+        "--out",
+        "out",
+    ]
     child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("cells/*-sparse-*/stage-0/checkpoints/*/complete")):
@@ -209,8 +223,11 @@ def test_a_killed_comparison_goes_on_with_what_it_has(config: Path, tmp_path: Pa
     assert [cell["method"] for cell in summary["cells"]] == ["base", "sparse", "mentor"]
     assert all(cell["updates"] == 4 for cell in summary["cells"][1:])
     assert {path.name for path in (tmp_path / "out").glob("comparison*")} == {
-        "comparison", "comparison.json", "comparison.md", "comparison.html",
-    }  # fmt: skip
+        "comparison",
+        "comparison.json",
+        "comparison.md",
+        "comparison.html",
+    }
 
 
 def test_a_report_is_made_of_the_json_alone_and_refuses_other_figures(finished: Any, tmp_path: Path) -> None:

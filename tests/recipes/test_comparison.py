@@ -96,9 +96,15 @@ def test_every_pair_is_compared_once_in_every_split(comparison):
     rows = [row for row in comparison["differences"] if row["teacher_noise"] == "clean" and row["split"] == "ood"]
     pairs = [(row["method"], row["against"]) for row in rows]
     assert sorted(pairs) == sorted(
-        [("sparse", "base"), ("sft", "base"), ("mentor", "base"), ("mentor", "sparse"), ("mentor", "sft"),
-         ("sparse", "sft")]
-    )  # fmt: skip
+        [
+            ("sparse", "base"),
+            ("sft", "base"),
+            ("mentor", "base"),
+            ("mentor", "sparse"),
+            ("mentor", "sft"),
+            ("sparse", "sft"),
+        ]
+    )
     count = comparison["multiplicity"]
     shown = sum(row["excludes_zero"] for row in comparison["differences"])
     assert count == {"shown": 2 * 6 * 10, "distinct": 2 * 6 * 10 - 10, "excluding_zero": shown, "corrected": False}
@@ -136,8 +142,12 @@ def test_identical_cells_differ_by_exactly_zero():
 def test_costs_and_curves_are_means(comparison):
     row = find(comparison["costs"], method="mentor", teacher_noise="clean")
     assert {key: row[key] for key in ("updates", "tokens", "rollout_tokens", "cpu_seconds", "n_runs")} == {
-        "updates": 40, "tokens": 9000, "rollout_tokens": 500, "cpu_seconds": 1.5, "n_runs": 4
-    }  # fmt: skip
+        "updates": 40,
+        "tokens": 9000,
+        "rollout_tokens": 500,
+        "cpu_seconds": 1.5,
+        "n_runs": 4,
+    }
     curve = find(comparison["curves"], method="mentor", teacher_noise="clean", base="nano@0")
     seeds = [dict(make_cell("nano@0", "mentor", seed, "clean").curve) for seed in (0, 1)]
     assert curve["steps"] == [0, 20, 40] and curve["n_seeds"] == 2
@@ -249,7 +259,7 @@ def test_a_cell_survives_json():
         ("cpu_seconds", "1"), ("curve", None), ("curve", [[0]]), ("curve", [[0, 1.5]]), ("curve", [[0.5, 1]]),
         ("curve", ["ab"]),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_damaged_cells_are_refused(key, value):
     saved = make_cell("nano@0", "sft", 0, "clean").to_json()
     with pytest.raises(RunError, match=f"'{key}' is unusable"):

@@ -116,14 +116,22 @@ def test_the_numbers_of_markdown_are_those_of_the_file(comparison):
 def test_markdown_says_what_was_compared_and_what_it_does_not_show(comparison):
     markdown = comparison_markdown(comparison, LINKS)
     for part in (
-        "Bases: &lt;b&gt;, nano@0", "Methods: base, sparse, sft, mentor", "Seeds: 0, 1", "Teacher noise: clean, heavy",
-        "Updates per run: 50", "Items: 300 (id 60, para 60", "core: mean of the accuracies on para, comb, distract",
-        "so the same under every noise: base, sparse", "4,000 replicates over bases, seeds, items",
-        "With 2 bases and 2 seeds a percentile bootstrap is too narrow", "not corrected for multiplicity",
+        "Bases: &lt;b&gt;, nano@0",
+        "Methods: base, sparse, sft, mentor",
+        "Seeds: 0, 1",
+        "Teacher noise: clean, heavy",
+        "Updates per run: 50",
+        "Items: 300 (id 60, para 60",
+        "core: mean of the accuracies on para, comb, distract",
+        "so the same under every noise: base, sparse",
+        "4,000 replicates over bases, seeds, items",
+        "With 2 bases and 2 seeds a percentile bootstrap is too narrow",
+        "not corrected for multiplicity",
         "84 differences are shown (7 of them repeat another under a further noise)",
-        "| mentor | clean | 4 | 50 | 12,345 | 0 | 2.2 |", "| mentor | clean | nano@0 | 2 | 50 | 80.0 [80.0, 80.0] |",
+        "| mentor | clean | 4 | 50 | 12,345 | 0 | 2.2 |",
+        "| mentor | clean | nano@0 | 2 | 50 | 80.0 [80.0, 80.0] |",
         *(f"({link})" for link in LINKS.values()),
-    ):  # fmt: skip
+    ):
         assert part in markdown, part
     assert "grid is incomplete" not in markdown and "<" not in markdown.replace("    ", "").split("## Settings")[0]
 

@@ -79,11 +79,23 @@ def test_all_mistakes_are_reported_at_once() -> None:
     places = [problem.split(":")[0] for problem in problems]
     assert sorted(places) == sorted(
         [
-            "studnet", "seed", "tasks.teacher_noise", "lora.rank", "lora.base", "train.steps", "train.learn_rate",
-            "rollout.temperature", "rollout.engine", "rollout.tool_timeout", "reward.matching", "reward.weights",
-            "reward.extra.0.function", "reward.extra.1.function", "reward.extra.1.weight",
+            "studnet",
+            "seed",
+            "tasks.teacher_noise",
+            "lora.rank",
+            "lora.base",
+            "train.steps",
+            "train.learn_rate",
+            "rollout.temperature",
+            "rollout.engine",
+            "rollout.tool_timeout",
+            "reward.matching",
+            "reward.weights",
+            "reward.extra.0.function",
+            "reward.extra.1.function",
+            "reward.extra.1.weight",
         ]
-    )  # fmt: skip
+    )
     shown = dict(zip(places, problems, strict=True))
     assert "known: student, from_run, tasks, output_dir" in shown["studnet"]
     assert "known: steps, prompts_per_step" in shown["train.learn_rate"]

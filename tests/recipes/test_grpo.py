@@ -69,10 +69,17 @@ def make_trainer(nano_student: Path, tmp_path: Path, executor: ToolExecutor) -> 
         tasks = {task.id: task for task in TASKS}
         rows = [{"prompt": [m.to_openai() for m in task.prompt], "task_id": task.id} for task in TASKS]
         trainer = EdgeGRPOTrainer(
-            tasks=tasks, limits=LIMITS, decode_batch=5, executor=executor, model=model, processing_class=tokenizer,
-            peft_config=adapter, args=grpo_arguments(recipe.config, tmp_path / "run"),
-            train_dataset=Dataset.from_list(rows), reward_funcs=reward,
-        )  # fmt: skip
+            tasks=tasks,
+            limits=LIMITS,
+            decode_batch=5,
+            executor=executor,
+            model=model,
+            processing_class=tokenizer,
+            peft_config=adapter,
+            args=grpo_arguments(recipe.config, tmp_path / "run"),
+            train_dataset=Dataset.from_list(rows),
+            reward_funcs=reward,
+        )
         torch.manual_seed(0)
         for name, parameter in trainer.model.named_parameters():
             if "lora_B" in name:  # a fresh adapter changes nothing; this one does, a little
@@ -247,10 +254,12 @@ def test_both_rollout_engines_train_and_score_the_same_rollouts_alike(
     for engine in ("edge", "trl"):
         RecordingReward.scored.clear()
         run = MentorRecipe(
-            student=str(nano_student), output_dir=tmp_path / engine, tasks={"limit": 24},
+            student=str(nano_student),
+            output_dir=tmp_path / engine,
+            tasks={"limit": 24},
             train={"steps": 2, "prompts_per_step": 12, "rollouts_per_prompt": 2, "save_every": 2},
             rollout={"engine": engine, "temperature": 1e-4},
-        ).fit()  # fmt: skip
+        ).fit()
         assert (run.adapter / "adapter_model.safetensors").is_file()
         log = run.training_log()
         assert [row["step"] for row in log] == [1, 2]
@@ -322,7 +331,7 @@ UNRELIABLE = Tool(
     "fetch", "fetches a number",
     {"type": "object", "properties": {"mode": {"type": "string"}}, "required": ["mode"], "additionalProperties": False},
     misbehave,
-)  # fmt: skip
+)  # a table  # fmt: skip
 MODES = ("raise", "hang", "print", "return", "exit", "quit")
 
 
@@ -348,10 +357,11 @@ def test_training_goes_on_when_tools_misbehave(
     tasks = tuple(fetching("work", f"{mode}, {mode}, {mode}!", mode) for mode in MODES)  # the teacher's calls do work
     monkeypatch.setattr(base, "load_training_suite", lambda *_: Suite("fetch", "1", tasks))
     recipe = MentorRecipe(
-        student=str(provocative_student), output_dir=tmp_path / "run",
+        student=str(provocative_student),
+        output_dir=tmp_path / "run",
         train={"steps": 2, "prompts_per_step": len(MODES), "rollouts_per_prompt": 2, "save_every": 1},
         rollout={"engine": engine, "tool_timeout": 0.3, "temperature": 0.3},
-    )  # fmt: skip
+    )
     run = recipe.fit()
     log = run.training_log()
     assert [row["step"] for row in log] == [1, 2]
@@ -383,13 +393,19 @@ def test_a_prompt_without_room_in_the_context_is_a_rollout_without_reward(
 ) -> None:
     """Nothing can be generated there; TRL still needs a token, and the token must not be learned."""
     recipe = MentorRecipe(
-        student=str(nano_student), output_dir=tmp_path,
+        student=str(nano_student),
+        output_dir=tmp_path,
         train={"steps": 1, "prompts_per_step": 2, "rollouts_per_prompt": 2, "save_every": 1},
-    )  # fmt: skip
+    )
     long = Task(
-        "long", (Message("user", "more " * 3000),), TASKS[0].tools, "id", "id", answer="1",
+        "long",
+        (Message("user", "more " * 3000),),
+        TASKS[0].tools,
+        "id",
+        "id",
+        answer="1",
         reference=trajectory_of([], "1"),
-    )  # fmt: skip
+    )
     tasks = {"long": long, TASKS[0].id: TASKS[0]}
     model, tokenizer, adapter = load_trainable(str(nano_student), recipe.config.lora)
     model.config.max_position_embeddings = 512
@@ -402,10 +418,16 @@ def test_a_prompt_without_room_in_the_context_is_a_rollout_without_reward(
         return breakdown
 
     trainer = EdgeGRPOTrainer(
-        tasks=tasks, limits=LIMITS, executor=executor, model=model, processing_class=tokenizer, peft_config=adapter,
-        args=grpo_arguments(recipe.config, tmp_path), train_dataset=Dataset.from_list(rows),
+        tasks=tasks,
+        limits=LIMITS,
+        executor=executor,
+        model=model,
+        processing_class=tokenizer,
+        peft_config=adapter,
+        args=grpo_arguments(recipe.config, tmp_path),
+        train_dataset=Dataset.from_list(rows),
         reward_funcs=RewardLog(reward, tasks, 2),
-    )  # fmt: skip
+    )
     trainer.train()
     assert sorted(total for identity, total in scored if identity == "long") == [0.0, 0.0]
     assert trainer.state.global_step == 1
@@ -420,10 +442,15 @@ def test_stock_prompts_are_those_of_our_own_rollouts(
     rows = [{"prompt": [m.to_openai() for m in task.prompt], "task_id": task.id} for task in TASKS]
     tasks = {task.id: task for task in TASKS}
     trainer = stock_trainer(
-        tasks=tasks, executor=executor, train_dataset=Dataset.from_list(rows),
-        reward_funcs=RewardLog(MentorReward(), tasks, 2), model=model, processing_class=tokenizer, peft_config=adapter,
+        tasks=tasks,
+        executor=executor,
+        train_dataset=Dataset.from_list(rows),
+        reward_funcs=RewardLog(MentorReward(), tasks, 2),
+        model=model,
+        processing_class=tokenizer,
+        peft_config=adapter,
         args=grpo_arguments(config, tmp_path),
-    )  # fmt: skip
+    )
     trainer._batch_environments = trainer.train_dataset["environment"]
     assert len(set(trainer._batch_environments)) > 3
     theirs, _, _ = trainer._tokenize_prompts(list(trainer.train_dataset["prompt"]))

@@ -100,9 +100,12 @@ def test_a_template_that_rewrites_the_past_is_refused(tmp_path: Path) -> None:
 
 def test_stock_rollouts_need_a_template_that_trl_can_parse(any_student: Path, tmp_path: Path) -> None:
     recipe = MentorRecipe(
-        student=str(any_student), tasks={"limit": 4}, output_dir=tmp_path / "run", train=QUICK,
+        student=str(any_student),
+        tasks={"limit": 4},
+        output_dir=tmp_path / "run",
+        train=QUICK,
         rollout={"engine": "trl"},
-    )  # fmt: skip
+    )
     with pytest.raises(
         StudentError, match="does not know how this student's chat template writes tool calls"
     ) as refused:
@@ -175,9 +178,12 @@ def test_an_unfinished_run_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
 
 def gsm8k_recipe(nano_student: Path, path: Path, directory: Path) -> MentorRecipe:
     return MentorRecipe(
-        student=str(nano_student), tasks={"suite": "gsm8k", "path": path}, output_dir=directory,
-        train=QUICK, rollout={"tokens_per_turn": 16, "completion_tokens": 48, "tool_rounds": 2},
-    )  # fmt: skip
+        student=str(nano_student),
+        tasks={"suite": "gsm8k", "path": path},
+        output_dir=directory,
+        train=QUICK,
+        rollout={"tokens_per_turn": 16, "completion_tokens": 48, "tool_rounds": 2},
+    )
 
 
 def test_gsm8k_fits_and_lists_what_it_leaves_out(nano_student: Path, tmp_path: Path) -> None:

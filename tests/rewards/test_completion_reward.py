@@ -194,7 +194,7 @@ def test_the_prompt_is_never_scored():
         (10**5000, False), (r"\boxed{6}", False),
     ],
     ids=lambda value: repr(value)[:20] if not isinstance(value, int) or value < 100 else "long",
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_accepted_answers_of_any_type(accepted, right):
     assert score(completion(*TEACHER), answer=accepted) == pytest.approx(1.1 if right else 0.16)
     assert score(completion(*TEACHER), answer=accepted, variant="sparse") == (1.0 if right else 0.1)
@@ -208,7 +208,7 @@ SCHEMAS = [tool.to_openai() for tool in CALCULATOR]
     [TOOLS, tuple(TOOLS), set(TOOLS), iter(TOOLS), CALCULATOR, SCHEMAS, [schema["function"] for schema in SCHEMAS],
      [*TOOLS, None, 3, {}, {"name": 7}, {"function": {"function": {"name": "teleport"}}}]],
     ids=["names", "tuple", "set", "iterator", "Tools", "schemas", "functions", "with others"],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_offered_tools_as_names_tools_or_schemas(tools):
     tools = list(tools) if not isinstance(tools, tuple | set) else tools
     assert score(completion(*TEACHER), tools=tools) == pytest.approx(1.1)
@@ -260,7 +260,7 @@ ENTRIES = st.none() | st.lists(
     NAMES | VALUES | st.fixed_dictionaries({"name": VALUES, "arguments": VALUES})
     | st.fixed_dictionaries({"function": VALUES}) | st.builds(ToolCall, NAMES, st.dictionaries(NAMES, VALUES)),
     max_size=4,
-)  # fmt: skip
+)  # a table  # fmt: skip
 PIECES = st.sampled_from(
     ["<tool_call>", "</tool_call>", '{"name": "add"}', '{"name": ', "\\boxed{", "5", "}", EOS, "\\", "\\frac{1}{2}"]
 )
@@ -277,9 +277,13 @@ TEXTS = st.builds(
 def test_nothing_raises_and_totals_are_bounded(text, accepted, teacher, tools, strict_calls):
     for variant in VARIANTS:
         breakdown = score_completion(
-            text, answer=accepted, teacher_tools=teacher, tools=tools or (), variant=variant,
+            text,
+            answer=accepted,
+            teacher_tools=teacher,
+            tools=tools or (),
+            variant=variant,
             malformed_is_unknown=strict_calls,
-        )  # fmt: skip
+        )
         assert 0.0 <= breakdown.total <= 1.1
         assert breakdown.correct <= breakdown.terminated == text.endswith(EOS)
 
@@ -320,7 +324,7 @@ def test_the_order_of_calls_counts_for_strict_alone(data, calls, teacher, answer
 @given(
     CALLS, CALLS.filter(bool), st.sampled_from(["5", "5.0", "6", "yes", None]),
     st.sampled_from([Ending.ANSWERED, Ending.TRUNCATED]),
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_a_text_scores_what_its_trajectory_scores(calls, teacher, answer, ending):
     text = rendered(calls, answer, end=EOS if ending is Ending.ANSWERED else "")
     scored = Trajectory((Message("assistant", text, tuple(calls)),), answer, ending)

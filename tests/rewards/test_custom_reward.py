@@ -39,8 +39,11 @@ def test_a_function_is_added_with_its_weight():
     assert breakdown.extra == pytest.approx(0.1) and breakdown.total == pytest.approx(1.2)
     base = MentorReward()(trajectory("add"), TASK)
     assert (breakdown.tool_match, breakdown.no_unknown_tool, breakdown.reason, breakdown.correct) == (
-        base.tool_match, base.no_unknown_tool, base.reason, True,
-    )  # fmt: skip
+        base.tool_match,
+        base.no_unknown_tool,
+        base.reason,
+        True,
+    )
     assert base.extra == 0.0
 
 
@@ -174,8 +177,10 @@ def test_a_path_that_leads_to_no_such_function_is_a_mistake_of_the_configuration
 def test_a_recipe_builds_the_reward_with_its_extras(module):
     values = {"reward": {"extra": [{"function": f"{module}.brevity", "weight": 0.2}]}}
     for kind, base in (
-        (MentorConfig, MentorReward()), (StrictConfig, MentorReward("strict")), (SparseConfig, SparseReward())
-    ):  # fmt: skip
+        (MentorConfig, MentorReward()),
+        (StrictConfig, MentorReward("strict")),
+        (SparseConfig, SparseReward()),
+    ):
         reward = build_config(kind, values).reward.build()
         assert reward(trajectory("add"), TASK).total == pytest.approx(base(trajectory("add"), TASK).total + 0.15)
 
@@ -212,6 +217,11 @@ def test_all_mistakes_of_a_reward_in_a_recipe_are_told_at_once(module):
         build_config(MentorConfig, values)
     told = str(caught.value)
     assert len(caught.value.problems) == 4
-    for said in ("reward.matching", "unknown weight speed", "correct: expected a finite number", "AttributeError",
-                 "reward.extra.1.weight"):  # fmt: skip
+    for said in (
+        "reward.matching",
+        "unknown weight speed",
+        "correct: expected a finite number",
+        "AttributeError",
+        "reward.extra.1.weight",
+    ):
         assert said in told

@@ -19,8 +19,12 @@ from mentor_edge.tools.calculator import CALCULATOR
 REWARD = MentorReward()
 # The columns of the table: the reward of the paper, its sparse baseline, and ablations 2, 3 and 4.
 COLUMNS: tuple[Reward, ...] = (
-    MentorReward(), SparseReward(), MentorReward("overlap"), MentorReward("none"), MentorReward("f1"),
-)  # fmt: skip
+    MentorReward(),
+    SparseReward(),
+    MentorReward("overlap"),
+    MentorReward("none"),
+    MentorReward("f1"),
+)
 
 
 def rollout(*calls: ToolCall, answer: str | None = "5", ending: Ending = Ending.ANSWERED) -> Trajectory:
@@ -75,7 +79,7 @@ TABLE: list[tuple[str, Trajectory, Task, tuple[float, float, float, float, float
     # An existing reference that calls nothing is one to be followed.
     ("right, nothing to call", trajectory(), task(), (1.1, 1.0, 1.0, 0.8, 1.1)),
     ("right, one call too many", trajectory("add"), task(), (0.8, 1.0, 0.7, 0.8, 0.8)),
-]  # fmt: skip
+]  # a table  # fmt: skip
 
 
 @pytest.mark.parametrize("reward", range(len(COLUMNS)), ids=["mentor", "sparse", "overlap", "none", "f1"])
@@ -103,7 +107,7 @@ def test_the_parts_add_up():
         (MentorReward(correct=0.0, tool_match=0.0, no_unknown_tool=0.0, unanswered=0.5), 0.5),
         (SparseReward(correct=0.2, wrong=0.4), 0.4),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_the_maximum_is_that_of_matching_and_weights(reward, maximum):
     assert reward.maximum == pytest.approx(maximum)
 
@@ -225,9 +229,14 @@ def test_weights_are_arguments():
 
 def test_all_mistakes_in_the_settings_are_told_at_once():
     settings: dict[str, Any] = {
-        "matching": "fuzzy", "correct": math.nan, "tool_match": "0.3", "no_unknown_tool": True,
-        "wrong_scale": math.inf, "unanswered": None, "bonus_needs_call": "yes",
-    }  # fmt: skip
+        "matching": "fuzzy",
+        "correct": math.nan,
+        "tool_match": "0.3",
+        "no_unknown_tool": True,
+        "wrong_scale": math.inf,
+        "unanswered": None,
+        "bonus_needs_call": "yes",
+    }
     with pytest.raises(ConfigError) as caught:
         MentorReward(**settings)
     assert len(caught.value.problems) == len(settings)
@@ -267,10 +276,14 @@ FRACTION = st.floats(0, 1)
 @st.composite
 def rewards(draw: st.DrawFn) -> MentorReward:
     reward = MentorReward(
-        draw(st.sampled_from(MATCHINGS)), correct=draw(FRACTION), tool_match=draw(FRACTION),
-        no_unknown_tool=draw(FRACTION), wrong_scale=draw(FRACTION), unanswered=0.0,
+        draw(st.sampled_from(MATCHINGS)),
+        correct=draw(FRACTION),
+        tool_match=draw(FRACTION),
+        no_unknown_tool=draw(FRACTION),
+        wrong_scale=draw(FRACTION),
+        unanswered=0.0,
         bonus_needs_call=draw(st.booleans()),
-    )  # fmt: skip
+    )
     return replace(reward, unanswered=reward.maximum * draw(FRACTION))
 
 

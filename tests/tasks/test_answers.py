@@ -49,7 +49,7 @@ def test_a_box_with_balanced_braces_is_found_in_any_text(before, content):
         ("1.5 million", 1_500_000), ("", None), ("Paris", None), ("1,2", None), ("5x", None), ("1e999", None),
         ("1/0", None), ("9" * 1000, None), ("3 apples and 5 pears", None), (r"\pi", None),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_as_number(text, value):
     assert as_number(text) == value
 
@@ -100,7 +100,7 @@ EQUAL = {
         ("2**3", "8"), ("5!", "120"), ("48/2", "24"), (r"\dfrac{\pi}{4}", r"0.25\pi"), ("x**2", "x^2"),
         (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\ 3 & \frac{8}{2} \end{pmatrix}"),
     ],
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 DIFFERENT = {
     "numbers": [
@@ -132,7 +132,7 @@ DIFFERENT = {
         ("x^2+y^2=-1", "x^2+y^2=-2"), (r"\sqrt{2}", r"\sqrt{3}"), ("x^2+1", "x^2-1"), ("2x>4", "-2x>-4"),
         (r"\Delta", r"\delta"), (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}2&1\end{pmatrix}"),
     ],
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 
 def pairs(table):
@@ -156,7 +156,7 @@ PIECES = st.sampled_from(
     [*"0123456789xyab.,;:!?()[]{}^_=<>+-*/|%$°€&~' ", "\\", "frac", "\\frac", "\\sqrt", "\\text{", "\\pi", "\\{", "\\}",
      "\\left", "\\cup", "\\infty", " and ", " km", "the ", "million", "\\begin{pmatrix}", "\\\\", "²", "½", "\0",
      "\ud800"]
-)  # fmt: skip
+)  # a table  # fmt: skip
 ANSWERS = st.text() | st.lists(PIECES, max_size=12).map("".join)
 
 
@@ -264,7 +264,7 @@ def test_formulas_are_compared_in_silence():
     "text",
     ["1" * 1_000_000 + "x", "1," * 500_000, "{" * 1_000_000, r"\boxed{" * 150_000, "9" * 1_000_000, r"\text{" * 150_000,
      "0." + "0" * 1_000_000 + "1", "- " * 500_000, "\ud800" * 1_000_000, "$" * 1_000_000],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_a_megabyte_is_compared_quickly(text):
     start = time.perf_counter()
     answers_equal(text, "5")
@@ -285,7 +285,7 @@ def test_a_megabyte_is_compared_quickly(text):
      r"\sqrt[\frac{1}{99999999}]{3}", r"\exp(\exp(\exp(99)))", r"(\sin(x+a-17))^{5}",
      r"\sqrt{\begin{pmatrix}0.5e&\cos^2{\theta}\\\cos^2{\theta}&0.5e\end{pmatrix}}^{1/3}",
      r"\int x^x dx", "x^{60}y^{60}=1", "1," * 450, "-" * 900],
-)  # fmt: skip
+)  # a table  # fmt: skip
 @pytest.mark.parametrize("other", ["5", r"\frac{\pi}{2}", "x^2=4", "(1,x)"])
 def test_towers_and_nests_are_refused_without_a_timer(text, other):
     taken = []

@@ -323,7 +323,7 @@ def test_what_is_no_list_of_calls_is_unreadable(category, calls):
         {"name": None, "arguments": {}}, {"name": ["f"], "arguments": {}},
         {"name": "f", "arguments": None}, {"name": "f", "arguments": '{"x": 1}'}, {"name": "f", "arguments": [1]},
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 @pytest.mark.parametrize("category", ["simple_python", "irrelevance"])
 def test_a_call_of_another_form_is_unreadable(category, call):
     assert match_calls(category, [NUMBER], [{"f": {"x": [1]}}], [call]) == Match(False, "unreadable")

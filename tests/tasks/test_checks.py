@@ -65,8 +65,9 @@ def test_tools_must_be_there_and_told_apart():
     bare = replace(task(PRODUCT, name="bare"), tools=())
     twice = replace(task(PRODUCT, name="twice"), tools=(*CALCULATOR, CALCULATOR[0], CALCULATOR[0]))
     assert mistakes(bare, twice, needs_reference=False) == [
-        "tasks: no tools are offered (task bare)", "tasks: two tools have the name 'add' (task twice)",
-    ]  # fmt: skip
+        "tasks: no tools are offered (task bare)",
+        "tasks: two tools have the name 'add' (task twice)",
+    ]
 
 
 def test_every_id_stands_once():

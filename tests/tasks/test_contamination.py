@@ -88,8 +88,12 @@ def test_the_report_counts_by_domain_and_puts_the_worst_first() -> None:
     assert json.loads(json.dumps(row)) == row
     assert (row["training"], row["evaluation"], row["exact"], row["overlapping"], row["ngram"]) == (1, 4, 1, 2, 8)
     assert row["worst"][0] == {
-        "evaluation_id": "same", "training_id": "train", "domain": "a", "share": 1.0, "exact": True,
-    }  # fmt: skip
+        "evaluation_id": "same",
+        "training_id": "train",
+        "domain": "a",
+        "share": 1.0,
+        "exact": True,
+    }
     assert contamination([], evaluation).overlaps == ()
     assert contamination(evaluation, []).by_domain == {}
 

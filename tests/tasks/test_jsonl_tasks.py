@@ -159,7 +159,7 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
         (CALLS_ROW | {"domain": "irrelevance"}, "domain: in BFCL's irrelevance no call is right"),
         (accepting({"forecast": {"city": [float("nan")]}}), "Out of range float"),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_a_bad_row_is_refused_with_place_and_value(tmp_path: Path, row: Any, said: str) -> None:
     with pytest.raises(TaskError) as refused:
         loaded(tmp_path, ROW | {"id": "other"}, row)
@@ -219,7 +219,7 @@ spoken = st.builds(Message, st.sampled_from(["user", "system"]), text)
 teachers = st.lists(said, min_size=1, max_size=3).map(
     # Every call has its result, as in what teachers did.
     lambda turns: tuple(m for t in turns for m in (t, *(Message("tool", "r", name=c.name) for c in t.tool_calls)))
-).map(lambda messages: Trajectory(messages, None, Ending.ANSWERED))  # fmt: skip
+).map(lambda messages: Trajectory(messages, None, Ending.ANSWERED))  # a table  # fmt: skip
 
 
 @st.composite
@@ -238,11 +238,18 @@ def tasks(draw: st.DrawFn) -> Task:
     answers = draw(st.lists(words, min_size=1, max_size=3)) if accepted is None else [None]
     references = draw(st.lists(teachers, max_size=2)) if accepted is not None else []
     return Task(
-        "", (*draw(st.lists(spoken | said, max_size=2)), Message("user", draw(text))), tools,
-        draw(st.sampled_from(["id", "ood"])), draw(words), answer=answers[0], other_answers=tuple(answers[1:]),
-        accepted_calls=accepted, reference=references[0] if references else None,
-        other_references=tuple(references[1:]), gold_passages=tuple(draw(st.lists(words, max_size=2))),
-    )  # fmt: skip
+        "",
+        (*draw(st.lists(spoken | said, max_size=2)), Message("user", draw(text))),
+        tools,
+        draw(st.sampled_from(["id", "ood"])),
+        draw(words),
+        answer=answers[0],
+        other_answers=tuple(answers[1:]),
+        accepted_calls=accepted,
+        reference=references[0] if references else None,
+        other_references=tuple(references[1:]),
+        gold_passages=tuple(draw(st.lists(words, max_size=2))),
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -265,7 +272,7 @@ exact_arguments = st.fixed_dictionaries(
         "days": st.integers(), "where": st.dictionaries(words, plain | st.lists(plain, max_size=2), max_size=2),
         "spans": st.lists(st.dictionaries(words, plain, max_size=2), max_size=2),
     },
-)  # fmt: skip
+)  # a table  # fmt: skip
 
 
 @given(exact_arguments, st.integers())

@@ -30,7 +30,7 @@ QUESTION = {
     "id": "2hop__1", "question": "Where was the person born who opened Tarn Bridge?",
     "answers": ["Molnau", "the Molnau"],
     "hops": 2, "gold_doc_ids": [7, 8], "decomposition": [{"question": "Who opened it?", "answer": "Ilse Varga"}],
-}  # fmt: skip
+}  # a table  # fmt: skip
 
 
 def directory(tmp_path: Path, *questions: str) -> Path:

@@ -170,7 +170,7 @@ def by_hidden_table(task: Task) -> bool:
         ("para", by_paraphrase), ("comb", by_held_out_pair), ("distract", by_many_tools), ("names", by_unseen_names),
         ("long", by_length), ("irrel", by_missing_tool),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_splits_are_what_they_say_and_the_in_domain_split_is_not(
     evaluation: Suite, domain: str, defining: Callable[[Task], bool]
 ) -> None:

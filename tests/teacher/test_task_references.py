@@ -71,8 +71,12 @@ def test_the_examples_of_the_document_work(tmp_path: Path, monkeypatch: pytest.M
     report = json.loads(done.stdout)
     suite = jsonl.load(tmp_path / "my_tasks.jsonl", CALCULATORS)
     assert report == {
-        "file": "my_tasks.jsonl", "sha256": suite.sha256, "tasks": 4, "references": 4, "failures": [],
-    }  # fmt: skip
+        "file": "my_tasks.jsonl",
+        "sha256": suite.sha256,
+        "tasks": 4,
+        "references": 4,
+        "failures": [],
+    }
     assert "4 tasks, 4 references, 0 failures" in done.stderr
     for name in jsonl.ROW_SCHEMA["properties"]:
         assert f"| `{name}` |" in document

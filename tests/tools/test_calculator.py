@@ -17,9 +17,19 @@ NUMBERS = st.integers(-(10**6), 10**6) | st.decimals(-10_000, 10_000, places=3).
 
 def test_the_twelve_tools_of_the_paper_in_its_order():
     assert list(TOOLS) == [
-        "add", "subtract", "multiply", "divide", "sum_numbers", "floor", "ceil", "round_number", "power", "sqrt",
-        "abs_value", "modulo",
-    ]  # fmt: skip
+        "add",
+        "subtract",
+        "multiply",
+        "divide",
+        "sum_numbers",
+        "floor",
+        "ceil",
+        "round_number",
+        "power",
+        "sqrt",
+        "abs_value",
+        "modulo",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def sandboxed(executor: ToolExecutor) -> Run:
         ("import os\nsorted(os.environ.keys() - {'PWD', 'LC_CTYPE'})", {"stdout": "", "result": []}),
         ("import os\n_ = open('mine', 'w').write('x')\nos.listdir('.')", {"stdout": "", "result": ["mine"]}),
     ],
-)  # fmt: skip
+)  # a table  # fmt: skip
 def test_what_is_printed_and_the_last_value_are_the_result(run, code, result):
     answered = run(code)
     assert not answered.failed

@@ -192,8 +192,10 @@ def test_processes_may_build_at_once(tmp_path):
     built = index.stat()
     Corpus.open(path, index)
     assert index.stat() == built and sorted(p.name for p in tmp_path.iterdir()) == [
-        "corpus.jsonl", "index.sqlite", "index.sqlite.json",
-    ]  # fmt: skip
+        "corpus.jsonl",
+        "index.sqlite",
+        "index.sqlite.json",
+    ]
 
 
 def test_an_index_that_cannot_be_written_is_an_error_in_words(tmp_path):

@@ -145,12 +145,25 @@ def test_arguments_arrive_as_their_annotations_say(executor):
         return [type(value).__name__ for value in (point, points[0], unit, level, day, pair, n, x)]
 
     given = {
-        "point": {"title": "a"}, "points": [{"title": "b", "unit": "ft"}], "unit": "m", "level": 2,
-        "day": "2026-01-31", "pair": {"left": 1, "right": 2}, "n": 4.0, "x": 5,
-    }  # fmt: skip
+        "point": {"title": "a"},
+        "points": [{"title": "b", "unit": "ft"}],
+        "unit": "m",
+        "level": 2,
+        "day": "2026-01-31",
+        "pair": {"left": 1, "right": 2},
+        "n": 4.0,
+        "x": 5,
+    }
     assert json.loads(answer(executor, kinds, **given)) == [
-        "Point", "Point", "Unit", "Level", "date", "Pair", "int", "int",
-    ]  # fmt: skip
+        "Point",
+        "Point",
+        "Unit",
+        "Level",
+        "date",
+        "Pair",
+        "int",
+        "int",
+    ]
     assert json.loads(answer(executor, kinds, **{**given, "day": "2026-02-31"})) == {
         "error": "invalid arguments: day: Input should be a valid date or datetime, day value is outside expected range"
     }

@@ -68,8 +68,10 @@ def test_the_end_of_one_worker_spares_what_another_has_running(tmp_path):
         meets(place, 3)
         os._exit(1)
 
-    tools = {"start": Tool("start", "", ANYTHING, start, {"place": str(tmp_path)}),
-             "end": Tool("end", "", ANYTHING, end, {"place": str(tmp_path)})}  # fmt: skip
+    tools = {
+        "start": Tool("start", "", ANYTHING, start, {"place": str(tmp_path)}),
+        "end": Tool("end", "", ANYTHING, end, {"place": str(tmp_path)}),
+    }
     with ToolExecutor(timeout=30) as executor:
         ended, started = executor.run_all([*requests(1, tools, "end"), *requests(1, tools, "start")])
         assert "exit code 1" in ended.content and started.content == "started"

@@ -144,8 +144,15 @@ def _write_tiny_model(path: Path) -> None:
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(_VOCABULARY)
     writer.add_tokenizer_model("none")
-    for name, rows in (("attn_q", _WIDTH), ("attn_k", _WIDTH // 2), ("attn_v", _WIDTH // 2), ("attn_output", _WIDTH),
-                       ("ffn_gate", _WIDTH), ("ffn_up", _WIDTH), ("ffn_down", _WIDTH)):  # fmt: skip
+    for name, rows in (
+        ("attn_q", _WIDTH),
+        ("attn_k", _WIDTH // 2),
+        ("attn_v", _WIDTH // 2),
+        ("attn_output", _WIDTH),
+        ("ffn_gate", _WIDTH),
+        ("ffn_up", _WIDTH),
+        ("ffn_down", _WIDTH),
+    ):
         writer.add_tensor(f"blk.0.{name}.weight", _random_matrix(random, rows))
     writer.add_tensor("token_embd.weight", _random_matrix(random, _VOCABULARY))
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):

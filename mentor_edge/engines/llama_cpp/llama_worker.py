@@ -30,7 +30,7 @@ from mentor_edge.engines.process.serving import (
     kv_budget,
     limit_process,
     serve,
-)  # fmt: skip
+)
 
 CONTEXT_LIMIT = 131_072  # tokens of one sequence; far larger values made llama.cpp take the whole machine's memory
 CHUNK = 512  # tokens of one llama_decode; a batch above n_batch aborts the process

@@ -22,7 +22,7 @@ FTYPES = {
     "q2_k_s": 21, "iq3_xs": 22, "iq3_xxs": 23, "iq1_s": 24, "iq4_nl": 25, "iq3_s": 26, "iq3_m": 27, "iq2_s": 28,
     "iq2_m": 29, "iq4_xs": 30, "iq1_m": 31, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4_moe": 38, "q1_0": 40,
     "q2_0": 41,
-}  # fmt: skip
+}  # a table  # fmt: skip
 """Kinds of files: llama.h, enum llama_ftype. All but f32, which is what files are quantized from, and nvfp4 (39), which
 llama_model_quantize of llama-cpp-python 0.3.36 does not write ("invalid output file type")."""
 
@@ -31,7 +31,7 @@ TENSOR_TYPES = {
     "q5_K": 13, "q6_K": 14, "iq2_xxs": 16, "iq2_xs": 17, "iq3_xxs": 18, "iq1_s": 19, "iq4_nl": 20, "iq3_s": 21,
     "iq2_s": 22, "iq4_xs": 23, "iq1_m": 29, "bf16": 30, "tq1_0": 34, "tq2_0": 35, "mxfp4": 39, "nvfp4": 40, "q1_0": 41,
     "q2_0": 42,
-}  # fmt: skip
+}  # a table  # fmt: skip
 """Types of single tensors that ggml_quantize_chunk can write (ggml.h, enum ggml_type), in llama.cpp's spelling."""
 
 BUFFER = 128 << 20  # bytes of one tensor's rows in memory at once; by default llama.cpp takes up to 8 GiB

@@ -65,8 +65,11 @@ def _write_tiny_model(directory: Path) -> None:
     one = dict.fromkeys(
         ("head_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"), 1
     )
-    names = {f"{place}_{kind}_names": f"{prefix}.%d.{kind}" for kind in ("key", "value")
-             for place, prefix in (("past", "past_key_values"), ("present", "present"))}  # fmt: skip
+    names = {
+        f"{place}_{kind}_names": f"{prefix}.%d.{kind}"
+        for kind in ("key", "value")
+        for place, prefix in (("past", "past_key_values"), ("present", "present"))
+    }
     decoder = one | {
         "filename": "model.onnx",
         "inputs": {"input_ids": "input_ids"} | {key: name for key, name in names.items() if "past" in key},

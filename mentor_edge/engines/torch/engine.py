@@ -254,9 +254,13 @@ class _TorchConversations:
         cache.aim(slots)
         mask = attention_mask(self._engine.windows, slots, cache.span, self._engine.model.dtype)
         output = self._engine.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         return output.logits[:, -1].float()
 
     def _decode(

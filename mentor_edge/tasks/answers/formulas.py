@@ -30,11 +30,11 @@ _COMMANDS = frozenset({
     r"\in", r"\le", r"\leq", r"\ge", r"\geq", r"\lt", r"\gt", r"\ne", r"\neq", r"\emptyset", r"\sin", r"\cos",
     r"\tan", r"\cot", r"\sec", r"\csc", r"\arcsin", r"\arccos", r"\arctan", r"\log", r"\ln", r"\mathbb",
     r"\begin", r"\end", r"\{", r"\}", r"\\",
-})  # fmt: skip
+})  # a table  # fmt: skip
 _GREEK = frozenset({
     r"\alpha", r"\beta", r"\gamma", r"\delta", r"\epsilon", r"\theta", r"\lambda", r"\mu", r"\phi", r"\psi",
     r"\omega", r"\rho", r"\sigma", r"\tau",
-})  # fmt: skip
+})  # a table  # fmt: skip
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
 _PLAIN = re.compile(r"[A-Za-z0-9 .,+\-*/^_=<>()\[\]{}|!&\\]*")
 _MATRIX = re.compile(r"\\(?:begin|end)\s*\{(?:[pbvBV]?matrix|array)\}")
@@ -50,7 +50,7 @@ _SHORT_WORDS = frozenset({
     "and", "or", "by", "to", "of", "is", "if", "not", "per", "mod", "in", "at", "on", "no", "yes", "the", "an", "as",
     "vs", "for", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec", "mon", "tue",
     "wed", "thu", "fri", "sat", "sun",
-})  # fmt: skip
+})  # a table  # fmt: skip
 _OPERATOR = re.compile(r"[\d\\^_=<>+*/|]")
 # Numbers joined by dashes, slashes or colons are dates, scores, ranges and times, and no arithmetic; "B12" is a name.
 _NAMED = re.compile(r"\d+(?:[-:]\d+)+|\d+(?:/\d+){2,}|.*\d\s+\.?\d.*", re.DOTALL)

@@ -119,7 +119,7 @@ _SYMBOLS = str.maketrans(
         "½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "º": "°",
         "\u2018": "'", "\u2019": "'", "“": '"', "”": '"', "\uff05": "%", "\uff08": "(", "\uff09": ")", "\uff0c": ",",
     }
-)  # fmt: skip
+)  # a table  # fmt: skip
 _ESCAPED = re.compile(r"(?<!\\)\\([%$#&_ ])")
 _REWRITTEN = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])\.?|\\!"), ""),

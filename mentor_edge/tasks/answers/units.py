@@ -7,8 +7,13 @@ import re
 # A dollar sign that is money, after those around LaTeX are gone.
 MONEY = "\uff04"
 _SCALES = {
-    "dozen": 12.0, "hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12,
-}  # fmt: skip
+    "dozen": 12.0,
+    "hundred": 1e2,
+    "thousand": 1e3,
+    "million": 1e6,
+    "billion": 1e9,
+    "trillion": 1e12,
+}
 UNIT_NAMES = {
     "$": "dollar", MONEY: "dollar", "usd": "dollar", "buck": "dollar", "€": "euro", "eur": "euro", "£": "pound",
     "gbp": "pound", "lb": "pound", "lbs": "pound", "¥": "yen", "₹": "rupee", "¢": "cent", "percent": "%", "pct": "%",
@@ -18,17 +23,17 @@ UNIT_NAMES = {
     "kilogram": "kg", "gram": "g", "milligram": "mg", "ounce": "oz", "liter": "l", "litre": "l", "milliliter": "ml",
     "millilitre": "ml", "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "second": "s", "sec": "s", "per": "/",
     "people": "person", "men": "man", "women": "woman", "children": "child",
-}  # fmt: skip
+}  # a table  # fmt: skip
 # A lone letter or a pair is a factor ("3x", "2 ab"), unless it is one of these, and letters next to the number must be
 # one of the long ones even then: "5m" may be a product.
 _SHORT_UNITS = frozenset({
     "m", "g", "s", "l", "h", "n", "j", "w", "v", "k", "c", "f", "in", "ft", "yd", "mi", "of", "am", "pm", "hz", "pa",
     "kj", "mw", "kw", "gb", "mb", "tb", "hr", "lb", "oz", "a", "an",
-})  # fmt: skip
+})  # a table  # fmt: skip
 _GLUED_UNITS = frozenset({
     "km", "cm", "mm", "kg", "mg", "ml", "hz", "ft", "yd", "oz", "lb", "lbs", "hr", "hrs", "min", "sec", "am", "pm",
     "mph", "kmh", "kph", "kwh", "usd", "eur", "gbp", "gb", "mb",
-})  # fmt: skip
+})  # a table  # fmt: skip
 # Words after which the number before them is not the whole answer.
 _NO_UNITS = frozenset({
     "and", "or", "no", "not", "half", "quarter", "third", "times", "plus", "minus", "squared", "cubed", "more",
@@ -37,7 +42,7 @@ _NO_UNITS = frozenset({
     "neither", "but", "except", "versus", "into", "is", "are", "was", "were", "maybe", "only", "sin", "cos", "tan",
     "log", "exp", "sqrt", "mod", "inf", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
     "eleven", "twelve", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-})  # fmt: skip
+})  # a table  # fmt: skip
 _UNIT_PART = re.compile(r"[^\W\d_]+|\^\s*\{?\s*-?[1-3]\s*\}?|\S")
 _LONGEST_UNIT = 60
 

@@ -121,4 +121,4 @@ OPERATIONS: dict[str, Operation] = {
             ("remainder of a by b", "rest of a division", "what is left over"), _one(2, 12), _pair, _natural,
         ),
     )
-}  # fmt: skip
+}  # a table  # fmt: skip

@@ -198,9 +198,11 @@ def draw_lookup(rng: random.Random, style: Style) -> Problem:
     goods = [word for word in WORDS if held_out_word(word) == style.unseen_aliases]
     item, value = rng.choice(goods), rng.randint(2, 99)
     parameters = {
-        "type": "object", "properties": {"item": {"type": "string"}}, "required": ["item"],
+        "type": "object",
+        "properties": {"item": {"type": "string"}},
+        "required": ["item"],
         "additionalProperties": False,
-    }  # fmt: skip
+    }
     cells = {name: value if name == quantity else rng.randint(2, 99) for name in _QUANTITIES}
     tools = {
         name: Tool(name, words[0], parameters, look_up, {"table": {item: cells[name]}})

@@ -54,8 +54,15 @@ splits. "nano-broad" sees more long chains and missing tools and fewer made-up n
 among names it has practised, a student of two layers finds the tool of a description no more often than chance."""
 
 DEFAULT_COUNTS: Mapping[str, int] = {
-    "id": 600, "para": 400, "comb": 400, "distract": 400, "names": 150, "long": 150, "irrel": 150, "lookup": 150,
-}  # fmt: skip
+    "id": 600,
+    "para": 400,
+    "comb": 400,
+    "distract": 400,
+    "names": 150,
+    "long": 150,
+    "irrel": 150,
+    "lookup": 150,
+}
 
 
 def _draw(domain: str, rng: random.Random) -> Problem:
@@ -71,9 +78,15 @@ def _draw(domain: str, rng: random.Random) -> Problem:
 def _task(problem: Problem, identity: str, domain: str, noise: Noise, rng: random.Random, references: int = 1) -> Task:
     first, *others = (demonstrate(problem, noise, rng) for _ in range(references))
     return Task(
-        identity, (Message("user", problem.question),), problem.tools, "id" if domain == "id" else "ood", domain,
-        answer=problem.answer, reference=first, other_references=tuple(others),
-    )  # fmt: skip
+        identity,
+        (Message("user", problem.question),),
+        problem.tools,
+        "id" if domain == "id" else "ood",
+        domain,
+        answer=problem.answer,
+        reference=first,
+        other_references=tuple(others),
+    )
 
 
 def training_suite(count: int, *, seed: int = 0, noise: Noise = Noise.MILD, references: int = 1) -> Suite:

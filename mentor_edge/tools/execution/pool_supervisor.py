@@ -29,7 +29,7 @@ from mentor_edge.tools.types import Target
 PASSED_ON = frozenset(
     ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONPATH", "SSL_CERT_DIR", "SSL_CERT_FILE",
      "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")
-)  # fmt: skip
+)  # a table  # fmt: skip
 PASSED_ON_PREFIXES = ("LC_", "OMP_")
 """Environment variables that tools see without being asked for: where things are, never who may do what."""
 
