@@ -14,6 +14,7 @@ from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.errors import ExportError
 from mentor_edge.files import sha256_of
+from mentor_edge.progress import Progress
 
 from .delta import require_survival, survival
 from .gguf.calibrate import Encode, ImportanceMatrix, importance_matrix
@@ -23,8 +24,6 @@ from .gguf.quantize import UNQUANTIZED, fallback_note, quantize, tensor_types
 from .onnx.build import export_onnx, running_builder
 from .options import ExportOptions
 from .parity import check as parity
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

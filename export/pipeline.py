@@ -21,12 +21,13 @@ from mentor_edge.evaluation.statistics import Verdict
 from mentor_edge.files import atomic_directory, sha256_of
 from mentor_edge.manifest import Manifest, ManifestEntry
 from mentor_edge.manifest import Source as SourceRecord
+from mentor_edge.progress import Progress, as_stage, no_progress
 from mentor_edge.tasks.calculator import training_suite
 from mentor_edge.tasks.nano.suites import GATED
 from mentor_edge.tasks.types import Suite
 
 from .artifact import Artifact
-from .candidates import Candidate, Progress, Workplace, gguf_candidates, onnx_candidates
+from .candidates import Candidate, Workplace, gguf_candidates, onnx_candidates
 from .gate import compare
 from .gguf.calibrate import rendered_conversations
 from .merge import choose_base, merge_report, untuned
@@ -56,21 +57,19 @@ def default_calibration() -> Suite:
     return training_suite(_CALIBRATION_TASKS)
 
 
-def evaluate_file(
-    path: Path, suite: Suite, on_progress: Callable[[int], None] | None = None, *, kv: str = "f16"
-) -> Evaluation:
+def evaluate_file(path: Path, suite: Suite, progress: Progress = no_progress, *, kv: str = "f16") -> Evaluation:
     """Run a suite through a GGUF file in llama.cpp, with a cache of type `kv` ("f16", llama.cpp's default, or "f32").
 
     Raises: EngineError.
     """
     with LlamaCppEngine(path, kv=kv) as engine:
-        return evaluate(engine, suite, on_progress=on_progress)
+        return evaluate(engine, suite, progress=progress)
 
 
 def evaluate_directory(
     path: str | Path,
     suite: Suite,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = no_progress,
     *,
     items: Path | None = None,
 ) -> Evaluation:
@@ -81,7 +80,7 @@ def evaluate_directory(
     from mentor_edge.engines.torch.engine import TransformersEngine  # loads torch, which a file does not need
 
     identity = "" if items is None else identity_of(path)
-    return evaluate(TransformersEngine.load(path), suite, items=items, identity=identity, on_progress=on_progress)
+    return evaluate(TransformersEngine.load(path), suite, items=items, identity=identity, progress=progress)
 
 
 def export(
@@ -93,7 +92,7 @@ def export(
     onnx: Sequence[str] = (),
     reference: Evaluation | None = None,
     calibration: Callable[[], Suite] = default_calibration,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = no_progress,
     **options: Any,
 ) -> Artifact:
     """Export a Hugging Face directory (or a run's `source()`) to GGUF files and ONNX directories, and gate each of them
@@ -245,7 +244,7 @@ class _Gate:
                 raise
 
     def _judge(self, candidate: Candidate, reference: Evaluation) -> dict[str, Any]:
-        stage, total = f"gate: {candidate.name}", len(self.suite.tasks)
+        stage = f"gate: {candidate.name}"
         with candidate.open() as engine:
             self._engines.append(engine)
             if self._given_up:
@@ -256,7 +255,7 @@ class _Gate:
                 self.suite,
                 items=self._items / f"{candidate.name}.jsonl",
                 identity=candidate.identity(),
-                on_progress=lambda done: self._progress(stage, done, total),
+                progress=as_stage(self._progress, stage),
             )
         self._measured[candidate.name] = measured
         return compare(reference, measured, self._margin).to_json() | {"runtime": runtime}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any
 from mentor_edge.dialogue import AgentLimits, Conversation, Dialogues, Transcript, open_dialogues
 from mentor_edge.engines.base import ChatEngine, Engine, Reply
 from mentor_edge.messages import Ending, Message, Trajectory
+from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tools.execution.executor import Session, ToolExecutor, ToolRequest, ToolResult
 from mentor_edge.tools.types import Tool
@@ -91,17 +92,16 @@ def run_conversations(
     limits: AgentLimits,
     *,
     temperature: float = 0.0,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> list[Trajectory]:
-    """Run every task to its end, `engine.batch_size` at a time. `on_progress` gets the number of finished tasks.
+    """Run every task to its end, `engine.batch_size` at a time. `progress` counts the finished ones.
 
     Tools are executed for real; what goes wrong in one conversation ends up in its trajectory and in no other.
     """
     trajectories: list[Trajectory] = []
     for start in range(0, len(tasks), engine.batch_size):
         trajectories += _run_wave(engine, tasks[start : start + engine.batch_size], executor, limits, temperature)
-        if on_progress is not None:
-            on_progress(len(trajectories))
+        progress("conversations", len(trajectories), len(tasks))
     return trajectories
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +14,7 @@ import yaml
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ConfigError, TaskError
 from mentor_edge.files import atomic_file, explained_write_errors
+from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.checks import task_mistakes
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.teacher.validation import shortest_reference, validate_references, write_rejected
@@ -24,13 +25,6 @@ from mentor_edge.tools.types import Tool
 from .config import RecipeConfig, build_config
 from .run import Run, check_output, newest_checkpoint, prepare_output
 from .training_tasks import load_training_suite
-
-Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, the units done and the units in all."""
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """The default: say nothing."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +136,8 @@ class Recipe(ABC):
 
     def _validated(self, suite: Suite, directory: Path, progress: Progress) -> list[Task]:
         taught = [task for task in suite.tasks if task.references]
-        total = len(taught)
-        progress("validating references", 0, total)
         with ToolExecutor() as executor:
-            sound, rejected = validate_references(
-                taught, executor, on_progress=lambda done: progress("validating references", done, total)
-            )
+            sound, rejected = validate_references(taught, executor, progress=progress)
         write_rejected(directory / "rejected.jsonl", rejected)
         if self.config.tasks.keep_references == "shortest":
             sound = [shortest_reference(task) for task in sound]
@@ -155,7 +145,8 @@ class Recipe(ABC):
         kept = [by_id[task.id] for task in suite.tasks if task.id in by_id]
         if not kept:
             raise TaskError(
-                f"none of the {total} references passed validation; the first: {rejected[0].id}: {rejected[0].reason}",
+                f"none of the {len(taught)} references passed validation; the first: "
+                f"{rejected[0].id}: {rejected[0].reason}",
                 f"all reasons stand in {directory / 'rejected.jsonl'}",
             )
         return kept

@@ -38,9 +38,7 @@ def resolve_student(student: str, seed: int, progress: Callable[[str, int, int],
         directory.parent.mkdir(parents=True, exist_ok=True)
         build = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".nano-"))
         try:
-            steps = STEPS[name]
-            progress("warm start", 0, steps)
-            warm_start(build, student=name, seed=seed, on_step=lambda step, _: progress("warm start", step, steps))
+            warm_start(build, student=name, seed=seed, progress=progress)
             if not directory.is_dir():  # another process may have been faster
                 build.rename(directory)
         finally:

@@ -166,7 +166,7 @@ def _measured(place: _Place, tasks: Suite, limits: AgentLimits | None, items: Pa
             items=path,
             identity=identity,
             again=again,
-            on_progress=lambda done: progress(f"evaluate on {tasks.name}", done, len(tasks.tasks)),
+            progress=progress,
             on_note=lambda note: console.print(note, markup=False, soft_wrap=True),
         )
     return _Measured(evaluation, place.title, path)

@@ -16,6 +16,7 @@ from mentor_edge.errors import TaskError
 from mentor_edge.evaluation.journal import Journal, partial_path, read_items, write_items
 from mentor_edge.evaluation.outcome import Outcome, outcome_of
 from mentor_edge.evaluation.summary import by_domain, by_split
+from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.execution.executor import ToolExecutor
 
@@ -108,14 +109,14 @@ def evaluate(
     items: str | Path | None = None,
     identity: str = "",
     again: bool = False,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = no_progress,
     on_note: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Run every task with greedy decoding and score it.
 
     Tasks with an `answer` run the whole tool loop and are right when the final answer is. Tasks with `accepted_calls`
     (BFCL) stop after the first turn, without executing anything, and are right when its calls are. `limits` None are
-    the suite's own. `on_progress` gets the number of finished tasks, at the start that of those done before.
+    the suite's own. `progress` counts the finished tasks, those of an earlier run included.
 
     `items` is the file for the outcomes. While the evaluation runs they stand in ITEMS.partial, batch by batch, and the
     same call after a kill runs only what is missing there. A finished file of the same suite, limits and `identity`
@@ -143,9 +144,9 @@ def evaluate(
                 journal.restart()  # that was the last measurement, killed before it could remove its journal
         executor = executor or stack.enter_context(ToolExecutor())
         finished = [] if journal is None else list(journal.batches)
+        stage = f"evaluate on {suite.name}"
         for batch in batches[len(finished) :]:
-            if on_progress is not None:
-                on_progress(sum(map(len, finished)))
+            progress(stage, sum(map(len, finished)), len(suite.tasks))
             tasks = [task for _, task in batch.tasks]
             trajectories = run_conversations(engine, tasks, executor, batch.limits)
             finished.append(
@@ -153,8 +154,7 @@ def evaluate(
             )
             if journal is not None:
                 journal.append(finished[-1])
-        if on_progress is not None:
-            on_progress(len(suite.tasks))
+        progress(stage, len(suite.tasks), len(suite.tasks))
         evaluation = replace(plan, outcomes=_in_suites_order(batches, finished))
         if items is not None and journal is not None:
             evaluation.write_jsonl(items)

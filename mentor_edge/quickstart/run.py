@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.cli.screen import StageProgress
 from mentor_edge.errors import ConfigError, RunError
 from mentor_edge.files import atomic_directory, write_json
+from mentor_edge.progress import Progress, as_stage
 from mentor_edge.tasks.nano.teacher import Noise
 
 CONTROL = "q2_k"
@@ -69,7 +69,7 @@ class Stages:
 
 
 def run_quickstart(
-    out: Path, *, smoke: bool, resume: bool, seed: int, teacher_noise: str, progress: StageProgress
+    out: Path, *, smoke: bool, resume: bool, seed: int, teacher_noise: str, progress: Progress
 ) -> dict[str, Any]:
     """Run all stages and return the summary, which also stands in summary.json beside report.md.
 
@@ -102,7 +102,7 @@ def _same_settings(path: Path, settings: dict[str, Any]) -> None:
 class _Session:
     """The stages of one quickstart, in order."""
 
-    def __init__(self, out: Path, plan: Plan, seed: int, noise: Noise, stages: Stages, progress: StageProgress) -> None:
+    def __init__(self, out: Path, plan: Plan, seed: int, noise: Noise, stages: Stages, progress: Progress) -> None:
         self.out, self.plan, self.seed, self.noise = out, plan, seed, noise
         self.stages, self.progress = stages, progress
         self.mentor_evaluation: Any = None  # the gate's reference, when this session measured it
@@ -156,16 +156,10 @@ class _Session:
         from mentor_edge.engines.torch.engine import load_student
         from mentor_edge.recipes.nano.warm_start import warm_start
 
-        target, steps = self.out / "base", self.plan.warm_steps
+        target = self.out / "base"
         if not target.is_dir():
-            self.progress("warm start", 0, steps)
             with atomic_directory(target) as temporary:
-                warm_start(
-                    temporary,
-                    seed=self.seed,
-                    steps=steps,
-                    on_step=lambda step, loss: self.progress("warm start", step, steps),
-                )
+                warm_start(temporary, seed=self.seed, steps=self.plan.warm_steps, progress=self.progress)
         model, _ = load_student(target)
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
@@ -197,10 +191,7 @@ class _Session:
     def _evaluate(self, name: str, path: Path, suite: Any) -> dict[str, list[int]]:
         from mentor_edge.export import evaluate_directory
 
-        total = len(suite.tasks)
-        evaluation = evaluate_directory(
-            path, suite, lambda done: self.progress(f"evaluate {name} (torch)", done, total)
-        )
+        evaluation = evaluate_directory(path, suite, as_stage(self.progress, f"evaluate {name} (torch)"))
         evaluation.write_jsonl(self.out / f"evaluation-{name}.jsonl")
         if name == "mentor":
             self.mentor_evaluation = evaluation

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 import reprlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from mentor_edge.errors import ConfigError, RewardError
+from mentor_edge.imports import import_object
 from mentor_edge.messages import Trajectory
 from mentor_edge.rewards.breakdown import Reward, RewardBreakdown, weight_mistakes
 from mentor_edge.tasks.types import Task
@@ -83,17 +81,10 @@ def reward_function(path: str) -> RewardFunction:
 
     Raises: ConfigError when there is no such module or function, or it does not take (trajectory, task).
     """
-    module_name, _, name = path.replace(":", ".").rpartition(".")
-    if not module_name:
-        raise ConfigError([f"{path!r} is no dotted path to a function (package.module.function)"])
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        function = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # a user's module may raise anything while it loads
-        raise ConfigError([f"cannot import {path}: {type(error).__name__}: {error}"]) from error
-    finally:
-        sys.path.remove(here)
+        function: RewardFunction = import_object(path)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from error
     try:
         inspect.signature(function).bind(None, None)
     except (TypeError, ValueError) as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Message, ToolCall, Trajectory
+from mentor_edge.progress import Progress, no_progress
 from mentor_edge.rewards import MentorReward, Reward
 from mentor_edge.tasks.answers.judge import answers_equal, as_number, boxed_answer
 from mentor_edge.tasks.bfcl import match_calls, never_executed
@@ -28,7 +29,7 @@ def validate_references(
     tasks: Sequence[Task],
     executor: ToolExecutor,
     reward: Reward | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[list[Task], list[RejectedTask]]:
     """Split tasks into those whose reference holds and the rest, both in the order given.
 
@@ -37,11 +38,11 @@ def validate_references(
     call gives it (where it is a number), and `reward` (MENTOR's when None) gives its maximum. Of a task with accepted
     calls, a reference holds when the calls of its first message are accepted and those with a recorded result and an
     implementation give it.
-    `on_progress` gets the number of tasks looked at.
     """
     reward = MentorReward() if reward is None else reward
     kept: list[Task] = []
     rejected: list[RejectedTask] = []
+    progress("validate references", 0, len(tasks))
     for done, task in enumerate(tasks, start=1):
         defects = [_defect(task, reference, executor, reward) for reference in task.references]
         if None in defects:
@@ -49,8 +50,7 @@ def validate_references(
             kept.append(replace(task, reference=sound[0], other_references=tuple(sound[1:])))
         else:
             rejected.append(RejectedTask(task.id, (defects or ["no reference"])[0] or ""))
-        if on_progress is not None:
-            on_progress(done)
+        progress("validate references", done, len(tasks))
     return kept, rejected
 
 

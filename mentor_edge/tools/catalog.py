@@ -13,20 +13,17 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from mentor_edge.errors import ConfigError, MentorEdgeError, did_you_mean
+from mentor_edge.imports import import_object
 from mentor_edge.tools.calculator import CALCULATOR
 from mentor_edge.tools.definition import tool, tool_set
 from mentor_edge.tools.types import Tool
@@ -183,17 +180,12 @@ def _corpus(source: _Source, servers: ExitStack) -> Sequence[Tool]:
 
 
 def _imported(source: _Source, servers: ExitStack) -> Sequence[Tool]:
-    place, _, name = source.target.rpartition(":")
-    if not place or not name:
+    if ":" not in source.target:
         raise ValueError(f"{source}: write import:package.module:name or import:file.py:name")
     try:
-        module = _module(place)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything while it loads
-        raise ValueError(f"{source}: cannot import {place}: {type(error).__name__}: {error}") from error
-    if not hasattr(module, name):
-        own = [key for key in vars(module) if not key.startswith("_")]
-        raise ValueError(f"{source}: {place} has no {name!r}{did_you_mean(name, own)}")
-    found = getattr(module, name)
+        found = import_object(source.target)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     if isinstance(found, Tool):
         return (found,)
     if inspect.isclass(found):
@@ -201,35 +193,6 @@ def _imported(source: _Source, servers: ExitStack) -> Sequence[Tool]:
     if callable(found):
         return (tool(found),)
     raise ValueError(f"{source}: expected a Tool, a function or a class, found {type(found).__name__}")
-
-
-def _module(place: str) -> ModuleType:
-    if not place.endswith(".py"):
-        with _searched(Path.cwd()):
-            return importlib.import_module(place)
-    path = Path(place).resolve()
-    # Under its path, not its stem: a file named like a module of the standard library must not take its place.
-    spec = importlib.util.spec_from_file_location(str(path), path)
-    assert spec is not None and spec.loader is not None  # it ends in .py
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look themselves up
-    try:
-        with _searched(path.parent):
-            spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[spec.name]
-        raise
-    return module
-
-
-@contextmanager
-def _searched(directory: Path) -> Iterator[None]:
-    """`directory` on the import path, as it is for `python script.py`."""
-    sys.path.insert(0, str(directory))
-    try:
-        yield
-    finally:
-        with suppress(ValueError):
-            sys.path.remove(str(directory))
 
 
 _OPENERS: Mapping[str, Callable[[_Source, ExitStack], Sequence[Tool]]] = {

@@ -28,9 +28,9 @@ from typing import Any
 from mentor_edge.errors import ConfigError, MentorEdgeError, RunError
 from mentor_edge.evaluation.evaluate import evaluate
 from mentor_edge.files import explained_write_errors, write_json
+from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tools.catalog import load_tools
 
-from ..base import Progress, no_progress
 from ..run import Run, check_output, prepare_output
 from .plan import CellPlan, ComparisonPlan
 from .statistics import Cell, summarise

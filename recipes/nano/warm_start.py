@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.nano.suites import PRACTICE, warm_start_stream
 
 from ..examples import SupervisedExample, supervised_examples
@@ -53,10 +53,10 @@ def warm_start(
     student: str = "nano",
     seed: int = 0,
     steps: int | None = None,
-    on_step: Callable[[int, float], None] | None = None,
-) -> None:
-    """Train an embedded student ("nano" or "nano-broad") and save it as a Hugging Face directory. `on_step` gets the
-    step and its loss.
+    progress: Progress = no_progress,
+) -> list[float]:
+    """Train an embedded student ("nano" or "nano-broad"), save it as a Hugging Face directory, and return the loss of
+    every step.
 
     Deterministic for a seed on one machine with one number of threads.
     """
@@ -77,6 +77,8 @@ def warm_start(
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, steps)) for o in optimizers]
     practice = warm_start_stream(seed, PRACTICE[student])
     model.train()
+    losses: list[float] = []
+    progress("warm start", 0, steps)
     for step in range(steps):
         ids, labels = _batch(
             supervised_examples(tokenizer, list(itertools.islice(practice, _BATCH))), tokenizer.pad_token_id
@@ -93,7 +95,8 @@ def warm_start(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-        if on_step is not None:
-            on_step(step + 1, loss.item())
+        losses.append(loss.item())
+        progress("warm start", step + 1, steps)
     model.eval().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return losses

@@ -168,9 +168,11 @@ def test_conversations_of_a_batch_do_not_touch_each_other(executor):
 
 def test_progress_and_temperature_reach_their_places(executor):
     engine = ScriptedEngine({"question": ["x"]}, batch_size=2)
-    done: list[int] = []
-    run_conversations(engine, [task("question")] * 5, executor, LIMITS, temperature=0.7, on_progress=done.append)
-    assert done == [2, 4, 5] and set(engine.temperatures) == {0.7}
+    done: list[tuple[str, int, int]] = []
+    run_conversations(
+        engine, [task("question")] * 5, executor, LIMITS, temperature=0.7, progress=lambda *seen: done.append(seen)
+    )
+    assert done == [("conversations", count, 5) for count in (2, 4, 5)] and set(engine.temperatures) == {0.7}
     assert run_conversations(engine, [], executor, LIMITS) == []
 
 

@@ -240,11 +240,13 @@ def test_a_mixed_suite_keeps_its_order_decodes_greedily_and_reports_progress(exe
     script = {f"<{name}>": ANSWERED[name] for name in ("right", "wrong")}
     script |= {task.prompt[0].content: ["No."] for task in (tasks[0], tasks[2])}
     engine = ScriptedEngine(script, batch_size=1)
-    done: list[int] = []
-    found = evaluate(engine, Suite("s", "1", tasks), limits=LIMITS, executor=executor, on_progress=done.append)
+    done: list[tuple[str, int, int]] = []
+    found = evaluate(
+        engine, Suite("s", "1", tasks), limits=LIMITS, executor=executor, progress=lambda *seen: done.append(seen)
+    )
     assert [o.task_id for o in found.outcomes] == [task.id for task in tasks]
     assert [o.correct for o in found.outcomes] == [True, True, True, False]
-    assert done == [0, 1, 2, 3, 4] and set(engine.temperatures) == {0.0}
+    assert done == [("evaluate on s", count, 4) for count in range(5)] and set(engine.temperatures) == {0.0}
 
 
 def test_an_empty_suite_is_an_empty_evaluation(executor):

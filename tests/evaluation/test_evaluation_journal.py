@@ -124,7 +124,7 @@ def test_a_killed_evaluation_goes_on_and_repeats_nothing(tmp_path, uninterrupted
     assert len(partial.read_text().splitlines()) == 1 + 6, "a header and two batches"
     done: list[int] = []
     one = engine()
-    found = measure(items, one, on_progress=done.append)
+    found = measure(items, one, progress=lambda _, count, total: done.append(count))
     assert found == uninterrupted and found.to_json()["splits"].keys() == {"id", "ood"}
     assert one.batches == BATCHES[2:] and done == [6, 7, 10]
     assert Evaluation.from_jsonl(items) == uninterrupted and not partial.exists()

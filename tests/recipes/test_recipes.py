@@ -118,7 +118,7 @@ def test_the_nano_student_is_made_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     made = []
 
-    def warm_start(directory: Path, *, student: str, seed: int, on_step: Any) -> None:
+    def warm_start(directory: Path, *, student: str, seed: int, progress: Any) -> None:
         made.append((student, seed))
         (directory / "config.json").write_text("{}")
 

@@ -105,10 +105,10 @@ def test_references_that_do_not_hold_are_dropped_one_by_one(executor):
 
 
 def test_a_task_is_rejected_when_none_holds_for_the_reason_of_its_first(executor):
-    done: list[int] = []
+    done: list[tuple[str, int, int]] = []
     tasks = [task(WRONG_RESULT, FAILING, name="a"), task(SUMS, name="b"), task(WRONG_ANSWER, name="c"), task(name="d")]
-    kept, rejected = validate_references(tasks, executor, on_progress=done.append)
-    assert (kept, done) == ([tasks[1]], [1, 2, 3, 4])
+    kept, rejected = validate_references(tasks, executor, progress=lambda *seen: done.append(seen))
+    assert (kept, done) == ([tasks[1]], [("validate references", count, 4) for count in range(5)])
     assert [found.id for found in rejected] == ["a", "c", "d"]
     for found, said in zip(rejected, ["gives 8, recorded is 12", "reward 0.16 of 1.1", "no reference"], strict=True):
         assert said in found.reason

@@ -144,11 +144,11 @@ def test_a_file_that_is_missing_or_empty_is_named(tmp_path, content):
 
 
 def test_references_of_the_excerpt_hold_but_one_whose_last_step_was_not_computed(suite, executor):
-    done: list[int] = []
-    kept, rejected = validate_references(suite.tasks, executor, on_progress=done.append)
+    done: list[tuple[str, int, int]] = []
+    kept, rejected = validate_references(suite.tasks, executor, progress=lambda *seen: done.append(seen))
     assert kept == [task for task in suite.tasks if task.id != "gsm8k_train_86"]
     assert rejected == [RejectedTask("gsm8k_train_86", "no call gives the answer 6")]
-    assert done == list(range(1, 21))
+    assert done == [("validate references", count, 20) for count in range(21)]
 
 
 def edited(task, *messages: Message, answer: str | None = None):
