@@ -223,9 +223,8 @@ class _Gate:
         return measured.only({task.id for task in self.suite.tasks})
 
     def _evaluate_directory(self, name: str, path: Path) -> Evaluation:
-        stage, total = f"gate: {name}", len(self.suite.tasks)
         items = self._items / f"{name.replace(' ', '-')}.jsonl"
-        return evaluate_directory(path, self.suite, lambda done: self._progress(stage, done, total), items=items)
+        return evaluate_directory(path, self.suite, as_stage(self._progress, f"gate: {name}"), items=items)
 
     def judge(self, candidates: Sequence[Candidate], reference: Evaluation) -> list[dict[str, Any]]:
         """Run the gate's tasks through all candidates; what the manifest says of each. An error, or Ctrl-C, ends the

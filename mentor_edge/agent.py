@@ -10,11 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.dialogue import AgentLimits, Conversation, Dialogues, Transcript, open_dialogues
+from mentor_edge.dialogue import Conversation, Dialogues, Transcript, open_dialogues
 from mentor_edge.engines.base import ChatEngine, Engine, Reply
 from mentor_edge.messages import Ending, Message, Trajectory
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.answers.judge import boxed_answer
+from mentor_edge.tasks.types import AgentLimits
 from mentor_edge.tools.execution.executor import Session, ToolExecutor, ToolRequest, ToolResult
 from mentor_edge.tools.types import Tool
 

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.evaluation_tasks import ADD, BFCL, LIMITS, answer_task
+from helpers.paths import ROOT
 from helpers.scripted_engine import ScriptedEngine
 from mentor_edge.engines.base import Conversations
 from mentor_edge.errors import EngineError, OutputError, TaskError
@@ -110,7 +111,9 @@ def main(items: str, mode: str) -> None:
 
 
 def child(items: Path, mode: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, __file__, str(items), mode], stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, __file__, str(items), mode]
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_killed_evaluation_goes_on_and_repeats_nothing(tmp_path, uninterrupted):

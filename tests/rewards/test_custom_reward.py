@@ -150,17 +150,17 @@ def test_a_dotted_path_may_lead_into_a_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("no_such_module_anywhere.brevity", "cannot import no_such_module_anywhere.brevity: ModuleNotFoundError"),
-        ("{module}.missing", "AttributeError"),
+        ("no_such_module_anywhere.brevity", "cannot import no_such_module_anywhere: ModuleNotFoundError"),
+        ("{module}.missing", "{module} has no 'missing'"),
         ("{module}.of_text", "cannot be called with (trajectory, task)"),
         ("{module}.of_three", "cannot be called with (trajectory, task)"),
         ("{module}.weight", "cannot be called with (trajectory, task)"),
-        ("brevity", "'brevity' is no dotted path to a function"),
-        ("", "'' is no dotted path"),
-        (".brevity", "'.brevity' is no dotted path"),
+        ("brevity", "'brevity' does not name an object: write package.module:name"),
+        ("", "'' does not name an object"),
+        (".brevity", "'.brevity' does not name an object"),
         ("{module}..brevity", "cannot import"),
-        ("broken_rewards.brevity", "cannot import broken_rewards.brevity: ZeroDivisionError"),
-        ("unreadable_rewards.brevity", "cannot import unreadable_rewards.brevity: SyntaxError"),
+        ("broken_rewards.brevity", "cannot import broken_rewards: ZeroDivisionError"),
+        ("unreadable_rewards.brevity", "cannot import unreadable_rewards: SyntaxError"),
     ],
 )
 def test_a_path_that_leads_to_no_such_function_is_a_mistake_of_the_configuration(path, said, module):
@@ -168,7 +168,7 @@ def test_a_path_that_leads_to_no_such_function_is_a_mistake_of_the_configuration
     Path("unreadable_rewards.py").write_text("def brevity(", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         reward_function(path.format(module=module))
-    assert said in str(caught.value)
+    assert said.format(module=module) in str(caught.value)
 
 
 # In a recipe
@@ -221,7 +221,7 @@ def test_all_mistakes_of_a_reward_in_a_recipe_are_told_at_once(module):
         "reward.matching",
         "unknown weight speed",
         "correct: expected a finite number",
-        "AttributeError",
+        "has no 'missing'",
         "reward.extra.1.weight",
     ):
         assert said in told
