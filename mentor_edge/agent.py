@@ -1,4 +1,14 @@
-"""The multi-turn tool loop over an engine: the same code for rollouts, evaluation, the gate and the device."""
+"""The multi-turn tool loop over an engine: the same code for rollouts, evaluation, the gate and the device.
+
+What happens to a tool call after the model wrote it:
+
+1. parse: `dialogue.generate` decodes the turn, and `tool_calls.parse_turn` reads its calls (or marks it malformed).
+2. decide: `_State.take` ends the conversation here, or asks for the calls to be executed.
+3. validate and execute: `tools.execution.executor.ToolExecutor.run_all` checks each call's name and its arguments
+   (against the tool's JSON Schema) and runs the tool in a child process. What fails becomes the text of the result.
+4. append: `dialogue.append_results` renders the results with the model's own template (`chat.tool_suffix`).
+5. next turn: back to 1, until the model answers or a limit of `AgentLimits` ends the conversation (`Ending`).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +34,7 @@ __all__ = ["AgentLimits", "ToolAgent", "run_conversations"]
 
 @dataclass(slots=True)
 class _State:
-    """One conversation in progress. `session` holds the state of its stateful tools."""
+    """One conversation in progress. `session` keeps the state of its stateful tools."""
 
     task: Conversation
     session: Session
@@ -37,7 +47,7 @@ class _State:
     ended: float = 0.0
 
     def take(self, reply: Reply | None, limits: AgentLimits) -> None:
-        """Add the model's turn and decide whether it was the last one."""
+        """Add the model's turn and decide whether the conversation ends with it."""
         if reply is None:
             self.ending = Ending.OUT_OF_TOKENS
             return
@@ -55,13 +65,13 @@ class _State:
             self.rounds += 1
 
     def requests(self) -> list[ToolRequest]:
-        """The calls that the last turn waits for."""
+        """The calls of the last turn that are still to be executed."""
         if self.ending is not None:
             return []
         return [ToolRequest(call, self.task.tools_by_name, self.session) for call in self.messages[-1].tool_calls]
 
     def answer_calls(self, results: Sequence[ToolResult]) -> list[Message]:
-        """Add the results of the last turn's calls; returns their messages."""
+        """Add the results of the last turn's calls and return them as messages."""
         calls = self.messages[-1].tool_calls
         answers = [Message("tool", r.content, name=call.name) for call, r in zip(calls, results, strict=True)]
         self.messages += answers
@@ -95,9 +105,11 @@ def run_conversations(
     temperature: float = 0.0,
     progress: Progress = no_progress,
 ) -> list[Trajectory]:
-    """Run every task to its end, `engine.batch_size` at a time. `progress` counts the finished ones.
+    """Run every conversation to its end, `engine.batch_size` at a time. `progress` counts the finished ones.
 
-    Tools are executed for real; what goes wrong in one conversation ends up in its trajectory and in no other.
+    Tools really run. A failure in one conversation is recorded in its trajectory and affects no other.
+
+    Raises: StudentError when the template refuses a prompt; EngineError when the runtime fails.
     """
     trajectories: list[Trajectory] = []
     for start in range(0, len(tasks), engine.batch_size):
@@ -125,17 +137,19 @@ def _run_wave(
 
 
 def _take_turns(dialogues: Dialogues, states: Sequence[_State], executor: ToolExecutor, limits: AgentLimits) -> None:
-    """Let the model and the tools take turns, until every conversation has ended. The calls of all conversations run
-    side by side."""
+    """Alternate between the model and the tools until every conversation has ended.
+
+    The calls of all conversations run concurrently.
+    """
     while active := [row for row, state in enumerate(states) if state.ending is None]:
-        for row, reply in zip(active, dialogues.speak(active), strict=True):
+        for row, reply in zip(active, dialogues.generate(active), strict=True):
             states[row].take(reply, limits)
             states[row].ended = time.monotonic()
         requests = {row: states[row].requests() for row in active}
         results = iter(executor.run_all([request for of_row in requests.values() for request in of_row]))
         for row, of_row in requests.items():
             if of_row:
-                dialogues.hear(row, states[row].answer_calls(list(islice(results, len(of_row)))))
+                dialogues.append_results(row, states[row].answer_calls(list(islice(results, len(of_row)))))
 
 
 @dataclass(frozen=True)
@@ -153,22 +167,42 @@ class _Question:
 
 
 class ToolAgent:
-    """A model with tools, ready to answer: `ToolAgent.load("model.gguf", tools=[...]).run("...")`."""
+    """A model with tools, ready to answer: `ToolAgent.load("model.gguf", tools=[...]).run("...")`.
+
+    Use it as a context manager, or call `close` when you are done: the tools run in child processes, and so do most
+    models.
+
+    Args:
+        engine: an open model. It stays yours: `close` does not close it.
+        tools: the tools the model may call. The model sees them in alphabetical order, as in training.
+        limits: rounds of tool calls, tokens per turn and tokens in all; the default is `AgentLimits()`.
+    """
 
     def __init__(self, engine: Engine | ChatEngine, tools: Sequence[Tool], limits: AgentLimits | None = None) -> None:
         self.engine = engine
-        # Training renders tools in alphabetical order; a model must meet the same order on the device.
+        # Training renders tools in alphabetical order, so the model must see the same order on the device.
         self.tools = tuple(sorted(tools, key=lambda tool: tool.name))
         self.limits = limits or AgentLimits()
         self._executor = ToolExecutor()
-        self._opened = ExitStack()  # what `load` opened; an engine that was given belongs to the caller
+        self._opened = ExitStack()  # the engine, if `load` opened it; otherwise it belongs to the caller
 
     @classmethod
     def load(cls, path: str | Path, tools: Sequence[Tool], limits: AgentLimits | None = None) -> ToolAgent:
-        """Open an exported GGUF file or ONNX directory in its own runtime; also a Hugging Face directory, or the URL of
-        an OpenAI-compatible endpoint that serves one model.
+        """Open a model in its own runtime and offer it the tools.
 
-        Raises: EngineError when it cannot be loaded, StudentError for a Hugging Face directory.
+        Args:
+            path: a GGUF file, an ONNX directory, a Hugging Face directory, or the URL of an OpenAI-compatible endpoint
+                that serves exactly one model. A file that belongs to an artifact is first checked against its manifest.
+            tools: the tools the model may call.
+            limits: rounds of tool calls, tokens per turn and tokens in all; the default is `AgentLimits()`.
+
+        Returns:
+            An agent whose `close` also closes the model.
+
+        Raises:
+            EngineError: when the model is missing, damaged or not supported by its runtime.
+            StudentError: when a Hugging Face directory cannot be loaded or its template cannot be used.
+            ArtifactError: when a file differs from the manifest of the artifact it belongs to.
         """
         from mentor_edge.engines.open import open_engine
 
@@ -178,13 +212,25 @@ class ToolAgent:
         return agent
 
     def run(self, question: str | Sequence[Message]) -> Trajectory:
-        """Answer one question, executing tools as the model asks for them."""
+        """Answer one question, executing the tool calls that the model makes.
+
+        Args:
+            question: the user's question, or a whole conversation in order (system message first).
+
+        Returns:
+            The trajectory: the messages after the prompt, the final answer and how the conversation ended. A tool that
+            fails is part of it, not an exception.
+
+        Raises:
+            StudentError: when the model's chat template refuses the conversation.
+            EngineError: when the runtime fails.
+        """
         prompt = (Message("user", question),) if isinstance(question, str) else tuple(question)
         task = _Question(prompt, self.tools)
         return run_conversations(self.engine, [task], self._executor, self.limits)[0]
 
     def close(self) -> None:
-        """End the tools' processes, and the engine's if `load` opened it."""
+        """End the processes of the tools, and close the model if `load` opened it. Safe to call twice."""
         self._executor.close()
         self._opened.close()
 

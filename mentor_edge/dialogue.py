@@ -1,6 +1,7 @@
-"""The two ways to speak with a model, behind one face: in tokens (`Engine`) and in messages (`ChatEngine`).
+"""One interface to both kinds of engine: token engines (`Engine`) and message engines (`ChatEngine`).
 
-The agent loop sees turns: what the model said, and whether there was room to say it.
+The agent loop sees turns only. `generate` returns the model's next turn in each dialogue, or None if the dialogue is
+out of room; `append_results` adds the tool results that the model reads before its next turn.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mentor_edge.tools.types import Tool
 
 
 class Conversation(Protocol):
-    """What a dialogue starts from: a prompt and the tools offered with it. Every `Task` is one."""
+    """What a dialogue starts from: a prompt and the tools offered with it. Every `Task` satisfies this protocol."""
 
     @property
     def prompt(self) -> tuple[Message, ...]: ...
@@ -30,14 +31,17 @@ class Conversation(Protocol):
 
 @dataclass(slots=True)
 class Transcript:
-    """The tokens of one dialogue, exactly as they went through the engine; `sampled` is 1 where the model chose.
+    """The tokens of one dialogue, exactly as they passed through the engine.
 
-    All three stay empty where the engine does not show its tokens.
+    All three lists stay empty if the engine does not expose its tokens.
     """
 
     prompt_ids: list[int] = field(default_factory=list)
+    """The rendered prompt."""
     completion_ids: list[int] = field(default_factory=list)
+    """Everything after the prompt: the model's turns and the tool results between them."""
     sampled: list[int] = field(default_factory=list)
+    """One entry per completion token: 1 if the model sampled it, 0 if it belongs to a tool result."""
 
 
 class Dialogues(Protocol):
@@ -46,12 +50,12 @@ class Dialogues(Protocol):
     @property
     def transcripts(self) -> Sequence[Transcript]: ...
 
-    def speak(self, rows: Sequence[int]) -> list[Reply | None]:
-        """The model's next turn in each of the given dialogues; None where nothing more fits."""
+    def generate(self, rows: Sequence[int]) -> list[Reply | None]:
+        """Generate the next turn of each given dialogue; None for a dialogue that is out of room."""
         ...
 
-    def hear(self, row: int, results: Sequence[Message]) -> None:
-        """Queue the tool results that answer the model's last turn."""
+    def append_results(self, row: int, results: Sequence[Message]) -> None:
+        """Append the results of the tool calls in the model's last turn."""
         ...
 
 
@@ -59,9 +63,9 @@ class Dialogues(Protocol):
 def open_dialogues(
     engine: Engine | ChatEngine, conversations: Sequence[Conversation], limits: AgentLimits, temperature: float
 ) -> Iterator[Dialogues]:
-    """Start one dialogue per conversation, at most `engine.batch_size`.
+    """Start one dialogue per conversation, at most `engine.batch_size` of them.
 
-    Raises: StudentError when the template refuses a prompt, EngineError.
+    Raises: StudentError when the template refuses a prompt; EngineError when the engine cannot open the batch.
     """
     if isinstance(engine, ChatEngine):
         yield MessageDialogues(engine, conversations, limits, temperature)
@@ -69,19 +73,19 @@ def open_dialogues(
     prompts = engine.encode(
         [engine.template.render(c.prompt, c.tool_schemas, add_generation_prompt=True) for c in conversations]
     )
-    seated = [row for row, ids in enumerate(prompts) if len(ids) < engine.context_length]
-    if not seated:
+    fitting = [row for row, ids in enumerate(prompts) if len(ids) < engine.context_length]
+    if not fitting:
         yield TokenDialogues(engine, None, prompts, {}, limits, temperature)
         return
-    with engine.open(len(seated)) as batch:
-        seats = {row: seat for seat, row in enumerate(seated)}
-        yield TokenDialogues(engine, batch, prompts, seats, limits, temperature)
+    with engine.open(len(fitting)) as batch:
+        slots = {row: slot for slot, row in enumerate(fitting)}
+        yield TokenDialogues(engine, batch, prompts, slots, limits, temperature)
 
 
 class TokenDialogues:
-    """Dialogues with an `Engine`. What was generated is never tokenized again; tool results are appended as tokens.
+    """Dialogues with an `Engine`. Generated tokens are never tokenized again; tool results are appended as tokens.
 
-    `seats` are the places in the engine's batch; a prompt that does not fit the context has none.
+    `slots` maps a dialogue to its index in the engine's batch. A prompt that does not fit the context has no slot.
     """
 
     def __init__(
@@ -89,52 +93,52 @@ class TokenDialogues:
         engine: Engine,
         batch: Conversations | None,
         prompts: Sequence[list[int]],
-        seats: dict[int, int],
+        slots: dict[int, int],
         limits: AgentLimits,
         temperature: float,
     ) -> None:
         self._engine = engine
         self._batch = batch
-        self._seats = seats
+        self._slots = slots
         self._limits = limits
         self._sampling = Sampling(limits.tokens_per_turn, temperature)
         self._pending = [list(ids) for ids in prompts]
-        self._heard: dict[int, tuple[Message, ...]] = {}
+        self._results: dict[int, tuple[Message, ...]] = {}
         self._suffixes: dict[tuple[Message, ...], list[int]] = {}
         self.transcripts = [Transcript(list(ids)) for ids in prompts]
 
-    def speak(self, rows: Sequence[int]) -> list[Reply | None]:
+    def generate(self, rows: Sequence[int]) -> list[Reply | None]:
         self._tokenize_results()
-        speaking = [row for row in rows if self._take_input(row)]
-        if not speaking:
+        active = [row for row in rows if self._take_input(row)]
+        if not active:
             return [None] * len(rows)
-        assert self._batch is not None  # who has room has a seat
-        inputs = [self._pending[row] for row in speaking]
-        generations = self._batch.extend([self._seats[row] for row in speaking], inputs, self._sampling)
-        kept = [self._within_budget(row, generation) for row, generation in zip(speaking, generations, strict=True)]
+        assert self._batch is not None  # a row with room has a slot
+        inputs = [self._pending[row] for row in active]
+        generations = self._batch.extend([self._slots[row] for row in active], inputs, self._sampling)
+        kept = [self._within_budget(row, generation) for row, generation in zip(active, generations, strict=True)]
         texts = self._engine.decode([g.token_ids[:-1] if g.finished else g.token_ids for g in kept])
         replies = {}
-        for row, generation, text in zip(speaking, kept, texts, strict=True):
+        for row, generation, text in zip(active, kept, texts, strict=True):
             self._record(row, generation.token_ids, sampled=True)
             turn = parse_turn(text)
             replies[row] = Reply(turn.message, generation.finished, turn.malformed, len(generation.token_ids))
         return [replies.get(row) for row in rows]
 
-    def hear(self, row: int, results: Sequence[Message]) -> None:
-        self._heard[row] = tuple(results)
+    def append_results(self, row: int, results: Sequence[Message]) -> None:
+        self._results[row] = tuple(results)
 
     def _tokenize_results(self) -> None:
-        """Tokens of everything heard since the last turn; equal results (of a group's rollouts, say) only once."""
-        unseen = [results for results in dict.fromkeys(self._heard.values()) if results not in self._suffixes]
-        if unseen:
-            rendered = [self._engine.template.tool_suffix(results) for results in unseen]
-            self._suffixes.update(zip(unseen, self._engine.encode(rendered), strict=True))
+        """Tokenize the results appended since the last turn. Equal results, as in a group's rollouts, only once."""
+        new = [results for results in dict.fromkeys(self._results.values()) if results not in self._suffixes]
+        if new:
+            rendered = [self._engine.template.tool_suffix(results) for results in new]
+            self._suffixes.update(zip(new, self._engine.encode(rendered), strict=True))
 
     def _take_input(self, row: int) -> bool:
-        """Make what was heard the row's next input; False where it, or the prompt, does not fit."""
-        if row not in self._heard:
-            return row in self._seats
-        suffix = self._suffixes[self._heard.pop(row)]
+        """Make the appended results the row's next input; False if they, or the prompt, do not fit."""
+        if row not in self._results:
+            return row in self._slots
+        suffix = self._suffixes[self._results.pop(row)]
         transcript = self.transcripts[row]
         used = len(transcript.completion_ids) + len(suffix)
         if used >= self._limits.completion_tokens or len(transcript.prompt_ids) + used >= self._engine.context_length:
@@ -144,7 +148,7 @@ class TokenDialogues:
         return True
 
     def _within_budget(self, row: int, generation: Generation) -> Generation:
-        """The turn, cut where the budget of all turns ends: the rows of a batch share one limit per turn."""
+        """The turn, cut to the budget of all turns: the engine knows only one limit per turn, shared by the batch."""
         room = self._limits.completion_tokens - len(self.transcripts[row].completion_ids)
         fits = len(generation.token_ids) <= room
         return generation if fits else Generation(generation.token_ids[:room], finished=False)
@@ -155,7 +159,7 @@ class TokenDialogues:
 
 
 class MessageDialogues:
-    """Dialogues with a `ChatEngine`, which is sent the whole conversation at every turn."""
+    """Dialogues with a `ChatEngine`, which receives the whole conversation at every turn."""
 
     def __init__(
         self, engine: ChatEngine, conversations: Sequence[Conversation], limits: AgentLimits, temperature: float
@@ -168,15 +172,15 @@ class MessageDialogues:
         self._written = [0] * len(conversations)
         self.transcripts = [Transcript() for _ in conversations]
 
-    def speak(self, rows: Sequence[int]) -> list[Reply | None]:
-        speaking = [row for row in rows if self._written[row] < self._limits.completion_tokens]
-        requests = [ChatRequest(tuple(self._messages[row]), self._tools[row]) for row in speaking]
-        replies = dict(zip(speaking, self._engine.reply(requests, self._sampling) if requests else [], strict=True))
+    def generate(self, rows: Sequence[int]) -> list[Reply | None]:
+        active = [row for row in rows if self._written[row] < self._limits.completion_tokens]
+        requests = [ChatRequest(tuple(self._messages[row]), self._tools[row]) for row in active]
+        replies = dict(zip(active, self._engine.reply(requests, self._sampling) if requests else [], strict=True))
         for row, reply in replies.items():
             if reply is not None:
                 self._messages[row].append(reply.message)
                 self._written[row] += reply.tokens
         return [replies.get(row) for row in rows]
 
-    def hear(self, row: int, results: Sequence[Message]) -> None:
+    def append_results(self, row: int, results: Sequence[Message]) -> None:
         self._messages[row] += results

@@ -118,7 +118,7 @@ def test_the_state_of_a_tool_belongs_to_one_conversation(executor):
         assert results == [["1", "2", "3"], ["1"]]
 
 
-def test_calls_of_different_conversations_run_side_by_side(executor, tmp_path: Path):
+def test_calls_of_different_conversations_run_concurrently(executor, tmp_path: Path):
     def meet(who: str) -> str:
         import time
 
