@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mentor_edge.evaluation.evaluate import Evaluation, Outcome
-from mentor_edge.evaluation.statistics import GateStatistic, Verdict, items_needed, non_inferiority
+from mentor_edge.evaluation.statistics import GateStatistic, items_needed, non_inferiority
+from mentor_edge.results import Verdict
 
 MARGIN = 0.02
 IRRELEVANCE = "irrelevance"
@@ -32,7 +33,7 @@ class GateReport:
         splits = {
             name: {
                 "verdict": statistic.verdict,
-                **asdict(statistic.difference),
+                **statistic.difference.model_dump(),
                 "correct": {"reference": self.correct[name][0], "artifact": self.correct[name][1]},
             }
             for name, statistic in self.splits.items()

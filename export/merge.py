@@ -290,5 +290,5 @@ def choose_base(candidates: Mapping[str, Evaluation]) -> tuple[str, dict[str, An
     }
     if len(solved) == 2:
         first, second = solved.values()
-        record["difference"] = asdict(paired_difference(first, second))
+        record["difference"] = paired_difference(first, second).model_dump()
     return base, record

@@ -17,11 +17,11 @@ from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import EngineError, ExportError, GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
-from mentor_edge.evaluation.statistics import Verdict
 from mentor_edge.files import atomic_directory, sha256_of
 from mentor_edge.manifest import Manifest, ManifestEntry
 from mentor_edge.manifest import Source as SourceRecord
 from mentor_edge.progress import Progress, as_stage, no_progress
+from mentor_edge.results import Verdict
 from mentor_edge.tasks.calculator import training_suite
 from mentor_edge.tasks.nano.suites import GATED
 from mentor_edge.tasks.types import Suite

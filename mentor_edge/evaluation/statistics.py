@@ -1,6 +1,6 @@
 """Statistics of right and wrong answers: Wilson's interval, Tango's paired interval, the non-inferiority test.
 
-Standard library only. An item is one task answered by both sides; order matters, since item i of one side is paired
+No numpy, no scipy. An item is one task answered by both sides; order matters, since item i of one side is paired
 with item i of the other.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from statistics import NormalDist
+
+from mentor_edge.results import PairedDifference, Verdict
 
 GATE_CONFIDENCE = 0.90
 """Two-sided; its lower end is a one-sided 95 % bound, which is what a non-inferiority test asks for."""
@@ -24,30 +25,6 @@ class Proportion:
     estimate: float
     low: float
     high: float
-
-
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Change of the proportion of right answers over `n` pairs, after minus before.
-
-    `lost` pairs were right before and wrong after, `gained` the other way round; `delta` = (gained - lost) / n, and
-    `low` <= `delta` <= `high`, all between -1 and 1.
-    """
-
-    n: int
-    delta: float
-    low: float
-    high: float
-    lost: int
-    gained: int
-
-
-class Verdict(StrEnum):
-    """What a gate says."""
-
-    PASS = "pass"
-    FAIL = "fail"
-    INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +75,11 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence:
     # The score falls as the assumed difference grows, so each end is the one root on its side of the estimate.
     high = _bisect(lambda value: _score(gained, lost, n, value) > -z, delta, 1.0)
     low = -_bisect(lambda value: _score(lost, gained, n, value) > -z, -delta, 1.0)
-    return PairedDifference(n, delta, low, high, lost, gained)
+    return PairedDifference(n=n, delta=delta, low=low, high=high, lost=lost, gained=gained)
 
 
-def non_inferiority(reference: Sequence[bool], candidate: Sequence[bool], margin: float) -> GateStatistic:
-    """Test whether `candidate` loses less than `margin` against `reference`, at a one-sided 5 % level.
+def non_inferiority(source: Sequence[bool], artifact: Sequence[bool], margin: float) -> GateStatistic:
+    """Test whether `artifact` loses less than `margin` against `source`, at a one-sided 5 % level.
 
     Pass: the interval's lower end is above -margin. Fail: it is not, and the whole interval is below zero, so a loss is
     shown. Inconclusive: neither; more items are needed (`items_needed`).
@@ -110,7 +87,7 @@ def non_inferiority(reference: Sequence[bool], candidate: Sequence[bool], margin
     Raises: ValueError as `paired_difference` does, or when `margin` is not between 0 and 1.
     """
     _check_open_unit("margin", margin)
-    difference = paired_difference(reference, candidate, GATE_CONFIDENCE)
+    difference = paired_difference(source, artifact, GATE_CONFIDENCE)
     if difference.low > -margin:
         verdict = Verdict.PASS
     elif difference.high < 0:

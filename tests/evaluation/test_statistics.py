@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from mentor_edge.evaluation.statistics import (
     GATE_CONFIDENCE,
-    PairedDifference,
-    Verdict,
     items_needed,
     non_inferiority,
     paired_difference,
     wilson,
 )
+from mentor_edge.results import PairedDifference, Verdict
 
 
 def pairs(lost: int, gained: int, n: int, *, both: int | None = None) -> tuple[list[bool], list[bool]]:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mentor_edge.evaluation.evaluate import Evaluation, Outcome
-from mentor_edge.evaluation.statistics import Verdict
 from mentor_edge.export.gate import compare
 from mentor_edge.messages import Ending
+from mentor_edge.results import Verdict
 
 
 def evaluation(bits: Sequence[bool], *, split: str = "ood", malformed: int = 0, start: int = 0) -> Evaluation:
