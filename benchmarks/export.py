@@ -38,7 +38,7 @@ QUANTIZE = (
     "quantize(Path({source!r}), Path({out!r}), {kind!r})"
 )
 ONNX = (
-    "from pathlib import Path; from mentor_edge.export.onnx.build import export_onnx; "
+    "from pathlib import Path; from mentor_edge.export.onnx.export import export_onnx; "
     "export_onnx(Path({model!r}), Path({out!r}), {precision!r}, exporter={exporter!r})"
 )
 

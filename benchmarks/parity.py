@@ -25,7 +25,7 @@ from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
-from mentor_edge.export.onnx.build import export_onnx
+from mentor_edge.export.onnx.export import export_onnx
 from mentor_edge.export.parity.check import Reference, check_conversion, check_quantized
 
 GGUF = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from mentor_edge.files import sha256_of
 from mentor_edge.progress import Progress
 
 from .delta import require_survival, survival
-from .gguf.calibrate import Encode, ImportanceMatrix, importance_matrix
 from .gguf.convert import convert
-from .gguf.external import convert_with
+from .gguf.importance_matrix import Encode, ImportanceMatrix, importance_matrix
 from .gguf.quantize import UNQUANTIZED, fallback_note, quantize, tensor_types
-from .onnx.build import export_onnx, running_builder
+from .gguf.upstream_converter import convert_with
+from .onnx.export import export_onnx
+from .onnx.genai_exporter import running_builder
 from .options import ExportOptions
 from .parity import check as parity
 
@@ -177,7 +178,7 @@ def onnx_candidates(place: Workplace) -> tuple[dict[str, Any], list[Candidate]]:
     # The untuned graphs: what shows how much of the adapter each precision keeps.
     base = None if place.base is None or set(options.onnx) == {"fp32"} else place.directory / "base-onnx-fp32"
     made = []
-    with running_builder() as builder:
+    with running_builder() if options.exporter == "genai" else nullcontext() as builder:
 
         def write(model: Path, out: Path, precision: str) -> dict[str, Any]:
             settings = {} if precision == "fp32" else options.onnx_options

@@ -11,7 +11,7 @@ from mentor_edge.errors import ExportError, did_you_mean
 
 from .gate import MARGIN
 from .gguf.quantize import KINDS, NEED_MATRIX, UNQUANTIZED
-from .onnx.build import EXPORTERS, PRECISIONS
+from .onnx.export import EXPORTERS, PRECISIONS
 
 DEFAULT_QUANTS = ("q8_0", "q4_k_m")
 MATRIX_CHOICES = ("auto", "always", "never")

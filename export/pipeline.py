@@ -29,7 +29,7 @@ from mentor_edge.tasks.types import Suite
 from .artifact import Artifact
 from .candidates import Candidate, Workplace, gguf_candidates, onnx_candidates
 from .gate import compare
-from .gguf.calibrate import rendered_conversations
+from .gguf.importance_matrix import rendered_conversations
 from .merge import choose_base, merge_report, untuned
 from .options import DEFAULT_QUANTS, ExportOptions
 from .package.write import write_package

@@ -35,7 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def onnx_builder() -> Iterator[Any]:
     """One process of onnxruntime-genai's model builder for a file of tests."""
-    from mentor_edge.export.onnx.build import running_builder
+    from mentor_edge.export.onnx.genai_exporter import running_builder
 
     with running_builder() as builder:
         yield builder

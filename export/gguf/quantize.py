@@ -19,7 +19,7 @@ from mentor_edge.engines.llama_cpp.quantizer import FTYPES, TENSOR_TYPES
 from mentor_edge.errors import EngineError, ExportError, did_you_mean
 from mentor_edge.files import atomic_file
 
-from .calibrate import ImportanceMatrix
+from .importance_matrix import ImportanceMatrix
 
 KINDS = tuple(FTYPES)
 """All that llama.cpp's quantizer writes. The i-quants take it minutes even for half a billion weights; tq1_0, tq2_0,

@@ -120,7 +120,7 @@ class CaptureServer:
 
     def quantize(self, bits: int) -> None:
         """See `quantize_weights`."""
-        from .bits import quantize_weights
+        from .quantize_weights import quantize_weights
 
         quantize_weights(self._model, bits)
 

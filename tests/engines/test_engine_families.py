@@ -136,7 +136,7 @@ def test_llama_cpp_equals_generate(student: Path, generate: Any, tmp_path: Path)
 
 def test_onnx_equals_generate(student: Path, generate: Any, tmp_path: Path, onnx_builder: Any) -> None:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
-    from mentor_edge.export.onnx.build import export_onnx
+    from mentor_edge.export.onnx.export import export_onnx
 
     export_onnx(student, tmp_path / "onnx", "fp32", builder=onnx_builder)
     with OnnxEngine(tmp_path / "onnx") as engine:

@@ -69,7 +69,7 @@ def test_a_light_change_of_other_weights_arrives_in_noise(student: Path, kind: s
 @pytest.mark.parametrize("exporter", ["genai", "transformers"])
 def test_a_change_is_found_in_graphs_of_every_exporter(student: Path, exporter: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
-    from mentor_edge.export.onnx.build import export_onnx
+    from mentor_edge.export.onnx.export import export_onnx
 
     models = {"tuned": moved(student, tmp_path / "tuned", 3e-3), "base": student}
     for name, precision in product(models, ("fp32", "int8", "int4")):

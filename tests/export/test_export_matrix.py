@@ -17,7 +17,7 @@ from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
-from mentor_edge.export.onnx.build import PRECISIONS, export_onnx
+from mentor_edge.export.onnx.export import PRECISIONS, export_onnx
 from mentor_edge.export.parity.check import Reference, check_conversion, check_quantized
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -17,9 +17,9 @@ from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import ExportError
-from mentor_edge.export.onnx import build as export
-from mentor_edge.export.onnx.build import DEFAULTS, OnnxExport, export_onnx
-from mentor_edge.export.onnx.graph import quantization_of
+from mentor_edge.export.onnx.export import OnnxExport, export_onnx
+from mentor_edge.export.onnx.genai_exporter import DEFAULTS, OPTIONS
+from mentor_edge.export.onnx.graph_quantization import quantization_of
 
 PAD = 0
 TOLERANCE = 5e-5
@@ -49,7 +49,7 @@ def divergence(reference: npt.NDArray[np.float32], logits: npt.NDArray[np.float3
 @pytest.mark.parametrize("name", STUDENTS)
 def test_float_graphs_compute_what_torch_computes(students: Students, name: str) -> None:
     directory, exported = students.export(name, "fp32")
-    reference, logits = students.reference(name), engine_logits(directory)
+    reference, logits = students.torch_logits(name), engine_logits(directory)
     assert np.abs(logits - reference).max() < TOLERANCE
     assert list(logits.argmax(1)) == list(reference.argmax(1))
     assert exported.quantization["head"] == "fp32" and set(exported.quantization["body"]) == {"fp32"}
@@ -63,13 +63,13 @@ def test_int4_has_an_8_bit_head_and_stays_near_torch(students: Students, name: s
     assert exported == OnnxExport("genai", "int4", written | {"block_size": 128, "symmetric": False, "head": "int8"})
     assert set(written["body"]) == {"int4"} and written["accuracy_level"] == 4
     assert (written["head_shares_embedding"], written["embedding"]) == ((True, "int8") if tied else (False, "fp32"))
-    reference = students.reference(name)
+    reference = students.torch_logits(name)
     guess = divergence(reference, np.zeros_like(reference))
     assert divergence(reference, engine_logits(directory)) < guess / 2
 
 
 def test_int8_stays_nearer_to_torch_than_int4(students: Students) -> None:
-    reference = students.reference("qwen2")
+    reference = students.torch_logits("qwen2")
     (eight, exported), (four, _) = (students.export("qwen2", precision) for precision in ("int8", "int4"))
     assert divergence(reference, engine_logits(eight)) < 0.003 < 0.02 < divergence(reference, engine_logits(four))
     assert exported.quantization["body"] == {"int8": 10} and exported.quantization["head"] == "int8"
@@ -119,7 +119,7 @@ def test_a_plain_user_decodes_greedily_and_stops_where_the_model_does(
 
 def test_a_prompt_that_ends_with_the_padding_token_is_read_to_its_end(students: Students, tmp_path: Path) -> None:
     directory, prompt = students.export("qwen2", "fp32")[0], [5, 6, 7, PAD]
-    reference = students.reference("qwen2", prompt)
+    reference = students.torch_logits("qwen2", prompt)
 
     def last(directory: Path) -> npt.NDArray[np.float32]:
         generator = plain_generator(directory, 9)
@@ -146,7 +146,7 @@ def test_padded_batches_give_what_single_prompts_give(students: Students) -> Non
 
 def test_conversations_shorter_than_a_sliding_window_run(students: Students) -> None:
     with OnnxEngine(students.export("gemma3", "fp32")[0], context_length=20) as engine:  # the window is 64
-        assert np.abs(engine.logits(IDS[:20]) - students.reference("gemma3")[:20]).max() < TOLERANCE
+        assert np.abs(engine.logits(IDS[:20]) - students.torch_logits("gemma3")[:20]).max() < TOLERANCE
 
 
 # Options
@@ -162,7 +162,7 @@ def test_options_take_effect_and_are_read_back(source: Path, tmp_path: Path, stu
     written = export_onnx(source, tmp_path / "out", "int4", options=options, builder=students.builder).quantization
     assert (written["block_size"], written["accuracy_level"], written["symmetric"]) == (32, 1, True)
     assert written["head"] == written["embedding"] == "int4" and written["head_shares_embedding"]
-    assert divergence(students.reference("qwen2"), engine_logits(tmp_path / "out")) < 0.3
+    assert divergence(students.torch_logits("qwen2"), engine_logits(tmp_path / "out")) < 0.3
     assert written == quantization_of(tmp_path / "out" / "model.onnx")
 
 
@@ -183,7 +183,7 @@ def test_other_ways_of_quantizing_open_and_compute(
         students.source("qwen2"), tmp_path / "out", "int4", options=options, builder=students.builder
     ).quantization
     assert written | expected == written
-    assert divergence(students.reference("qwen2"), engine_logits(tmp_path / "out")) < 0.3
+    assert divergence(students.torch_logits("qwen2"), engine_logits(tmp_path / "out")) < 0.3
 
 
 @pytest.mark.parametrize(
@@ -257,4 +257,4 @@ def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes | None) -> N
 
 def test_the_defaults_are_known_options() -> None:
     for defaults in DEFAULTS.values():
-        assert all(value in export.OPTIONS[name] for name, value in defaults.items())
+        assert all(value in OPTIONS[name] for name, value in defaults.items())

@@ -25,10 +25,10 @@ genai = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is no
 ir = pytest.importorskip("onnx_ir", reason="onnx_ir is not installed")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
-from mentor_edge.export.onnx import exporters as onnx_exporters  # noqa: E402 - the packages above may be missing
-from mentor_edge.export.onnx.bits import quantize_weights  # noqa: E402
-from mentor_edge.export.onnx.build import OnnxExport, export_onnx  # noqa: E402
+from mentor_edge.export.onnx import transformers_exporter  # noqa: E402 - the packages above may be missing
 from mentor_edge.export.onnx.capture_worker import for_transformers_4  # noqa: E402
+from mentor_edge.export.onnx.export import OnnxExport, export_onnx  # noqa: E402
+from mentor_edge.export.onnx.quantize_weights import quantize_weights  # noqa: E402
 
 OPTIMUM = find_spec("optimum.exporters.onnx") is not None if find_spec("optimum") else False
 PAD = 0
@@ -194,13 +194,13 @@ def test_failures_of_the_child_are_errors_that_name_the_stage(
 ) -> None:
     script = tmp_path / "worker.py"
     script.write_text(
-        "import os, sys, time\nimport transformers\nfrom mentor_edge.export import onnx_capture\n"
-        "class Server(onnx_capture.CaptureServer):\n"
+        "import os, sys, time\nimport transformers\nfrom mentor_edge.export.onnx import capture_worker\n"
+        "class Server(capture_worker.CaptureServer):\n"
         "    def capture(self, **_): pass\n"
         "    def quantize(self, bits): pass\n"
-        f"{code}\nonnx_capture.CaptureServer = Server\nonnx_capture.main()\n"
+        f"{code}\ncapture_worker.CaptureServer = Server\ncapture_worker.main()\n"
     )
-    monkeypatch.setattr(onnx_exporters, "COMMAND", [sys.executable, str(script)])
+    monkeypatch.setattr(transformers_exporter, "COMMAND", [sys.executable, str(script)])
     with pytest.raises(ExportError, match=message) as caught:
         export_onnx(student, tmp_path / "onnx", "int4", exporter="transformers", timeout=30.0)
     assert caught.value.hint and len(str(caught.value).splitlines()) == 2

@@ -202,7 +202,7 @@ def export_gguf(student: Path, directory: Path) -> Path:
 def export_onnx(student: Path, directory: Path) -> Path:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     pytest.importorskip("onnx_ir", reason="onnxruntime-genai's model builder needs onnx_ir")
-    from mentor_edge.export.onnx.build import export_onnx
+    from mentor_edge.export.onnx.export import export_onnx
 
     export_onnx(student, directory / "onnx-fp32", "fp32")
     return directory / "onnx-fp32"

@@ -23,7 +23,7 @@ from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.errors import EngineError, ExportError
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
-from mentor_edge.export.onnx.build import export_onnx
+from mentor_edge.export.onnx.export import export_onnx
 from mentor_edge.export.parity.check import QuantizedParity, Reference, check, check_conversion, check_quantized
 from mentor_edge.export.parity.corpus import PROBES, TEXTS
 from mentor_edge.export.parity.expected import Turn

@@ -112,7 +112,7 @@ def test_a_gguf_file_makes_the_call(taught: SimpleNamespace, kind: str, tmp_path
 def onnx(taught: SimpleNamespace, onnx_builder: Any) -> Path:
     """Merged model and base as ONNX directories, such as merged-int4."""
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
-    from mentor_edge.export.onnx.build import export_onnx
+    from mentor_edge.export.onnx.export import export_onnx
 
     for name, precision in product(("merged", "base"), ("fp32", "int4")):
         export_onnx(taught.here / name, taught.here / f"{name}-{precision}", precision, builder=onnx_builder)

@@ -16,7 +16,7 @@ import pytest
 from helpers.tiny_models import EMBEDDING_ROWS, make_student
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.process.worker import RuntimeWorker
-from mentor_edge.export.onnx.build import OnnxExport, export_onnx
+from mentor_edge.export.onnx.export import OnnxExport, export_onnx
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the packages load, here to look at what they do by themselves
 genai = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
@@ -67,7 +67,7 @@ class Students:
             self._exports[name, precision] = export_onnx(self.source(name), directory, precision, builder=self.builder)
         return directory, self._exports[name, precision]
 
-    def reference(self, name: str, ids: list[int] = IDS) -> npt.NDArray[np.float32]:
+    def torch_logits(self, name: str, ids: list[int] = IDS) -> npt.NDArray[np.float32]:
         return torch_logits(self.source(name), ids)
 
 

@@ -20,7 +20,7 @@ from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.errors import ExportError, OutputError
 from mentor_edge.export import checkpoint
 from mentor_edge.export.gguf.convert import convert
-from mentor_edge.export.gguf.external import convert_with
+from mentor_edge.export.gguf.upstream_converter import convert_with
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from helpers.evaluation_tasks import BFCL
 from helpers.tiny_models import FAMILIES, MARKERS, SPECIAL, make_student, make_tokenizer
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import ExportError
-from mentor_edge.export.gguf.calibrate import ImportanceMatrix, importance_matrix, rendered_conversations
 from mentor_edge.export.gguf.convert import convert
+from mentor_edge.export.gguf.importance_matrix import ImportanceMatrix, importance_matrix, rendered_conversations
 from mentor_edge.export.gguf.quantize import quantize
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.types import Suite

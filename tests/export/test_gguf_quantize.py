@@ -19,8 +19,8 @@ from mentor_edge.engines.llama_cpp import engine as llama_cpp
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.llama_cpp.quantizer import FTYPES, TENSOR_TYPES
 from mentor_edge.errors import EngineError, ExportError, MentorEdgeError, OutputError
-from mentor_edge.export.gguf.calibrate import ImportanceMatrix
 from mentor_edge.export.gguf.convert import convert
+from mentor_edge.export.gguf.importance_matrix import ImportanceMatrix
 from mentor_edge.export.gguf.quantize import KINDS, NEED_MATRIX, Quantized, fallback_note, quantize, tensor_types
 
 SLOW = ("iq1_m", "iq1_s", "iq2_m", "iq2_s", "iq2_xs", "iq3_xxs")  # up to 11 CPU seconds before the first weight
@@ -235,8 +235,10 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> No
     """Start workers that run `code` first; it may replace `work`, the child's quantization."""
     script = directory / "worker.py"
     script.write_text(
-        "import os, signal, time\nfrom mentor_edge.engines import llama_quantizer, llama_worker, serving\n"
-        f"real = work = llama_quantizer.quantize\n{code}\nllama_quantizer.quantize = work\nllama_worker.main()\n"
+        "import os, signal, time\n"
+        "from mentor_edge.engines.llama_cpp import llama_worker, quantizer\n"
+        "from mentor_edge.engines.process import serving\n"
+        f"real = work = quantizer.quantize\n{code}\nquantizer.quantize = work\nllama_worker.main()\n"
     )
     monkeypatch.setattr(llama_cpp, "COMMAND", [sys.executable, str(script)])
 

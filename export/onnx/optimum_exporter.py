@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mentor_edge.errors import ExportError
 
-from .exporters import run_exporter
+from .transformers_exporter import run_exporter
 
 
 def export_with_optimum(model_dir: Path, out: Path, precision: str, timeout: float = 3600.0) -> None:

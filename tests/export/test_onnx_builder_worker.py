@@ -1,8 +1,7 @@
-"""The child that runs onnxruntime-genai's builder: upstream's faults, what it is not started for, its own faults."""
+"""The child process of onnxruntime-genai's builder: sources refused before it starts, and its faults as errors."""
 
 from __future__ import annotations
 
-import inspect
 import shutil
 import subprocess
 import sys
@@ -10,16 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from helpers.onnx_students import IDS, Students, edit_json, engine_logits, genai, plain_generator
+from helpers.onnx_students import Students, edit_json
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import ExportError, OutputError
-from mentor_edge.export.onnx import build as export
-from mentor_edge.export.onnx.build import export_onnx
-from mentor_edge.export.onnx.builder_worker import load_builder, patch
-from mentor_edge.export.onnx.graph import quantization_of
+from mentor_edge.export.onnx import genai_exporter
+from mentor_edge.export.onnx.export import export_onnx
 
 
 @pytest.fixture(scope="module")
@@ -31,82 +27,6 @@ def students(tmp_path_factory: pytest.TempPathFactory, onnx_builder: RuntimeWork
 def source(students: Students, tmp_path: Path) -> Path:
     """A model directory to change."""
     return Path(shutil.copytree(students.source("qwen2"), tmp_path / "source"))
-
-
-# The library's own behaviour that is mended or avoided. A failure here after an upgrade: see whether the patch can go.
-
-
-@pytest.fixture(scope="module")
-def builder() -> Any:
-    return load_builder()
-
-
-def build(builder: Any, source: Path, directory: Path, precision: str = "fp32", *options: str) -> Path:
-    where = (str(source), str(directory), precision, "cpu", str(directory / "cache"))
-    builder.create_model("", *where, **builder.parse_extra_options("", *where, list(options)))
-    return directory
-
-
-@pytest.mark.parametrize(("name", "missing"), [("smollm3", "position_ids"), ("gemma3", "rope_type")])
-def test_upstream_still_cannot_build(builder: Any, students: Students, tmp_path: Path, name: str, missing: str) -> None:
-    with pytest.raises(KeyError, match=missing):
-        build(builder, students.source(name), tmp_path / "out")
-
-
-def test_upstream_still_takes_any_layer_of_the_vocabularys_size_for_the_head(
-    builder: Any, students: Students, tmp_path: Path
-) -> None:
-    wrong = engine_logits(build(builder, students.source("square"), tmp_path / "out"))
-    assert np.abs(wrong - students.reference("square")).max() > 0.5
-
-
-@pytest.mark.parametrize("options", [["is_symmetric=false"], ["matmul_mixed_precision=last_matmul:int8"]])
-def test_upstream_still_writes_shared_tables_that_cannot_be_loaded(
-    builder: Any, students: Students, tmp_path: Path, options: list[str]
-) -> None:
-    directory = build(builder, students.source("qwen2"), tmp_path / "out", "int4", *options)
-    with pytest.raises(RuntimeError, match=r"Type Error|Invalid model"):
-        genai.Model(str(directory))
-
-
-def test_upstream_still_ignores_the_names_in_its_help(builder: Any, students: Students, tmp_path: Path) -> None:
-    directory = build(builder, students.source("qwen2"), tmp_path / "out", "int4", "int4_block_size=128")
-    assert quantization_of(directory / "model.onnx")["block_size"] == 32
-
-
-def test_upstream_still_refuses_short_conversations_with_a_windowed_cache(
-    students: Students, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(export, "_ALWAYS", {"windowed_kv_cache": "true"})
-    export_onnx(students.source("gemma3"), tmp_path / "out", "fp32", builder=students.builder)
-    generator = plain_generator(tmp_path / "out", 20)
-    with pytest.raises(RuntimeError, match="capacity"):
-        generator.append_tokens(np.array(IDS[:5], np.int32))
-
-
-def test_upstream_has_what_the_patches_replace(builder: Any) -> None:
-    def parameters(function: Any) -> list[str]:
-        return list(inspect.signature(function).parameters)
-
-    model = builder.Model
-    assert parameters(model.has_lm_head) == ["self", "module"]
-    assert parameters(model.save_model) == ["self", "out_dir"]
-    assert parameters(model.make_tied_quantized_embedding_input_names) == ["self"]
-    assert parameters(builder.SmolLM3Model.make_attention) == ["self", "layer_id", "attention", "root_input", "kwargs"]
-    assert parameters(builder.Gemma3Model)[0] == "config"
-    assert parameters(builder.Gemma3Model.make_rotary_embedding_caches_from_scratch) == ["self"]
-    source = inspect.getsource(builder.create_model)
-    assert source.index("onnx_model.make_model(") < source.index("onnx_model.save_model(output_dir)")
-    before = {name: getattr(builder, name) for name in ("SmolLM3Model", "Gemma3Model")}
-    replaced = {name: getattr(model, name) for name in ("has_lm_head", "make_tied_quantized_embedding_input_names")}
-    try:
-        patch(builder)
-        assert all(issubclass(getattr(builder, name), original) for name, original in before.items())
-    finally:
-        for name, original in before.items():
-            setattr(builder, name, original)
-        for name, original in replaced.items():
-            setattr(model, name, original)
 
 
 # Sources that are refused
@@ -133,15 +53,15 @@ def pickled(directory: Path) -> None:
         (without("config.json"), "config.json does not exist"),
         (without("model.safetensors"), "model.safetensors"),
         (pickled, "model.safetensors"),
-        (without("tokenizer.json"), "holds no tokenizer.json"),
+        (without("tokenizer.json"), "has no tokenizer.json"),
         (without("tokenizer_config.json"), "tokenizer_config.json does not exist"),
-        (without("chat_template.jinja"), "holds no chat template"),
+        (without("chat_template.jinja"), "has no chat template"),
     ],
 )
-def test_sources_that_cannot_be_exported_are_refused_beforehand(
+def test_sources_that_cannot_be_exported_are_refused_before_the_builder_starts(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object], message: str
 ) -> None:
-    monkeypatch.setattr(export, "COMMAND", ["no such program"])
+    monkeypatch.setattr(genai_exporter, "COMMAND", ["no such program"])
     damage(source)
     with pytest.raises(ExportError, match=message):
         export_onnx(source, tmp_path / "out", "int4")
@@ -161,12 +81,12 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, code
     """Start builders whose `method` runs `code` instead."""
     script = tmp_path / "worker.py"
     script.write_text(
-        "import os, signal, time\nfrom mentor_edge.export import onnx_build as build\n"
+        "import os, signal, time\nfrom mentor_edge.export.onnx import builder_worker as build\n"
         f"def fault(*_, **__):\n    print('reading layer 7')\n    {code}\n"
         "build.BuildServer.convert = lambda *_, **__: None\n"
         f"build.BuildServer.{method} = fault\nbuild.main()\n"
     )
-    monkeypatch.setattr(export, "COMMAND", [sys.executable, str(script)])
+    monkeypatch.setattr(genai_exporter, "COMMAND", [sys.executable, str(script)])
 
 
 @pytest.mark.parametrize(
@@ -225,7 +145,7 @@ def test_nothing_is_recorded_or_left_behind(source: Path, monkeypatch: pytest.Mo
 
 def test_the_parent_never_imports_the_runtime_or_torch(source: Path, tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom mentor_edge.export.onnx.build import export_onnx\n"
+        "import sys\nfrom pathlib import Path\nfrom mentor_edge.export.onnx.export import export_onnx\n"
         "export_onnx(Path(sys.argv[1]), Path(sys.argv[2]), 'fp32')\n"
         "print(sorted({'onnxruntime', 'onnxruntime_genai', 'torch', 'transformers'} & set(sys.modules)))"
     )
