@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mentor_edge.cli.options import Json, Tools
 from mentor_edge.cli.screen import StageProgress, console, print_json
-from mentor_edge.cli.tasks import Json, Tools
 from mentor_edge.errors import EngineError, MentorEdgeError
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure a model on a suite, with greedy decoding. A killed evaluation goes on where it was."""
-    from mentor_edge.evaluation.report import print_evaluation, write_evaluation_report
+    from mentor_edge.cli.tables import print_evaluation
+    from mentor_edge.evaluation.report import write_evaluation_report
 
     if (target is None) == (predictions is None):
         raise typer.BadParameter("give either TARGET or --predictions FILE")

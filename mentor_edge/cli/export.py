@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mentor_edge.cli.options import Json, Tools
 from mentor_edge.cli.screen import StageProgress, console, print_json
-from mentor_edge.cli.tasks import Json, Tools
 from mentor_edge.errors import RunError
 
 DEFAULTS = {"--gguf": "q8_0,q4_k_m", "--onnx": "int4"}
@@ -65,7 +65,7 @@ def export(
     """Merge, convert, quantize, compare with the model, and ship only what passes the gate (exit 3: failed, 4:
     inconclusive). A killed export goes on with what its gate had measured."""
     from mentor_edge.cli.evaluate import load_tasks
-    from mentor_edge.cli.report import print_gate
+    from mentor_edge.cli.tables import print_gate
     from mentor_edge.export import export as export_model
     from mentor_edge.export import require_pass
 

@@ -1,5 +1,5 @@
-"""What people see: progress with time left, tables, one-line errors. Everything goes to standard error, so that
-`--json` leaves standard output to the machine."""
+"""Printing: progress with the time left, and JSON. Everything for people goes to standard error, so that standard
+output has nothing but the JSON of `--json`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty(
 
 
 def print_json(value: Any) -> None:
-    """The machine's answer, on standard output."""
+    """Print a command's result as one line of JSON, on standard output."""
     print(json.dumps(value, ensure_ascii=False))
 
 
+def escaped(text: object) -> str:
+    """Text in which rich finds no markup."""
+    return str(text).replace("[", "\\[")
+
+
 class StageProgress:
-    """One bar per stage, called as `(stage, done, total)`; on a pipe, a line when a stage starts and when it ends."""
+    """A `mentor_edge.progress.Progress` with one bar per stage; on a pipe, a line when a stage starts and ends."""
 
     def __init__(self) -> None:
         self._bars = Progress(

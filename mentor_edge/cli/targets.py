@@ -53,17 +53,7 @@ def evaluation_target(target: str, quant: str | None) -> str | Path:
     if (path / "run.json").is_file() and not (path / "artifact" / MANIFEST).is_file():
         if quant is not None:
             raise RunError(f"{path} has no exported file yet", f"make one with: mentor-edge export {path}")
-        return merged_directory(path)
+        from mentor_edge.recipes import Run
+
+        return Run.load(path).merged()
     return resolve_target(path, quant)
-
-
-def merged_directory(target: Path) -> Path:
-    """A Hugging Face directory to export: TARGET itself, or a run's student with its adapter merged in.
-
-    Raises: RunError, StudentError, ExportError.
-    """
-    if (target / "config.json").is_file():
-        return target
-    from mentor_edge.recipes import Run
-
-    return Run.load(target).merged()

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from mentor_edge.cli.options import Json, Tools
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import TaskError
 
@@ -21,17 +22,6 @@ if TYPE_CHECKING:
     from mentor_edge.tools.types import Tool
 
 app = typer.Typer(no_args_is_help=True, help="Check tasks files, and compare training with evaluation tasks.")
-
-Tools = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--tools",
-        metavar="SPEC",
-        help="Tools with an implementation; may be repeated: calculator, the name of one of its tools, python, "
-        "mcp:COMMAND or mcp:URL, search:CORPUS.jsonl, import:MODULE:NAME, import:FILE.py:NAME.",
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 _SHOWN = 20
 _TRAINING_TASKS = 1000

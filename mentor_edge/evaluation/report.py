@@ -1,18 +1,20 @@
-"""An evaluation for people: a table on the screen; a Markdown file with a picture of accuracies and their intervals."""
+"""The report of an evaluation: a table of figures, and a Markdown file with a picture of accuracies and intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.markup import escape
-from rich.table import Table
-
-from mentor_edge.cli.report import markdown_table, new_figure
-from mentor_edge.cli.screen import console
+from mentor_edge.evaluation.document import (
+    Grid,
+    markdown_table,
+    new_figure,
+    save_figure,
+    without_formulas,
+    write_lines,
+)
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.evaluation.summary import Summary, by_domain, by_split
-from mentor_edge.files import atomic_file
 
 _NOTES = (
     "Intervals are Wilson's, at 95 %. Malformed: ended with a tool call that cannot be read, which is never right. "
@@ -22,19 +24,6 @@ _NOTES = (
 )
 
 
-def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    """The figures of every domain and split. Nothing is pooled over splits."""
-    header, rows = _figures(evaluation)
-    table = Table(title=escape(f"{evaluation.suite} {evaluation.version}: {title}"), title_justify="left")
-    for name in header:
-        table.add_column(escape(name), no_wrap=name == "seconds")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
-    for statement in (*_statements(evaluation), f"suite's sha256: {evaluation.sha256}"):
-        console.print(statement, markup=False)
-
-
 def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, notes: Sequence[str] = ()) -> list[Path]:
     """Write the figures as Markdown, with `notes` below them and the picture beside it; returns both paths.
 
@@ -42,7 +31,7 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, note
     """
     picture = path.with_suffix(".png")
     _draw(picture, evaluation)
-    header, rows = _figures(evaluation)
+    grid = figures_grid(evaluation)
     limits = evaluation.header()["limits"]
     facts = {
         "suite": f"{evaluation.suite} {evaluation.version}, {len(evaluation.outcomes)} tasks",
@@ -55,15 +44,14 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, note
         "",
         *(f"- {name}: {value}" for name, value in facts.items()),
         "",
-        *markdown_table(header, [[cell.replace("|", r"\|") for cell in row] for row in rows]),
+        *markdown_table(Grid(grid.header, [[cell.replace("|", r"\|") for cell in row] for row in grid.rows])),
         "",
         f"![accuracy with 95 % intervals]({picture.name})",
         "",
-        *(f"- {statement}" for statement in (*_statements(evaluation), *notes, *_NOTES)),
+        *(f"- {statement}" for statement in (*statements(evaluation), *notes, *_NOTES)),
         "",
     ]
-    with atomic_file(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_lines(path, lines)
     return [path, picture]
 
 
@@ -77,7 +65,8 @@ def _groups(evaluation: Evaluation) -> Iterator[tuple[str, Summary]]:
             yield f"{split}: all", whole
 
 
-def _figures(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+def figures_grid(evaluation: Evaluation) -> Grid:
+    """The figures of every domain and split. No row pools several splits."""
     groups = list(_groups(evaluation))
     metrics = list(dict.fromkeys(name for _, figures in groups for name in figures.metrics))
     header = [
@@ -93,7 +82,7 @@ def _figures(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
         "tokens",
         "seconds",
     ]
-    return header, [_row(label, figures, metrics) for label, figures in groups]
+    return Grid(header, [_row(label, figures, metrics) for label, figures in groups])
 
 
 def _row(label: str, figures: Summary, metrics: list[str]) -> list[str]:
@@ -113,7 +102,7 @@ def _row(label: str, figures: Summary, metrics: list[str]) -> list[str]:
     ]
 
 
-def _statements(evaluation: Evaluation) -> Iterator[str]:
+def statements(evaluation: Evaluation) -> Iterator[str]:
     """How trajectories ended, per split, and what has no prediction."""
     for split, figures in by_split(evaluation.outcomes).items():
         parts = [f"{count} {ending.replace('_', ' ')}" for ending, count in figures.endings.items()]
@@ -134,8 +123,7 @@ def _draw(path: Path, evaluation: Evaluation) -> None:
         colour = "black" if label.endswith(": all") else "tab:blue"
         axes.plot([100 * figures.low, 100 * figures.high], [row, row], color=colour, linewidth=3)
         axes.plot(100 * figures.accuracy, row, "o", color=colour)
-    axes.set_yticks(range(len(groups)), [f"{label} ({figures.n})".replace("$", r"\$") for label, figures in groups])
+    axes.set_yticks(range(len(groups)), [without_formulas(f"{label} ({figures.n})") for label, figures in groups])
     axes.set(xlabel="right answers, % (95 % interval)", xlim=(-2, 102))
     axes.invert_yaxis()
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(path, figure)

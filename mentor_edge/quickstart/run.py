@@ -75,7 +75,7 @@ def run_quickstart(
 
     Raises: OutputError (the directory exists), ConfigError, and whatever a stage raises.
     """
-    from mentor_edge.cli.report import write_report
+    from mentor_edge.quickstart.report import write_report
     from mentor_edge.recipes.run import prepare_output
 
     if teacher_noise not in list(Noise):
@@ -183,10 +183,10 @@ class _Session:
         return list(run.training_log())
 
     def _merge(self) -> None:
-        from mentor_edge.cli.targets import merged_directory
+        from mentor_edge.recipes import Run
 
         for name in ("sft", "mentor"):
-            merged_directory(self.out / name)
+            Run.load(self.out / name).merged()
 
     def _evaluate(self, name: str, path: Path, suite: Any) -> dict[str, list[int]]:
         from mentor_edge.export import evaluate_directory

@@ -10,7 +10,8 @@ from typing import Any
 from mentor_edge.errors import RunError
 from mentor_edge.files import atomic_file, explained_write_errors
 
-from .page import comparison_html, comparison_markdown, write_pictures
+from .page import comparison_html, comparison_markdown
+from .pictures import write_pictures
 from .statistics import Cell, summarise
 
 

@@ -1,4 +1,4 @@
-"""A comparison for people: tables on the screen, a Markdown document, one self-contained HTML page."""
+"""The report of a comparison as a Markdown document and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -9,56 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
+from mentor_edge.evaluation.document import Grid, Strong, markdown_table
 
-from mentor_edge.cli.screen import console
-
-from .pictures import write_pictures
-from .text import (
-    MAIN_SPLITS,
-    PICTURES,
-    TITLE,
-    Block,
-    Bullets,
-    Grid,
-    Heading,
-    Paragraph,
-    Picture,
-    Strong,
-    Verbatim,
-    accuracy_grid,
-    cost_grid,
-    difference_grid,
-    difference_sentence,
-    document,
-    limits,
-    noise_title,
-    scopes,
-)
-
-__all__ = ["comparison_html", "comparison_markdown", "difference_sentence", "print_comparison", "write_pictures"]
-
-
-def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """Tables of accuracies, paired differences and costs, and what they do not show."""
-    columns = [split for split in MAIN_SPLITS if split in scopes(comparison)]
-    for noise in comparison["teacher_noise"]:
-        title = noise_title(noise)
-        _print_grid(accuracy_grid(comparison, noise, columns), f"{title}; accuracy, % [interval]")
-        grid = difference_grid(comparison, noise, columns)
-        if grid.rows:
-            _print_grid(grid, f"{title}; paired differences, points [interval]; bold: excludes zero")
-    _print_grid(cost_grid(comparison), "costs, means over runs")
-    for statement in limits(comparison):
-        console.print(f"- {statement}", markup=False)
-
-
-def _print_grid(grid: Grid, title: str) -> None:
-    table = Table(*map(escape, grid.header), title=escape(title), title_justify="left")
-    for row in grid.rows:
-        table.add_row(*(f"[bold]{escape(cell)}[/bold]" if isinstance(cell, Strong) else escape(cell) for cell in row))
-    console.print(table)
+from .text import PICTURES, TITLE, Block, Bullets, Heading, Paragraph, Picture, Verbatim, document
 
 
 def comparison_markdown(comparison: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
@@ -79,7 +32,8 @@ def _markdown_block(block: Block, pictures: Mapping[str, str]) -> list[str]:
         case Bullets(items):
             return [*(f"- {_markdown_text(item)}" for item in items), ""]
         case Grid(header, rows):
-            return [_markdown_row(header), "|" + "---|" * len(header), *map(_markdown_row, rows), ""]
+            cells = Grid(list(map(_markdown_text, header)), [list(map(_markdown_cell, row)) for row in rows])
+            return [*markdown_table(cells), ""]
         case Picture(name):
             return [f"![{PICTURES[name]}]({pictures[name]})", ""] if name in pictures else []
         case Verbatim(text):
@@ -91,9 +45,9 @@ def _markdown_text(text: str) -> str:
     return html.escape(re.sub(r"\s+", " ", text), quote=False).replace("|", r"\|")
 
 
-def _markdown_row(row: Sequence[str]) -> str:
-    cells = [f"**{_markdown_text(cell)}**" if isinstance(cell, Strong) else _markdown_text(cell) for cell in row]
-    return "| " + " | ".join(cells) + " |"
+def _markdown_cell(cell: str) -> str:
+    text = _markdown_text(cell)
+    return Strong(text) if isinstance(cell, Strong) else text
 
 
 _STYLE = """

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.files import atomic_file
+from mentor_edge.evaluation.document import new_figure, save_figure, without_formulas
 
 from .text import noise_title, of_noise, scopes
-
-_DPI = 120
 
 
 def write_pictures(comparison: Mapping[str, Any], directory: Path) -> list[Path]:
@@ -27,17 +25,9 @@ def write_pictures(comparison: Mapping[str, Any], directory: Path) -> list[Path]
     for name, (wanted, draw) in drawings.items():
         path = directory / f"{name}.png"
         if wanted:
-            figure = draw(comparison)
-            with atomic_file(path) as temporary:
-                figure.savefig(temporary, format="png", dpi=_DPI)
+            save_figure(path, draw(comparison))
             paths.append(path)
     return paths
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # not pyplot: no window system, no global state
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _colours(comparison: Mapping[str, Any]) -> dict[str, str]:
@@ -46,14 +36,9 @@ def _colours(comparison: Mapping[str, Any]) -> dict[str, str]:
     return {"base": "grey"} | {method: f"C{i % 10}" for i, method in enumerate(trained)}
 
 
-def _plain(text: str) -> str:
-    """Without the dollar signs that would start a formula."""
-    return text.replace("$", r"\$")
-
-
 def _draw_accuracy(comparison: Mapping[str, Any]) -> Any:
     noises, columns, colours = comparison["teacher_noise"], scopes(comparison), _colours(comparison)
-    figure = _figure(9, 0.4 + 2.8 * len(noises))
+    figure = new_figure(9, 0.4 + 2.8 * len(noises))
     panels = figure.subplots(len(noises), 1, squeeze=False, sharex=True)[:, 0]
     methods = comparison["methods"]
     for axes, noise in zip(panels, noises, strict=True):
@@ -73,10 +58,10 @@ def _draw_accuracy(comparison: Mapping[str, Any]) -> Any:
                 markersize=3,
                 linewidth=1.2,
                 color=colours[method],
-                label=_plain(method),
+                label=without_formulas(method),
             )
-        axes.set(title=_plain(noise_title(noise)), ylabel="accuracy, %", ylim=(-3, 103))
-        axes.set_xticks(range(len(columns)), [_plain(column) for column in columns])
+        axes.set(title=without_formulas(noise_title(noise)), ylabel="accuracy, %", ylim=(-3, 103))
+        axes.set_xticks(range(len(columns)), [without_formulas(column) for column in columns])
         axes.grid(axis="y", linewidth=0.4)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), frameon=False)
@@ -88,8 +73,8 @@ def _draw_differences(comparison: Mapping[str, Any]) -> Any:
     noises = comparison["teacher_noise"]
     core = [row for row in comparison["differences"] if row["split"] == "core"]
     pairs = list(dict.fromkeys((row["method"], row["against"]) for row in core))
-    labels = [_plain(f"{method} - {against}") for method, against in pairs]
-    figure = _figure(2.5 + 3.2 * len(noises), 1.2 + 0.24 * len(pairs))
+    labels = [without_formulas(f"{method} - {against}") for method, against in pairs]
+    figure = new_figure(2.5 + 3.2 * len(noises), 1.2 + 0.24 * len(pairs))
     panels = figure.subplots(1, len(noises), squeeze=False, sharex=True, sharey=True)[0]
     for axes, noise in zip(panels, noises, strict=True):
         for row in of_noise(core, noise):
@@ -101,7 +86,7 @@ def _draw_differences(comparison: Mapping[str, Any]) -> Any:
         for before, pair in enumerate(pairs[1:]):
             if (pair[1] == "base") != (pairs[before][1] == "base"):
                 axes.axhline(before + 0.5, color="lightgrey", linewidth=0.8)
-        axes.set(title=_plain(noise_title(noise)), xlabel="points on core")
+        axes.set(title=without_formulas(noise_title(noise)), xlabel="points on core")
         axes.set_yticks(range(len(pairs)), labels)
         axes.grid(axis="x", linewidth=0.4)
     panels[0].invert_yaxis()
@@ -110,7 +95,7 @@ def _draw_differences(comparison: Mapping[str, Any]) -> Any:
 
 def _draw_curves(comparison: Mapping[str, Any]) -> Any:
     noises, bases, colours = comparison["teacher_noise"], comparison["bases"], _colours(comparison)
-    figure = _figure(1 + 4 * len(bases), 0.5 + 2.6 * len(noises))
+    figure = new_figure(1 + 4 * len(bases), 0.5 + 2.6 * len(noises))
     panels = figure.subplots(len(noises), len(bases), squeeze=False, sharex=True, sharey=True)
     shown: dict[str, Any] = {}
     for across, noise in zip(panels, noises, strict=True):
@@ -123,12 +108,16 @@ def _draw_curves(comparison: Mapping[str, Any]) -> Any:
                 (line,) = axes.plot(row["steps"], mean, color=colour, linewidth=1.3, marker=".", markersize=3)
                 axes.fill_between(row["steps"], low, high, color=colour, alpha=0.15, linewidth=0)
                 shown.setdefault(row["method"], line)
-            axes.set_title(_plain(f"{base}. {noise_title(noise)}"), fontsize=9)
+            axes.set_title(without_formulas(f"{base}. {noise_title(noise)}"), fontsize=9)
             axes.grid(linewidth=0.4)
         across[0].set_ylabel("validation, %")
     for axes in panels[-1]:
         axes.set_xlabel("step")
     figure.legend(
-        shown.values(), map(_plain, shown), loc="outside lower center", ncols=min(len(shown), 6), frameon=False
+        shown.values(),
+        map(without_formulas, shown),
+        loc="outside lower center",
+        ncols=min(len(shown), 6),
+        frameon=False,
     )
     return figure

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mentor_edge.evaluation.document import Grid, Strong
+
 from .statistics import COMPUTED
 
 TITLE = "Comparison of training methods"
@@ -21,10 +23,6 @@ PICTURES = {
 }
 """Name of a picture -> what it shows."""
 MAIN_SPLITS = ("id", "core", "ood")
-
-
-class Strong(str):
-    """A table's cell that stands out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +39,6 @@ class Paragraph:
 @dataclass(frozen=True, slots=True)
 class Bullets:
     items: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table; its first column names the rows."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ def test_ctrl_c_says_one_line_and_resume_is_offered(tmp_path: Path) -> None:
     child.send_signal(signal.SIGINT)
     rest = [line for line in child.stderr.read().splitlines() if line.strip()]
     assert child.wait(timeout=60) == 130
-    assert rest == ["interrupted; the same command with --resume goes on"]
+    assert rest == ["interrupted; to resume, run the same command with --resume"]
     assert not (tmp_path / "out" / "base").exists() and not list((tmp_path / "out").glob(".*"))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mentor_edge.cli import doctor
-from mentor_edge.cli.doctor import Finding, examine
+from mentor_edge import doctor
+from mentor_edge.doctor import Finding, examine
 from mentor_edge.engines.llama_cpp import doctor as llama_doctor
 from mentor_edge.engines.llama_cpp.doctor import LlamaCheck, slow_build
 from mentor_edge.engines.onnx import doctor as onnx_doctor
@@ -175,7 +175,7 @@ def test_little_memory_is_said(
 
 def test_the_shell_is_seen_as_it_was_before_this_program_changed_it() -> None:
     code = (
-        "import os\nos.environ['OMP_WAIT_POLICY'] = 'passive'\nfrom mentor_edge.cli.doctor import shell_environment\n"
+        "import os\nos.environ['OMP_WAIT_POLICY'] = 'passive'\nfrom mentor_edge.doctor import shell_environment\n"
         "print(shell_environment().get('OMP_WAIT_POLICY'), shell_environment().get('MARK'))"
     )
     done = subprocess.run([sys.executable, "-c", code], env={"MARK": "a=b"}, capture_output=True, text=True)

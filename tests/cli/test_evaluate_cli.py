@@ -96,7 +96,7 @@ def test_an_interrupted_evaluation_of_a_file_goes_on(tmp_path: Path, gguf: Path)
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     said = child.stderr.read().splitlines()
-    assert child.wait(timeout=60) == 130 and said[-1] == "interrupted; the same command goes on"
+    assert child.wait(timeout=60) == 130 and said[-1] == "interrupted; to resume, run the same command again"
     kept = partial.read_bytes().splitlines()[1:]
     assert 64 <= len(kept) < 192 and not (tmp_path / "items.jsonl").exists()
 

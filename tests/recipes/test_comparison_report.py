@@ -10,15 +10,12 @@ from html.parser import HTMLParser
 import pytest
 
 from mentor_edge.cli.screen import console
+from mentor_edge.cli.tables import print_comparison
 from mentor_edge.errors import OutputError
-from mentor_edge.recipes.comparison.page import (
-    comparison_html,
-    comparison_markdown,
-    difference_sentence,
-    print_comparison,
-    write_pictures,
-)
+from mentor_edge.recipes.comparison.page import comparison_html, comparison_markdown
+from mentor_edge.recipes.comparison.pictures import write_pictures
 from mentor_edge.recipes.comparison.statistics import Cell, summarise
+from mentor_edge.recipes.comparison.text import difference_sentence
 
 BASES = ("nano@0", "<b>")
 NOISES = ("clean", "heavy")

@@ -1,0 +1,128 @@
+"""The tables that commands print. What is in them comes from the layers below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from mentor_edge.cli.screen import console
+from mentor_edge.evaluation.document import Grid, Strong, message_text
+from mentor_edge.messages import Message
+
+if TYPE_CHECKING:
+    from mentor_edge.evaluation.evaluate import Evaluation
+    from mentor_edge.export import Artifact
+    from mentor_edge.manifest import ManifestEntry
+
+_VERDICT_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+
+
+def print_grid(grid: Grid, title: str, *, unwrapped: Sequence[str] = (), verdict: str | None = None) -> None:
+    """Print a table. Columns in `unwrapped` stay on one line; the column `verdict` colours its rows."""
+    table = Table(title=escape(title), title_justify="left")
+    for name in grid.header:
+        table.add_column(escape(name), no_wrap=name in unwrapped)
+    for row in grid.rows:
+        cells = (f"[bold]{escape(cell)}[/bold]" if isinstance(cell, Strong) else escape(cell) for cell in row)
+        table.add_row(*cells, style=None if verdict is None else _VERDICT_STYLE[row[grid.header.index(verdict)]])
+    console.print(table)
+
+
+def print_evaluation(evaluation: Evaluation, title: str) -> None:
+    """The figures of every domain and split, and how trajectories ended."""
+    from mentor_edge.evaluation.report import figures_grid, statements
+
+    title = f"{evaluation.suite} {evaluation.version}: {title}"
+    print_grid(figures_grid(evaluation), title, unwrapped=("seconds",))
+    for statement in (*statements(evaluation), f"suite's sha256: {evaluation.sha256}"):
+        console.print(statement, markup=False)
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Tables of accuracies, paired differences and costs, and what they do not show."""
+    from mentor_edge.recipes.comparison.text import (
+        MAIN_SPLITS,
+        accuracy_grid,
+        cost_grid,
+        difference_grid,
+        limits,
+        noise_title,
+        scopes,
+    )
+
+    columns = [split for split in MAIN_SPLITS if split in scopes(comparison)]
+    for noise in comparison["teacher_noise"]:
+        title = noise_title(noise)
+        print_grid(accuracy_grid(comparison, noise, columns), f"{title}; accuracy, % [interval]")
+        grid = difference_grid(comparison, noise, columns)
+        if grid.rows:
+            print_grid(grid, f"{title}; paired differences, points [interval]; bold: excludes zero")
+    print_grid(cost_grid(comparison), "costs, means over runs")
+    for statement in limits(comparison):
+        console.print(f"- {statement}", markup=False)
+
+
+def print_quickstart(summary: Mapping[str, Any], out: Path) -> None:
+    """The quickstart's tables."""
+    from mentor_edge.export.gate_grid import gate_grid
+    from mentor_edge.quickstart.report import accuracy_grid, lift_sentences
+
+    print_grid(accuracy_grid(summary), "accuracy, % (greedy, torch)")
+    for sentence in (*lift_sentences(summary), summary["overlap"]):
+        console.print(sentence, markup=False)
+    print_grid(
+        gate_grid(summary["artifacts"]), "gate: merged torch model against the file in llama.cpp", verdict="gate"
+    )
+    conversation = summary["conversation"]
+    console.print(f"\n[bold]{conversation['file']}[/bold] answers (expected: {conversation['expected']})")
+    print_conversation(conversation["question"], [Message.from_openai(row) for row in conversation["messages"]])
+    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["seconds"].items())
+    console.print(f"\nseconds: {stages}\nwritten: {out / 'report.md'}, {out / 'summary.json'}", markup=False)
+
+
+def print_conversation(question: str, messages: Sequence[Message]) -> None:
+    """A conversation, one line per message."""
+    for message in (Message("user", question), *messages):
+        console.print(f"  [dim]{message.role:>9}[/dim]  {escape(message_text(message))}")
+
+
+def print_gate(artifact: Artifact) -> None:
+    """The gate's table for an exported artifact, and the facts behind each verdict."""
+    from mentor_edge.export.gate_grid import gate_grid
+
+    manifest = artifact.manifest
+    print_grid(gate_grid(artifact.summary()), f"gate on {manifest.suite['name']}", verdict="gate")
+    if "difference" in manifest.source.merge:
+        solved = ", ".join(f"{base} {correct}" for base, correct in manifest.source.merge["correct"].items())
+        merge = manifest.source.merge
+        console.print(f"merged onto the {merge['base']} base (right of {merge['n']} tasks: {solved})", markup=False)
+    for format, found in manifest.parity.items():
+        console.print(
+            f"{format}: converted without a difference above {found['max_difference']:.1e} in {found['positions']} "
+            f"positions; template and {found['text']['token_cases']} token cases equal",
+            markup=False,
+        )
+    for entry in manifest.entries:
+        console.print(f"{entry.format} {entry.quant}: {'; '.join(_facts(entry))}", markup=False, soft_wrap=True)
+    console.print(f"written: {artifact.directory} (run.md says how to run it)", markup=False)
+
+
+def _facts(entry: ManifestEntry) -> Iterator[str]:
+    """What the manifest says of a model, for people."""
+    yield entry.gate["explanation"]
+    malformed = entry.gate["malformed"]
+    yield f"malformed {malformed['artifact']} (reference {malformed['reference']})"
+    if "kl_mean" in entry.parity:
+        yield f"divergence {entry.parity['kl_mean']:.2g} nats, same top-1 {entry.parity['top1_agreement']:.1%}"
+    if entry.delta is not None and entry.delta["projection"] is not None:
+        alignment = entry.delta["alignment"]
+        noise = "" if alignment is None else f" (cosine with it {alignment:.2f}: the rest is rounding)"
+        yield f"{entry.delta['projection']:.0%} of the fine-tune left{noise}"
+    if "types" in entry.quantization:
+        yield "tensors " + ", ".join(f"{count} {kind}" for kind, count in entry.quantization["types"].items())
+        if note := entry.quantization.get("note"):
+            yield note
