@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,21 +49,78 @@ def lint(site: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_imports_point_one_way(installed):
+CYCLES = """
+import sys
+from graphlib import CycleError, TopologicalSorter
+import grimp
+graph = grimp.build_graph("mentor_edge", cache_dir=None)
+imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+try:
+    TopologicalSorter(imports).prepare()
+except CycleError as error:
+    print(" -> ".join(error.args[1]))
+    sys.exit(1)
+"""
+
+
+def cycles(site: Path) -> subprocess.CompletedProcess[str]:
+    """Exit code 1 when files import each other, with one cycle on standard output."""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-c", CYCLES]
+    return subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True)
+
+
+@contextmanager
+def changed(module: Path, line: str) -> Iterator[None]:
+    """`line` at the end of a file, for as long as the context is open."""
+    source = module.read_text()
+    module.write_text(f"{source}\n{line}\n")
+    try:
+        yield
+    finally:
+        module.write_text(source)
+
+
+def test_imports_point_down(installed):
     done = lint(installed)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
 
 
-def test_a_wrong_import_would_be_seen(installed):
-    module = installed / "mentor_edge" / "messages.py"
-    source = module.read_text()
-    module.write_text(source + "\nimport mentor_edge.recipes\n")
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("messages.py", "import mentor_edge.recipes"),
+        ("tasks/registry.py", "from mentor_edge.agent import run_conversations"),
+        ("recipes/config.py", "from mentor_edge.cli.screen import console"),
+        ("evaluation/report.py", "from mentor_edge.export import export"),
+    ],
+)
+def test_an_import_that_points_up_is_seen(installed, file, line):
+    with changed(installed / "mentor_edge" / file, line):
+        done = lint(installed)
+    assert done.returncode == 1 and "imports point down BROKEN" in done.stdout
+
+
+def test_a_module_without_a_layer_is_seen(installed):
+    module = installed / "mentor_edge" / "stray.py"
+    module.write_text("")
     try:
         done = lint(installed)
     finally:
-        module.write_text(source)
-    assert done.returncode == 1 and "the core imports neither recipes nor export BROKEN" in done.stdout
+        module.unlink()
+    assert done.returncode == 1 and "stray" in done.stdout
+
+
+def test_no_files_import_each_other(installed):
+    done = cycles(installed)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_cycle_between_files_of_one_package_is_seen(installed):
+    with changed(installed / "mentor_edge" / "recipes" / "run.py", "from .base import Recipe"):
+        done = cycles(installed)
+    assert done.returncode == 1 and "mentor_edge.recipes.run" in done.stdout
 
 
 @pytest.mark.parametrize("module", LIGHT)
