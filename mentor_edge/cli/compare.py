@@ -49,4 +49,4 @@ def compare(
     print_comparison(comparison)
     console.print(f"report: {out / 'comparison.html'}, {out / 'comparison.md'}; data: {out / 'comparison.json'}")
     if as_json:
-        print_json(comparison)
+        print_json(comparison.to_json())

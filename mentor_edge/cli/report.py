@@ -18,7 +18,7 @@ def report(
     """Write the tables, pictures and page of a comparison again. Everything comes from its JSON file."""
     from mentor_edge.recipes.comparison.files import read_comparison, write_comparison
 
-    values = read_comparison(comparison)
-    paths = write_comparison(values, out or comparison.parent, name=comparison.stem)
-    print_comparison(values)
+    figures = read_comparison(comparison)
+    paths = write_comparison(figures, out or comparison.parent, name=comparison.stem)
+    print_comparison(figures)
     console.print("written: " + ", ".join(map(str, paths)))

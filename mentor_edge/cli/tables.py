@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mentor_edge.evaluation.evaluate import Evaluation
     from mentor_edge.export import Artifact
     from mentor_edge.manifest import ManifestEntry
+    from mentor_edge.recipes.comparison.comparison import Comparison
 
 _VERDICT_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
@@ -42,7 +43,7 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
         console.print(statement, markup=False)
 
 
-def print_comparison(comparison: Mapping[str, Any]) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Tables of accuracies, paired differences and costs, and what they do not show."""
     from mentor_edge.recipes.comparison.text import (
         MAIN_SPLITS,
@@ -51,11 +52,10 @@ def print_comparison(comparison: Mapping[str, Any]) -> None:
         difference_grid,
         limits,
         noise_title,
-        scopes,
     )
 
-    columns = [split for split in MAIN_SPLITS if split in scopes(comparison)]
-    for noise in comparison["teacher_noise"]:
+    columns = [split for split in MAIN_SPLITS if split in comparison.scopes]
+    for noise in comparison.teacher_noise:
         title = noise_title(noise)
         print_grid(accuracy_grid(comparison, noise, columns), f"{title}; accuracy, % [interval]")
         grid = difference_grid(comparison, noise, columns)

@@ -1,42 +1,55 @@
-"""The files of a comparison: NAME.json is the data; NAME.md, NAME.html and NAME/*.png are made of it alone."""
+"""The files of a comparison. NAME.json is the data; NAME.md, NAME.html and NAME/*.png are made from it alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mentor_edge.errors import RunError
 from mentor_edge.files import atomic_file, explained_write_errors
 
+from .cell import Cell
+from .comparison import Comparison, IntervalSettings
 from .page import comparison_html, comparison_markdown
 from .pictures import write_pictures
-from .statistics import Cell, summarise
+from .summarise import summarise
+
+_WRITTEN_BY = "`mentor-edge compare` writes such files"
 
 
-def read_comparison(path: Path) -> dict[str, Any]:
-    """Read a comparison.json; every figure is computed again from its cells.
+def read_comparison(path: Path) -> Comparison:
+    """Read a comparison.json and compute every figure again from its cells.
 
-    Raises: RunError when it is missing, damaged, or says other figures than its cells give.
+    Raises: RunError when the file is missing or damaged, or when a figure in it does not follow from its cells.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         cells = [Cell.from_json(cell) for cell in stored["cells"]]
-        statistics, core = stored["statistics"], stored["core"]
-        settings = {key: statistics[key] for key in ("reference", "confidence", "replicates", "seed")}
+        statistics = IntervalSettings(**stored["statistics"])
+        core, missing = stored["core"], bool(stored["missing"])
     except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror}", "`mentor-edge compare` writes it") from error
+        raise RunError(f"cannot read {path}: {error.strerror}", _WRITTEN_BY) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is no comparison: {error!r}", "`mentor-edge compare` writes one") from error
-    computed = summarise(cells, core=core, header=stored, allow_missing=bool(stored.get("missing")), **settings)
-    if json.loads(json.dumps(computed)) != stored:
-        raise RunError(f"the figures in {path} are not those of its cells", "make it again with `compare --resume`")
+        raise RunError(f"{path} is not a comparison: {error!r}", _WRITTEN_BY) from error
+    computed = summarise(
+        cells,
+        focus=statistics.focus,
+        core=core,
+        settings=Comparison.settings_of(stored),
+        allow_missing=missing,
+        confidence=statistics.confidence,
+        replicates=statistics.replicates,
+        seed=statistics.seed,
+    )
+    if computed.to_json() != stored:
+        raise RunError(
+            f"the figures in {path} do not follow from its cells", "write the file again with `compare --resume`"
+        )
     return computed
 
 
-def write_comparison(comparison: Mapping[str, Any], directory: Path, name: str = "comparison") -> list[Path]:
-    """Write the document, the page and the pictures, and return their paths.
+def write_comparison(comparison: Comparison, directory: Path, name: str = "comparison") -> list[Path]:
+    """Write the Markdown document, the HTML page and the pictures, and return their paths.
 
     Raises: OutputError.
     """

@@ -7,16 +7,16 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mentor_edge.evaluation.document import Grid, Strong, markdown_table
 
+from .comparison import Comparison
 from .text import PICTURES, TITLE, Block, Bullets, Heading, Paragraph, Picture, Verbatim, document
 
 
-def comparison_markdown(comparison: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
-    """The report as Markdown. `pictures` maps "accuracy", "differences" and "curves" to their links; those that it
-    lacks are left out."""
+def comparison_markdown(comparison: Comparison, pictures: Mapping[str, str]) -> str:
+    """The report as Markdown. `pictures` maps "accuracy", "differences" and "curves" to their links; the report leaves
+    out a picture without a link."""
     lines: list[str] = []
     for block in document(comparison):
         lines += _markdown_block(block, pictures)
@@ -68,11 +68,11 @@ figcaption { font-size: 0.85rem; }
 """
 
 
-def comparison_html(comparison: Mapping[str, Any], directory_of_pictures: Path) -> str:
-    """The report as one HTML page that holds its pictures and needs nothing else.
+def comparison_html(comparison: Comparison, directory_of_pictures: Path) -> str:
+    """The report as one HTML page that contains its pictures and loads nothing else.
 
-    Pictures are those that `write_pictures` left in `directory_of_pictures`; missing ones are left out.
-    Raises: OSError when a picture is there and cannot be read.
+    The pictures are those that `write_pictures` left in `directory_of_pictures`; the page leaves out missing ones.
+    Raises: OSError when a picture exists and cannot be read.
     """
     body = "\n".join(filter(None, (_html_block(block, directory_of_pictures) for block in document(comparison))))
     return (

@@ -2,56 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mentor_edge.evaluation.document import new_figure, save_figure, without_formulas
 
-from .text import noise_title, of_noise, scopes
+from .comparison import Comparison
+from .text import noise_title, of_noise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def write_pictures(comparison: Mapping[str, Any], directory: Path) -> list[Path]:
+def write_pictures(comparison: Comparison, directory: Path) -> list[Path]:
     """Draw accuracy.png, differences.png and curves.png, each only if there is something to draw, into `directory`.
 
     Raises: OutputError when they cannot be written.
     """
-    drawings: dict[str, tuple[bool, Callable[[Mapping[str, Any]], Any]]] = {
-        "accuracy": (bool(comparison["accuracy"]), _draw_accuracy),
-        "differences": (bool(comparison["differences"]), _draw_differences),
-        "curves": (bool(comparison["curves"]), _draw_curves),
+    drawings: dict[str, tuple[bool, Callable[[Comparison], Figure]]] = {
+        "accuracy": (bool(comparison.accuracy), _draw_accuracy),
+        "differences": (bool(comparison.differences), _draw_differences),
+        "curves": (bool(comparison.curves), _draw_curves),
     }
     paths = []
-    for name, (wanted, draw) in drawings.items():
+    for name, (has_data, draw) in drawings.items():
         path = directory / f"{name}.png"
-        if wanted:
+        if has_data:
             save_figure(path, draw(comparison))
             paths.append(path)
     return paths
 
 
-def _colours(comparison: Mapping[str, Any]) -> dict[str, str]:
+def _colours(comparison: Comparison) -> dict[str, str]:
     """A colour for every method, the same in all pictures; grey for the untrained base."""
-    trained = [method for method in comparison["methods"] if method != "base"]
+    trained = [method for method in comparison.methods if method != "base"]
     return {"base": "grey"} | {method: f"C{i % 10}" for i, method in enumerate(trained)}
 
 
-def _draw_accuracy(comparison: Mapping[str, Any]) -> Any:
-    noises, columns, colours = comparison["teacher_noise"], scopes(comparison), _colours(comparison)
+def _draw_accuracy(comparison: Comparison) -> Figure:
+    noises, columns, colours = comparison.teacher_noise, comparison.scopes, _colours(comparison)
     figure = new_figure(9, 0.4 + 2.8 * len(noises))
     panels = figure.subplots(len(noises), 1, squeeze=False, sharex=True)[:, 0]
-    methods = comparison["methods"]
+    methods = comparison.methods
     for axes, noise in zip(panels, noises, strict=True):
-        rows = of_noise(comparison["accuracy"], noise)
+        rows = of_noise(comparison.accuracy, noise)
         for i, method in enumerate(methods):
-            own = [row for row in rows if row["method"] == method]
-            places = [columns.index(row["split"]) + 0.7 * ((i + 0.5) / len(methods) - 0.5) for row in own]
-            centers = [100 * row["estimate"] for row in own]
+            own = [row for row in rows if row.method == method]
+            positions = [columns.index(row.split) + 0.7 * ((i + 0.5) / len(methods) - 0.5) for row in own]
+            centers = [100 * row.estimate for row in own]
             # A bound can miss the estimate by rounding; lengths of error bars may not be negative.
-            below = [max(0.0, 100 * (row["estimate"] - row["low"])) for row in own]
-            above = [max(0.0, 100 * (row["high"] - row["estimate"])) for row in own]
+            below = [max(0.0, 100 * (row.estimate - row.low)) for row in own]
+            above = [max(0.0, 100 * (row.high - row.estimate)) for row in own]
             axes.errorbar(
-                places,
+                positions,
                 centers,
                 yerr=[below, above],
                 fmt="o",
@@ -68,20 +72,20 @@ def _draw_accuracy(comparison: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _draw_differences(comparison: Mapping[str, Any]) -> Any:
-    """A forest of the pairs on core: against the base, of the reference against the others, then the rest."""
-    noises = comparison["teacher_noise"]
-    core = [row for row in comparison["differences"] if row["split"] == "core"]
-    pairs = list(dict.fromkeys((row["method"], row["against"]) for row in core))
+def _draw_differences(comparison: Comparison) -> Figure:
+    """A forest of the pairs on core: against the base, of the method in focus against the others, then the rest."""
+    noises = comparison.teacher_noise
+    core = [row for row in comparison.differences if row.split == "core"]
+    pairs = list(dict.fromkeys((row.method, row.against) for row in core))
     labels = [without_formulas(f"{method} - {against}") for method, against in pairs]
     figure = new_figure(2.5 + 3.2 * len(noises), 1.2 + 0.24 * len(pairs))
     panels = figure.subplots(1, len(noises), squeeze=False, sharex=True, sharey=True)[0]
     for axes, noise in zip(panels, noises, strict=True):
         for row in of_noise(core, noise):
-            place = pairs.index((row["method"], row["against"]))
-            colour = "grey" if not row["excludes_zero"] else "tab:green" if row["estimate"] > 0 else "tab:red"
-            axes.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, linewidth=2.5)
-            axes.plot(100 * row["estimate"], place, "o", color=colour, markersize=4)
+            height = pairs.index((row.method, row.against))
+            colour = "grey" if not row.excludes_zero else "tab:green" if row.estimate > 0 else "tab:red"
+            axes.plot([100 * row.low, 100 * row.high], [height, height], color=colour, linewidth=2.5)
+            axes.plot(100 * row.estimate, height, "o", color=colour, markersize=4)
         axes.axvline(0, color="black", linewidth=0.8)
         for before, pair in enumerate(pairs[1:]):
             if (pair[1] == "base") != (pairs[before][1] == "base"):
@@ -93,21 +97,21 @@ def _draw_differences(comparison: Mapping[str, Any]) -> Any:
     return figure
 
 
-def _draw_curves(comparison: Mapping[str, Any]) -> Any:
-    noises, bases, colours = comparison["teacher_noise"], comparison["bases"], _colours(comparison)
+def _draw_curves(comparison: Comparison) -> Figure:
+    noises, bases, colours = comparison.teacher_noise, comparison.bases, _colours(comparison)
     figure = new_figure(1 + 4 * len(bases), 0.5 + 2.6 * len(noises))
     panels = figure.subplots(len(noises), len(bases), squeeze=False, sharex=True, sharey=True)
     shown: dict[str, Any] = {}
     for across, noise in zip(panels, noises, strict=True):
         for axes, base in zip(across, bases, strict=True):
-            for row in comparison["curves"]:
-                if row["base"] != base or row["teacher_noise"] not in (None, noise):
+            for row in comparison.curves:
+                if row.base != base or row.teacher_noise not in (None, noise):
                     continue
-                mean, low, high = ([100 * value for value in row[key]] for key in ("mean", "low", "high"))
-                colour = colours[row["method"]]
-                (line,) = axes.plot(row["steps"], mean, color=colour, linewidth=1.3, marker=".", markersize=3)
-                axes.fill_between(row["steps"], low, high, color=colour, alpha=0.15, linewidth=0)
-                shown.setdefault(row["method"], line)
+                mean, low, high = ([100 * value for value in values] for values in (row.mean, row.low, row.high))
+                colour = colours[row.method]
+                (line,) = axes.plot(row.steps, mean, color=colour, linewidth=1.3, marker=".", markersize=3)
+                axes.fill_between(row.steps, low, high, color=colour, alpha=0.15, linewidth=0)
+                shown.setdefault(row.method, line)
             axes.set_title(without_formulas(f"{base}. {noise_title(noise)}"), fontsize=9)
             axes.grid(linewidth=0.4)
         across[0].set_ylabel("validation, %")

@@ -1,8 +1,8 @@
-"""Running a comparison: one cell at a time, several side by side, each resumable.
+"""Running a comparison: cells one by one or in parallel, each resumable.
 
-OUT/comparison.json          the summary of all cells
-OUT/cells/KEY/result.json                             written last; a cell without it is done again or gone on with
-OUT/cells/KEY/stage-N/                                the runs of the cell
+- OUT/comparison.json: the figures of all cells
+- OUT/cells/KEY/stage-N/: the runs of a cell
+- OUT/cells/KEY/result.json: written last; a cell without it is resumed or started again
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tools.catalog import load_tools
 
 from ..run import Run, check_output, prepare_output
+from .cell import Cell
+from .comparison import Comparison
 from .plan import CellPlan, ComparisonPlan
-from .statistics import Cell, summarise
+from .summarise import summarise
 
 _PACKAGES = ("torch", "transformers", "trl", "peft")
 _POLL_SECONDS = 2.0
@@ -41,36 +43,36 @@ _POLL_SECONDS = 2.0
 
 def compare(
     plan: ComparisonPlan, out: Path, *, resume: bool = False, jobs: int = 1, progress: Progress = no_progress
-) -> dict[str, Any]:
-    """Run every cell that is not finished yet and return the summary of all, which also stands in comparison.json.
+) -> Comparison:
+    """Run every cell that is not finished yet, summarise all cells, and write the result to comparison.json.
 
-    With `resume`, finished cells are kept, started ones go on from their last checkpoint, and the plan may have grown
-    by methods, seeds, bases and noises. `jobs` cells run side by side, each with its share of the cores.
+    With `resume`, finished cells are kept and started ones resume from their last checkpoint; the plan may have gained
+    methods, seeds, bases and noises. `jobs` cells run in parallel, each with its share of the cores.
 
     Raises: OutputError, ConfigError (a finished cell was made with other settings), RunError (a cell's process died),
-    and whatever a recipe raises.
+    and everything that `Recipe.fit` raises.
     """
     check_output(out, resume=resume)
     cells = list(plan.cells())
     for cell in cells:
         _check_settings(plan, cell, out)
-    waiting = [cell for cell in cells if not (_directory(out, cell) / "result.json").is_file()]
-    _check_inputs(plan, waiting)
+    unfinished = [cell for cell in cells if not (_directory(out, cell) / "result.json").is_file()]
+    _check_inputs(plan, unfinished)
     prepare_output(out, resume=resume)
-    _make_bases(plan, waiting, progress)
-    _run_all(plan, waiting, out, jobs, progress)
+    _make_bases(plan, unfinished, progress)
+    _run_all(plan, unfinished, out, jobs, progress)
     suite = plan.suite()
-    header = {
+    settings = {
         "suite": {"name": suite.name, "version": suite.version, "sha256": suite.sha256},
         "versions": {package: version(package) for package in _PACKAGES},
         "threads_per_cell": _threads(jobs),
         **plan.to_json(),
     }
     results = [Cell.from_json(_read(_directory(out, cell) / "result.json")["cell"]) for cell in cells]
-    reference = "mentor" if "mentor" in plan.methods else list(plan.methods)[-1]
-    summary = summarise(results, reference=reference, core=plan.core, header=header)
-    write_json(out / "comparison.json", summary)
-    return summary
+    focus = "mentor" if "mentor" in plan.methods else list(plan.methods)[-1]
+    comparison = summarise(results, focus=focus, core=plan.core, settings=settings)
+    write_json(out / "comparison.json", comparison.to_json())
+    return comparison
 
 
 def _directory(out: Path, cell: CellPlan) -> Path:
@@ -87,7 +89,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is damaged: {error}", f"remove {path.parent} and resume") from error
     if not isinstance(value, dict):
-        raise RunError(f"{path} is damaged: it holds no object", f"remove {path.parent} and resume")
+        raise RunError(f"{path} is damaged: it is not a JSON object", f"remove {path.parent} and resume")
     return value
 
 
@@ -100,7 +102,7 @@ def _check_settings(plan: ComparisonPlan, cell: CellPlan, out: Path) -> None:
 
 
 def _check_inputs(plan: ComparisonPlan, cells: Sequence[CellPlan]) -> None:
-    """Find what is wrong with students and tasks before anything is written."""
+    """Load students and tasks once, so that mistakes in them are reported before anything is written."""
     if not cells:
         return
     from ..student import check_student
@@ -116,7 +118,7 @@ def _check_inputs(plan: ComparisonPlan, cells: Sequence[CellPlan]) -> None:
 
 
 def _make_bases(plan: ComparisonPlan, cells: Sequence[CellPlan], progress: Progress) -> None:
-    """Make embedded students before cells ask for them side by side."""
+    """Make embedded students before parallel cells need them."""
     if cells:
         from ..student import resolve_student
 
@@ -141,17 +143,17 @@ def _run_all(plan: ComparisonPlan, cells: Sequence[CellPlan], out: Path, jobs: i
             pool.submit(run_cell, plan, cell, out, _threads(jobs)): cell for cell in cells
         }
         try:
-            left = set(futures)
-            while left:
-                done, left = wait(left, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
                     finished += plan.updates if futures[future].stages else 0
-                report([futures[future] for future in left])
+                report([futures[future] for future in pending])
         except BrokenProcessPool as error:
             raise RunError(
                 "the process of a cell died (killed, or out of memory)",
-                "--resume goes on; fewer --jobs need less memory",
+                "resume with --resume; fewer --jobs need less memory",
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -161,8 +163,8 @@ def _run_all(plan: ComparisonPlan, cells: Sequence[CellPlan], out: Path, jobs: i
 
 
 def _prepare_worker() -> None:
-    """Keep quiet, as the command line does, and end when the parent does: a worker whose parent was killed would train
-    on, unseen, in a directory that a resumed comparison works in.
+    """Silence warnings as the command line does, and end when the parent ends. A worker that outlived a killed parent
+    would keep training in a directory that a resumed comparison works in.
     """
     if os.environ.get("MENTOR_EDGE_DEBUG") != "1":
         warnings.filterwarnings("ignore")
@@ -185,7 +187,7 @@ def _updates_logged(out: Path, cell: CellPlan) -> int:
 
 
 def run_cell(plan: ComparisonPlan, cell: CellPlan, out: Path, threads: int) -> None:
-    """Train and evaluate one cell and write its result.json. Runs in a process of its own.
+    """Train and evaluate one cell and write its result.json. Runs in a separate process.
 
     Raises: MentorEdgeError.
     """

@@ -1,19 +1,19 @@
-"""What a comparison says, in words and tables, as blocks that Markdown and HTML render alike.
+"""The report of a comparison as a list of blocks (headings, sentences, tables), which Markdown and HTML both render.
 
-Every statement follows from the numbers of `mentor_edge.recipes.comparison.statistics.summarise`. Accuracies and
-differences are percentages and percentage points with one decimal, intervals stand in brackets.
+Every sentence follows from the figures of a `Comparison`. Accuracies are percentages and differences are percentage
+points, both with one decimal; intervals are in brackets.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from mentor_edge.evaluation.document import Grid, Strong
 
-from .statistics import COMPUTED
+from .comparison import Accuracy, Comparison, Cost, Curve, Difference
 
 TITLE = "Comparison of training methods"
 PICTURES = {
@@ -23,6 +23,8 @@ PICTURES = {
 }
 """Name of a picture -> what it shows."""
 MAIN_SPLITS = ("id", "core", "ood")
+
+_Row = TypeVar("_Row", Accuracy, Difference, Cost, Curve)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +60,23 @@ def percent(value: float) -> str:
     return f"{100 * value:z.1f}"
 
 
-def accuracy_text(row: Mapping[str, Any]) -> str:
+def accuracy_text(row: Accuracy) -> str:
     """Such as "62.1 [58.0, 66.2]", in percent."""
-    return f"{percent(row['estimate'])} [{percent(row['low'])}, {percent(row['high'])}]"
+    return f"{percent(row.estimate)} [{percent(row.low)}, {percent(row.high)}]"
 
 
-def difference_text(row: Mapping[str, Any]) -> str:
+def difference_text(row: Difference) -> str:
     """Such as "+3.1 [+1.0, +5.2]", in points."""
     digits = _digits(row)
-    estimate, low, high = (f"{100 * row[key]:+z.{digits}f}" for key in ("estimate", "low", "high"))
+    estimate, low, high = (f"{100 * value:+z.{digits}f}" for value in (row.estimate, row.low, row.high))
     return f"{estimate} [{low}, {high}]"
 
 
-def difference_sentence(row: Mapping[str, Any]) -> str:
+def difference_sentence(row: Difference) -> str:
     """A difference in plain words; the side that does better is named as such only where the interval excludes zero."""
-    method, against, split, digits = row["method"], row["against"], row["split"], _digits(row)
-    estimate, low, high = (100 * row[key] for key in ("estimate", "low", "high"))
-    if not row["excludes_zero"]:
+    method, against, split, digits = row.method, row.against, row.split, _digits(row)
+    estimate, low, high = (100 * value for value in (row.estimate, row.low, row.high))
+    if not row.excludes_zero:
         return (
             f"no difference shown between {method} and {against} on {split}: {estimate:+z.{digits}f} points "
             f"[{low:z.{digits}f}, {high:z.{digits}f}] (interval includes zero)"
@@ -85,37 +87,33 @@ def difference_sentence(row: Mapping[str, Any]) -> str:
     return f"{method} {verb} {against} on {split} by {estimate:.{digits}f} points [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _digits(row: Mapping[str, Any]) -> int:
+def _digits(row: Difference) -> int:
     """One decimal, or two where one would print a bound that excludes zero as zero."""
-    return 2 if row["excludes_zero"] and min(abs(row["low"]), abs(row["high"])) < 0.0005 else 1
+    return 2 if row.excludes_zero and min(abs(row.low), abs(row.high)) < 0.0005 else 1
 
 
 def noise_title(noise: str | None) -> str:
     return "No teacher's traces" if noise is None else f"Teacher noise: {noise}"
 
 
-def of_noise(rows: Sequence[Mapping[str, Any]], noise: str | None) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["teacher_noise"] == noise]
+def of_noise(rows: Sequence[_Row], noise: str | None) -> list[_Row]:
+    """The rows of one noise."""
+    return [row for row in rows if row.teacher_noise == noise]
 
 
-def scopes(comparison: Mapping[str, Any]) -> list[str]:
-    """The splits and the pooled scores, in the order of columns."""
-    return list(dict.fromkeys(row["split"] for row in comparison["accuracy"]))
-
-
-def accuracy_grid(comparison: Mapping[str, Any], noise: str | None, columns: Sequence[str]) -> Grid:
-    rows = {(row["method"], row["split"]): row for row in of_noise(comparison["accuracy"], noise)}
-    methods = [method for method in comparison["methods"] if any(key[0] == method for key in rows)]
+def accuracy_grid(comparison: Comparison, noise: str | None, columns: Sequence[str]) -> Grid:
+    rows = {(row.method, row.split): row for row in of_noise(comparison.accuracy, noise)}
+    methods = [method for method in comparison.methods if any(key[0] == method for key in rows)]
     return Grid(
         ["method", *columns],
         [[method, *(accuracy_text(rows[method, split]) for split in columns)] for method in methods],
     )
 
 
-def difference_grid(comparison: Mapping[str, Any], noise: str | None, columns: Sequence[str]) -> Grid:
+def difference_grid(comparison: Comparison, noise: str | None, columns: Sequence[str]) -> Grid:
     """Pairs as rows; cells whose interval excludes zero are strong."""
-    rows = {(row["method"], row["against"], row["split"]): row for row in of_noise(comparison["differences"], noise)}
-    cells = {key: (Strong if row["excludes_zero"] else str)(difference_text(row)) for key, row in rows.items()}
+    rows = {(row.method, row.against, row.split): row for row in of_noise(comparison.differences, noise)}
+    cells = {key: (Strong if row.excludes_zero else str)(difference_text(row)) for key, row in rows.items()}
     pairs = list(dict.fromkeys((method, against) for method, against, _ in rows))
     return Grid(
         ["difference", *columns],
@@ -123,44 +121,42 @@ def difference_grid(comparison: Mapping[str, Any], noise: str | None, columns: S
     )
 
 
-def cost_grid(comparison: Mapping[str, Any]) -> Grid:
+def cost_grid(comparison: Comparison) -> Grid:
     rows = []
-    for row in comparison["costs"]:
-        counts = [f"{row[key]:,.0f}" for key in ("updates", "tokens", "rollout_tokens")]
-        rows.append(
-            [row["method"], row["teacher_noise"] or "-", str(row["n_runs"]), *counts, f"{row['cpu_seconds']:,.1f}"]
-        )
+    for row in comparison.costs:
+        counts = [f"{count:,.0f}" for count in (row.updates, row.tokens, row.rollout_tokens)]
+        rows.append([row.method, row.teacher_noise or "-", str(row.n_runs), *counts, f"{row.cpu_seconds:,.1f}"])
     return Grid(["method", "noise", "runs", "updates", "tokens", "rollout tokens", "CPU seconds"], rows)
 
 
-def curve_grid(comparison: Mapping[str, Any]) -> Grid:
+def curve_grid(comparison: Comparison) -> Grid:
     """Where each learning curve ends, and its highest point."""
     rows = []
-    for row in comparison["curves"]:
-        best = max(range(len(row["steps"])), key=lambda i: row["mean"][i])
-        last = f"{percent(row['mean'][-1])} [{percent(row['low'][-1])}, {percent(row['high'][-1])}]"
-        highest = f"{percent(row['mean'][best])} at {row['steps'][best]}"
-        noise = row["teacher_noise"] or "-"
-        rows.append([row["method"], noise, row["base"], str(row["n_seeds"]), str(row["steps"][-1]), last, highest])
+    for row in comparison.curves:
+        best = max(range(len(row.steps)), key=lambda i: row.mean[i])
+        last = f"{percent(row.mean[-1])} [{percent(row.low[-1])}, {percent(row.high[-1])}]"
+        highest = f"{percent(row.mean[best])} at {row.steps[best]}"
+        noise = row.teacher_noise or "-"
+        rows.append([row.method, noise, row.base, str(row.n_seeds), str(row.steps[-1]), last, highest])
     return Grid(["method", "noise", "base", "seeds", "last step", "last: mean [lowest, highest]", "highest mean"], rows)
 
 
-def multiplicity_sentence(comparison: Mapping[str, Any]) -> str:
-    counts = comparison["multiplicity"]
-    by_chance = (1 - comparison["statistics"]["confidence"]) * counts["shown"]
-    repeated = counts["shown"] - counts["distinct"]
+def multiplicity_sentence(comparison: Comparison) -> str:
+    counts = comparison.multiplicity
+    by_chance = (1 - comparison.statistics.confidence) * counts.shown
+    repeated = counts.shown - counts.distinct
     again = f" ({repeated} of them repeat another under a further noise)" if repeated else ""
     return (
-        f"{counts['shown']} differences are shown{again}; the intervals of {counts['excluding_zero']} exclude zero. "
+        f"{counts.shown} differences are shown{again}; the intervals of {counts.excluding_zero} exclude zero. "
         f"They are not corrected for multiplicity: if no method differed from any other, about {by_chance:.0f} would "
         "be expected to exclude zero by chance, more where intervals are too narrow."
     )
 
 
-def limits(comparison: Mapping[str, Any]) -> list[str]:
+def limits(comparison: Comparison) -> list[str]:
     """What the numbers do not show."""
-    bases, seeds = len(comparison["bases"]), len(comparison["seeds"])
-    nominal = f"{100 * comparison['statistics']['confidence']:g} %"
+    bases, seeds = len(comparison.bases), len(comparison.seeds)
+    nominal = f"{100 * comparison.statistics.confidence:g} %"
     statements = []
     if bases == 1:
         statements.append("There is one base: bases are not resampled, and nothing is said about other students.")
@@ -181,19 +177,19 @@ def limits(comparison: Mapping[str, Any]) -> list[str]:
         "narrow as well.",
         "All numbers hold for this suite, these bases, this amount of training and these settings of each method.",
     ]
-    if comparison["missing"]:
+    if comparison.missing:
         statements.append(
-            f"The grid is incomplete: {len(comparison['missing'])} runs are missing ({'; '.join(comparison['missing'])}"
+            f"The grid is incomplete: {len(comparison.missing)} runs are missing ({'; '.join(comparison.missing)}"
             "). A difference rests on the bases and seeds that both of its sides have; accuracies of different methods "
             "may rest on different runs."
         )
     return statements
 
 
-def document(comparison: Mapping[str, Any]) -> list[Block]:
+def document(comparison: Comparison) -> list[Block]:
     """The whole report."""
-    columns = scopes(comparison)
-    noises: list[str | None] = comparison["teacher_noise"]
+    columns = comparison.scopes
+    noises = comparison.teacher_noise
     blocks: list[Block] = [
         Heading(1, TITLE),
         Paragraph("Generated from comparison.json. Accuracies are in percent, differences in percentage points."),
@@ -214,12 +210,12 @@ def document(comparison: Mapping[str, Any]) -> list[Block]:
     ]
     for noise in noises:
         blocks += [Heading(3, noise_title(noise)), difference_grid(comparison, noise, columns)]
-        rows = [row for row in of_noise(comparison["differences"], noise) if row["split"] == "core"]
+        rows = [row for row in of_noise(comparison.differences, noise) if row.split == "core"]
         for text, shown in (("Interval excludes zero:", True), ("Interval includes zero:", False)):
-            sentences = [difference_sentence(row) for row in rows if row["excludes_zero"] is shown]
+            sentences = [difference_sentence(row) for row in rows if row.excludes_zero is shown]
             blocks += [Paragraph(text), Bullets(sentences or ["none"])]
     blocks += [Heading(2, "Costs"), Paragraph("Means over the runs of a method."), cost_grid(comparison)]
-    if comparison["curves"]:
+    if comparison.curves:
         blocks += [
             Heading(2, "Learning curves"),
             Paragraph("Validation accuracy in percent; brackets hold the lowest and the highest seed, no interval."),
@@ -227,33 +223,34 @@ def document(comparison: Mapping[str, Any]) -> list[Block]:
             curve_grid(comparison),
         ]
     blocks += [Heading(2, "Limits"), Bullets(limits(comparison))]
-    if header := {key: value for key, value in comparison.items() if key not in COMPUTED}:
-        blocks += [Heading(2, "Settings"), Verbatim(json.dumps(header, indent=2, ensure_ascii=False, default=str))]
+    if comparison.settings:
+        settings = json.dumps(comparison.settings, indent=2, ensure_ascii=False, default=str)
+        blocks += [Heading(2, "Settings"), Verbatim(settings)]
     return blocks
 
 
-def _facts(comparison: Mapping[str, Any]) -> Iterator[str]:
-    statistics, items = comparison["statistics"], comparison["items"]
-    trained = [row for row in comparison["costs"] if row["updates"]]
-    yield f"Bases: {', '.join(comparison['bases'])}"
-    yield f"Methods: {', '.join(comparison['methods'])}"
-    yield f"Seeds: {', '.join(map(str, comparison['seeds'])) or 'none'}"
-    yield f"Teacher noise: {', '.join(noise or 'none used' for noise in comparison['teacher_noise'])}"
-    alike = [row["method"] for row in comparison["costs"] if row["teacher_noise"] is None]
-    if alike and comparison["teacher_noise"] != [None]:
+def _facts(comparison: Comparison) -> Iterator[str]:
+    statistics, items = comparison.statistics, comparison.items
+    trained = [row for row in comparison.costs if row.updates]
+    yield f"Bases: {', '.join(comparison.bases)}"
+    yield f"Methods: {', '.join(comparison.methods)}"
+    yield f"Seeds: {', '.join(map(str, comparison.seeds)) or 'none'}"
+    yield f"Teacher noise: {', '.join(noise or 'none used' for noise in comparison.teacher_noise)}"
+    alike = [row.method for row in comparison.costs if row.teacher_noise is None]
+    if alike and comparison.teacher_noise != (None,):
         yield f"Without the teacher's traces, so the same under every noise: {', '.join(alike)}"
-    updates = sorted({round(row["updates"]) for row in trained})
+    updates = sorted({round(row.updates) for row in trained})
     if updates:
         spread = f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}, see costs"
         yield f"Updates per run: {spread}"
-    yield f"Runs evaluated: {len(comparison['cells'])}"
+    yield f"Runs evaluated: {len(comparison.cells)}"
     yield f"Items: {sum(items.values()):,} ({', '.join(f'{split} {n}' for split, n in items.items())})"
-    yield f"core: mean of the accuracies on {', '.join(comparison['core'])}"
+    yield f"core: mean of the accuracies on {', '.join(comparison.core)}"
     if ood := [split for split in items if split != "id"]:
         yield f"ood: mean of the accuracies on {', '.join(ood)}"
-    used = {level for row in comparison["accuracy"] + comparison["differences"] for level in row["levels"]}
+    used = {level for row in (*comparison.accuracy, *comparison.differences) for level in row.levels}
     levels = [level for level in ("bases", "seeds", "items") if level in used]
     yield (
-        f"Intervals: {100 * statistics['confidence']:g} %, {statistics['interval']}, {statistics['replicates']:,} "
+        f"Intervals: {100 * statistics.confidence:g} %, {statistics.interval}, {statistics.replicates:,} "
         f"replicates over {', '.join(levels)}"
     )

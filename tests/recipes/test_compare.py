@@ -16,6 +16,7 @@ import yaml
 
 from helpers.paths import ROOT
 from mentor_edge.errors import ConfigError, OutputError, RunError, TaskError
+from mentor_edge.recipes.comparison.comparison import Comparison
 from mentor_edge.recipes.comparison.files import read_comparison, write_comparison
 from mentor_edge.recipes.comparison.plan import METHODS, ComparisonPlan
 from mentor_edge.recipes.comparison.run import compare
@@ -91,7 +92,7 @@ def test_the_shipped_comparison_overrides_methods_by_name(tmp_path: Path) -> Non
     assert plan.bases == ("nano@0", "nano-broad@0")
 
 
-def test_all_mistakes_of_a_plan_are_said_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_of_a_plan_are_reported_at_once(tmp_path: Path) -> None:
     path = write(
         tmp_path / "bad.yaml",
         {**QUICK, "compare": {"evaluation": {"suite": "chess"}, "colour": "red", "methods": {"mine": {"recipe": "x"}}}},
@@ -146,9 +147,7 @@ def test_own_rewards_go_with_every_method_and_weights_with_their_own(tmp_path: P
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, nano_student: Path
-) -> tuple[ComparisonPlan, Path, dict[str, Any]]:
+def finished(tmp_path_factory: pytest.TempPathFactory, nano_student: Path) -> tuple[ComparisonPlan, Path, Comparison]:
     directory = tmp_path_factory.mktemp("comparison")
     config = write(directory / "quick.yaml", {**QUICK, "student": str(nano_student)})
     plan = ComparisonPlan.read(config, methods=["sft", "sparse", "sft+mentor"], seeds=1)
@@ -160,16 +159,16 @@ def finished(
 
 def test_a_comparison_trains_evaluates_and_accounts_for_every_cell(finished: Any) -> None:
     _, out, summary = finished
-    assert json.loads((out / "comparison.json").read_text()) == json.loads(json.dumps(summary))
-    assert summary["methods"] == ["base", "sft", "sparse", "sft+mentor"]
-    cells = {cell["method"]: cell for cell in summary["cells"]}
-    assert {split: len(bits) for split, bits in cells["base"]["right"].items()} == dict.fromkeys(
+    assert json.loads((out / "comparison.json").read_text()) == json.loads(json.dumps(summary.to_json()))
+    assert summary.methods == ("base", "sft", "sparse", "sft+mentor")
+    cells = {cell.method: cell for cell in summary.cells}
+    assert {split: len(bits) for split, bits in cells["base"].right.items()} == dict.fromkeys(
         ("id", "para", "comb", "distract", "names", "long", "irrel", "lookup"), 2
     )
     for method in ("sft", "sparse", "sft+mentor"):
-        assert cells[method]["updates"] == 4 and cells[method]["tokens"] > 0 and cells[method]["cpu_seconds"] > 0
-        assert [step for step, _ in cells[method]["curve"]] == [1, 2, 3, 4]
-    assert cells["sft"]["rollout_tokens"] == 0 < cells["sparse"]["rollout_tokens"]
+        assert cells[method].updates == 4 and cells[method].tokens > 0 and cells[method].cpu_seconds > 0
+        assert [step for step, _ in cells[method].curve] == [1, 2, 3, 4]
+    assert cells["sft"].rollout_tokens == 0 < cells["sparse"].rollout_tokens
     assert not list(out.glob("cells/*/stage-*/checkpoints"))
     lineage = json.loads((out / "cells" / cells_key(out, "sft+mentor") / "stage-1" / "run.json").read_text())
     assert lineage["student"].endswith("stage-0/merged")
@@ -187,14 +186,14 @@ def test_finished_cells_are_kept_and_a_comparison_can_grow(finished: Any, nano_s
     assert compare(plan, out, resume=True) == summary
     config = write(tmp_path / "quick.yaml", {**QUICK, "student": str(nano_student)})
     grown = ComparisonPlan.read(config, methods=["sft", "sparse", "sft+mentor", "strict"], seeds=1)
-    assert compare(grown, out, resume=True)["methods"][-1] == "strict"
+    assert compare(grown, out, resume=True).methods[-1] == "strict"
     assert {path: path.stat().st_mtime_ns for path in before} == before
     other = write(tmp_path / "other.yaml", {**QUICK, "student": str(nano_student), "lora": {"rank": 4}})
     with pytest.raises(ConfigError, match="was made with other settings"):
         compare(ComparisonPlan.read(other, methods=["sft"], seeds=1), out, resume=True)
 
 
-def test_a_killed_comparison_goes_on_with_what_it_has(config: Path, tmp_path: Path) -> None:
+def test_a_killed_comparison_resumes(config: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -241,17 +240,17 @@ def test_a_report_is_made_of_the_json_alone_and_refuses_other_figures(finished: 
     values["accuracy"][0]["estimate"] += 0.1
     forged = tmp_path / "forged.json"
     forged.write_text(json.dumps(values))
-    with pytest.raises(RunError, match="are not those of its cells"):
+    with pytest.raises(RunError, match="do not follow from its cells"):
         read_comparison(forged)
     forged.write_text("{")
-    with pytest.raises(RunError, match="is no comparison"):
+    with pytest.raises(RunError, match="is not a comparison"):
         read_comparison(forged)
     with pytest.raises(RunError, match="cannot read"):
         read_comparison(tmp_path / "none.json")
 
 
 def test_workers_end_with_a_killed_parent(config: Path, tmp_path: Path) -> None:
-    """Otherwise they would go on writing into directories that a resumed comparison works in."""
+    """Otherwise they would keep writing into directories that a resumed comparison works in."""
     command = [
         sys.executable,
         "-m",

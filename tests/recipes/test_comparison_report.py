@@ -12,15 +12,17 @@ import pytest
 from mentor_edge.cli.screen import console
 from mentor_edge.cli.tables import print_comparison
 from mentor_edge.errors import OutputError
+from mentor_edge.recipes.comparison.cell import Cell
+from mentor_edge.recipes.comparison.comparison import Comparison, Difference
 from mentor_edge.recipes.comparison.page import comparison_html, comparison_markdown
 from mentor_edge.recipes.comparison.pictures import write_pictures
-from mentor_edge.recipes.comparison.statistics import Cell, summarise
+from mentor_edge.recipes.comparison.summarise import summarise
 from mentor_edge.recipes.comparison.text import difference_sentence
 
 BASES = ("nano@0", "<b>")
 NOISES = ("clean", "heavy")
 RATES = {"base": 0.2, "sft": 0.5, "sparse": 0.5, "mentor": 0.8}
-HEADER = {"suite": "nano-toolqa", "config": {"note": "<script>alert(1)</script> | $x$"}}
+SETTINGS = {"suite": "nano-toolqa", "config": {"note": "<script>alert(1)</script> | $x$"}}
 LINKS = {"accuracy": "a/accuracy.png", "differences": "a/differences.png", "curves": "a/curves.png"}
 
 
@@ -43,8 +45,8 @@ def make_grid() -> list[Cell]:
 
 
 @pytest.fixture(scope="module")
-def comparison() -> dict:
-    return summarise(make_grid(), header=HEADER)
+def comparison() -> Comparison:
+    return summarise(make_grid(), settings=SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +55,22 @@ def pictures(comparison, tmp_path_factory):
     return directory, write_pictures(comparison, directory)
 
 
-def row_of(**changes) -> dict:
-    row = {"method": "mentor", "against": "sft", "split": "core", "estimate": 0.031, "low": 0.01, "high": 0.052}
-    row |= changes
-    return {**row, "excludes_zero": row["low"] > 0 or row["high"] < 0}
+def row_of(estimate: float = 0.031, low: float = 0.01, high: float = 0.052) -> Difference:
+    return Difference(
+        teacher_noise=None,
+        own_noise=None,
+        method="mentor",
+        against="sft",
+        split="core",
+        estimate=estimate,
+        low=low,
+        high=high,
+        levels=("items",),
+        per_base={},
+        excludes_zero=low > 0 or high < 0,
+        n_pairs=1,
+        n_items=1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,16 +112,16 @@ def test_the_numbers_of_markdown_are_those_of_the_file(comparison):
     for title, key in (("Accuracy", "accuracy"), ("Paired differences", "differences")):
         for noise in NOISES:
             table = table_rows(markdown, title, noise)
-            for row in comparison[key]:
-                if row["teacher_noise"] != noise:
+            for row in getattr(comparison, key):
+                if row.teacher_noise != noise:
                     continue
-                name = row["method"] if key == "accuracy" else f"{row['method']} - {row['against']}"
-                cell = table[name][row["split"]]
-                expected = [100 * row[bound] for bound in ("estimate", "low", "high")]
+                name = f"{row.method} - {row.against}" if isinstance(row, Difference) else row.method
+                cell = table[name][row.split]
+                expected = [100 * row.estimate, 100 * row.low, 100 * row.high]
                 assert numbers(cell) == pytest.approx(expected, abs=0.0501)
-                assert cell.startswith("**") == row.get("excludes_zero", False)
+                assert cell.startswith("**") == (isinstance(row, Difference) and row.excludes_zero)
                 checked += 1
-    assert checked == len(comparison["accuracy"]) + len(comparison["differences"]) == 2 * 7 * (4 + 6)
+    assert checked == len(comparison.accuracy) + len(comparison.differences) == 2 * 7 * (4 + 6)
 
 
 def test_markdown_says_what_was_compared_and_what_it_does_not_show(comparison):
@@ -144,27 +158,27 @@ def test_conclusions_turn_with_the_numbers():
     answers = {(c.base, c.seed, c.teacher_noise): c.right for c in make_grid() if c.method == "sft"}
     swapped = {"sft": "mentor", "mentor": "sft"}
     turned = [replace(cell, method=swapped.get(cell.method, cell.method)) for cell in make_grid()]
-    markdown = comparison_markdown(summarise(turned, header={}), {})
+    markdown = comparison_markdown(summarise(turned, settings={}), {})
     assert "mentor falls behind sft on core by" in markdown and "mentor beats sft" not in markdown
     alike = [
         replace(cell, right=answers[cell.base, cell.seed, cell.teacher_noise]) if cell.method == "mentor" else cell
         for cell in make_grid()
     ]
-    markdown = comparison_markdown(summarise(alike, header={}), {})
+    markdown = comparison_markdown(summarise(alike, settings={}), {})
     assert "no difference shown between mentor and sft on core: +0.0 points [0.0, 0.0]" in markdown
     assert "| mentor - sft | +0.0 [+0.0, +0.0] |" in markdown
 
 
 def test_one_base_and_one_seed_are_named_as_limits():
     cells = [make_cell("nano@0", "base"), make_cell("nano@0", "sparse", 0)]
-    markdown = comparison_markdown(summarise(cells, header={}), {})
+    markdown = comparison_markdown(summarise(cells, settings={}), {})
     assert "There is one base" in markdown and "There is one seed" in markdown and "too narrow in the" not in markdown
     assert "### No teacher's traces" in markdown and "replicates over items" in markdown and "![" not in markdown
 
 
 def test_missing_runs_are_named():
     cells = [cell for cell in make_grid() if (cell.method, cell.seed) != ("mentor", 1)]
-    comparison = summarise(cells, header={}, allow_missing=True)
+    comparison = summarise(cells, settings={}, allow_missing=True)
     assert "4 runs are missing (mentor on &lt;b&gt;, seed 1, noise clean;" in comparison_markdown(comparison, {})
 
 
@@ -177,7 +191,7 @@ def test_pictures_are_png_files(pictures):
 
 
 def test_there_are_no_empty_pictures(tmp_path):
-    comparison = summarise([make_cell("nano@0", "base")], header={}, replicates=50)
+    comparison = summarise([make_cell("nano@0", "base")], settings={}, replicates=50)
     assert [path.name for path in write_pictures(comparison, tmp_path)] == ["accuracy.png"]
     assert comparison_html(comparison, tmp_path).count("<img") == 1
 
@@ -228,8 +242,8 @@ def test_the_page_is_sound_and_self_contained(comparison, pictures):
 
 def test_the_page_says_what_the_document_says(comparison, pictures):
     text = Page(comparison_html(comparison, pictures[0])).text
-    for row in comparison["differences"]:
-        if row["split"] == "core":
+    for row in comparison.differences:
+        if row.split == "core":
             assert difference_sentence(row) in text
 
 
@@ -239,8 +253,8 @@ def test_the_screen_shows_tables_and_limits(comparison):
     shown = re.sub(r"\s+", " ", capture.get())
     for part in ("Teacher noise: heavy; accuracy", "mentor - sparse", "costs, means over runs", "too narrow", "ood"):
         assert part in shown
-    row = next(r for r in comparison["accuracy"] if (r["method"], r["split"]) == ("mentor", "core"))
-    assert f"{100 * row['estimate']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]" in shown
+    row = next(r for r in comparison.accuracy if (r.method, r.split) == ("mentor", "core"))
+    assert f"{100 * row.estimate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]" in shown
 
 
 def test_matplotlib_is_loaded_only_to_draw():
