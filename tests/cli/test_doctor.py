@@ -98,7 +98,7 @@ def test_a_broken_onnxruntime_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(llama_doctor, "check_llama_cpp", lambda: LlamaCheck(False, "crashes"))
     script = tmp_path / "worker.py"
     script.write_text(
-        "import os, sys, types\nfrom mentor_edge.engines import onnx_worker as worker\n"
+        "import os, sys, types\nfrom mentor_edge.engines.onnx import genai_worker as worker\n"
         "class Broken(types.ModuleType):\n    def __getattr__(self, name): os.kill(os.getpid(), 11)\n"
         "sys.modules['onnxruntime_genai'] = Broken('onnxruntime_genai')\nworker.main()\n"
     )
