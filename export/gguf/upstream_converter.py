@@ -1,8 +1,8 @@
-"""Conversion to GGUF by llama.cpp's own script, for families that `gguf` refuses.
+"""Conversion to GGUF by llama.cpp's own script, for families that `convert` refuses.
 
-The script `convert_hf_to_gguf.py` lies in llama.cpp's source tree and in the source archive of llama-cpp-python; it
-imports torch and transformers. It is a stranger's program: it runs in a child process with limits, and what it wrote
-is checked for parity like every other file.
+The script `convert_hf_to_gguf.py` is in llama.cpp's source tree and in the source archive of llama-cpp-python; it
+imports torch and transformers. We did not write it, so it runs in a child process with limits, and the export checks
+its file for parity as it checks every other file.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from mentor_edge.files import atomic_file
 
 SCRIPT = "convert_hf_to_gguf.py"
 _ERROR_LINES = 3
-_TAIL = 64 << 10  # bytes of its output that may hold them
+_TAIL = 64 << 10  # bytes at the end of its output, in which these lines are looked for
 _HEADROOM = 16 << 30
 """Bytes of address space beyond twice the weights. torch alone reserves several GiB without using them."""
-# The limits are set in the child, before the script's first line. Its folder leads the module path, as if it were run
-# by name: its own packages lie beside it.
+# The child sets its limits before the script's first line. The script's folder comes first in the module path, as if
+# the script were run by name, because its own packages are beside it.
 _BOOTSTRAP = """
 import resource, runpy, sys
 limit = int(sys.argv.pop(1))
@@ -42,34 +42,36 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def convert_with(converter: Path, model_dir: Path, out: Path, dtype: str = "f32", timeout: float = 3600.0) -> None:
-    """Write the model of `model_dir` as a GGUF file with the script `converter` (or that of this name in the folder),
-    atomically. `timeout` is in seconds. It runs under this Python and sees no network through the Hugging Face hub.
+    """Write the model of `model_dir` as a GGUF file, atomically, with the script `converter`.
 
-    Raises: ExportError when there is no such script, it fails, takes too long, or leaves no GGUF file; the message
-    holds the last lines that it printed. OutputError when `out` cannot be written.
+    `converter` may also be the folder that contains the script. `timeout` is in seconds. The script runs in this
+    Python, with the Hugging Face hub offline.
+
+    Raises: ExportError when the script does not exist, fails, takes too long, or does not write a GGUF file; the
+    message ends with the last lines that it printed. OutputError when `out` cannot be written.
     """
     script = converter / SCRIPT if converter.is_dir() else converter
     if not script.is_file():
         hint = f"give the path of {SCRIPT}; it is in the source archive of llama-cpp-python, under vendor/llama.cpp"
         raise ExportError(f"there is no converter at {script}", hint)
     size = sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
-    with atomic_file(out) as temporary, tempfile.TemporaryFile() as printed:
+    with atomic_file(out) as temporary, tempfile.TemporaryFile() as output:
         arguments = [script.resolve(), model_dir.resolve(), "--outfile", temporary.resolve(), "--outtype", dtype]
         command = [sys.executable, "-c", _BOOTSTRAP, str(2 * size + _HEADROOM), *map(str, arguments)]
-        failure = _run(command, printed, timeout)
+        failure = _run(command, output, timeout)
         if failure is None and not _is_gguf(temporary):
-            failure = "wrote no GGUF file"
+            failure = "did not write a GGUF file"
         if failure is not None:
             hint = "run the script by hand to see all of its output; the packages that it needs must be in this Python"
-            raise ExportError(f"conversion: {script} {failure} on {model_dir}: {_last_lines(printed)}", hint)
+            raise ExportError(f"conversion: {script} {failure} on {model_dir}: {_last_lines(output)}", hint)
 
 
-def _run(command: list[str], printed: IO[bytes], timeout: float) -> str | None:
-    """What went wrong, or None. No process that the child leaves in its group outlives this."""
+def _run(command: list[str], output: IO[bytes], timeout: float) -> str | None:
+    """What went wrong, or None. All processes of the child's group are killed before this returns."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=printed,
+        stdout=output,
         stderr=subprocess.STDOUT,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
         start_new_session=True,
@@ -83,14 +85,14 @@ def _run(command: list[str], printed: IO[bytes], timeout: float) -> str | None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was killed by {signal.Signals(-status).name}"
     return f"ended with exit status {status}" if status else None
 
 
-def _last_lines(printed: IO[bytes]) -> str:
-    size = printed.seek(0, os.SEEK_END)
-    printed.seek(max(0, size - _TAIL))
-    lines = [line.strip() for line in printed.read().decode(errors="replace").splitlines() if line.strip()]
+def _last_lines(output: IO[bytes]) -> str:
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - _TAIL))
+    lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
     return " | ".join(lines[-_ERROR_LINES:]) or "it printed nothing"
 
 

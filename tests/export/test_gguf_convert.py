@@ -132,7 +132,7 @@ def test_llama_has_a_place_for_every_bias(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["qwen3", "smollm3", "gemma3"])
 def test_a_bias_without_a_place_is_refused(tmp_path: Path, family: str) -> None:
     make_student(tmp_path, family, attention_bias=True)
-    with pytest.raises(ExportError, match=r"o_proj\.bias': llama\.cpp has no place"):
+    with pytest.raises(ExportError, match=r"o_proj\.bias': llama\.cpp has no such tensor"):
         convert(tmp_path, tmp_path / "out.gguf")
 
 
@@ -289,7 +289,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float, dt
     weights = load_file(tmp_path / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][300, 7] = value
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(ExportError, match=rf"up_proj\.weight holds values that are not finite as float\d\d\n.*{hint}"):
+    with pytest.raises(ExportError, match=rf"up_proj\.weight has values that are not finite as float\d\d\n.*{hint}"):
         convert(tmp_path, tmp_path / "out.gguf", dtype)
 
 
@@ -352,9 +352,9 @@ def test_another_converter_writes_the_file(student: Path, tmp_path: Path, by_fol
     [
         ("options.outfile.write_bytes(b'GGUF'); raise NotImplementedError('no such family')",
          "ended with exit status 1 on .*: .*NotImplementedError: no such family"),
-        ("pass", "wrote no GGUF file on .*: it printed nothing"),
-        ("options.outfile.write_text('garbage')", "wrote no GGUF file"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV"),
+        ("pass", "did not write a GGUF file on .*: it printed nothing"),
+        ("options.outfile.write_text('garbage')", "did not write a GGUF file"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV"),
         ("bytearray(1 << 40)", "MemoryError"),
     ],
 )  # a table  # fmt: skip

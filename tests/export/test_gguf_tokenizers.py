@@ -326,7 +326,7 @@ METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first
         ("student", [("decoder", METASPACE)], "its decoder is Metaspace"),
         ("student", [("added_tokens.0.lstrip", True)], "added token '<|endoftext|>'"),
         ("student", [("model.vocab.a", EMBEDDING_ROWS)], f"has id {EMBEDDING_ROWS}; the embedding has"),
-        ("student", [("added_tokens.0.content", "a")], "two tokens read 'a'"),
+        ("student", [("added_tokens.0.content", "a")], "two tokens have the text 'a'"),
         ("student", [("post_processor", {"type": "Nonsense"})], "post-processor of tokenizer.json cannot be read"),
         ("pieces", [("model.ignore_merges", True)], "ignore_merges = True"),
         ("pieces", [("normalizer", None)], '"normalizer": null'),
@@ -369,13 +369,13 @@ def test_a_missing_byte_is_refused(pieces: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "entry", "value", "message"),
     [
-        ("tokenizer_config", "bos_token", "<nothing>", "names '<nothing>' as bos_token, which is no token"),
-        ("tokenizer_config", "eos_token", None, "names no eos_token"),
+        ("tokenizer_config", "bos_token", "<nothing>", "names '<nothing>' as bos_token, which its tokenizer lacks"),
+        ("tokenizer_config", "eos_token", None, "has no eos_token"),
         (
             "generation_config",
             "eos_token_id",
             [2, EMBEDDING_ROWS],
-            rf"stops at \[{EMBEDDING_ROWS}\], which are no tokens",
+            rf"stops at the ids \[{EMBEDDING_ROWS}\], which do not exist",
         ),
         ("generation_config", "eos_token_id", [2, 77, 78, 79], r"3 further tokens: \[77, 78, 79\]"),
     ],
@@ -394,5 +394,5 @@ def test_an_unusual_post_processor_is_refused(student: Path, tmp_path: Path) -> 
     unusual = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
     spec = json.loads(unusual.__getstate__())
     make_copy(student, tmp_path, tokenizer=setting("post_processor", spec))
-    with pytest.raises(ExportError, match=r"post-processor makes \[1, 'text'\] of a text"):
+    with pytest.raises(ExportError, match=r"post-processor turns a text into \[1, 'text'\]"):
         convert(tmp_path, tmp_path / "out.gguf")
