@@ -1,4 +1,4 @@
-"""Tools, requests for them and looks at processes, for the tests of the executor."""
+"""Tools, requests for them and checks of processes, for the tests of the executor."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def requests(count: int, tools: dict[str, Tool], name: str = "t", **arguments: A
     return [ToolRequest(ToolCall(name, arguments), tools) for _ in range(count)]
 
 
-def wait_until(holds: Callable[[], bool], what: str) -> None:
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, f"in vain: {what}"
+    while not condition():
+        assert time.monotonic() < deadline, f"did not happen in 20 s: {what}"
         time.sleep(0.02)
 
 
@@ -39,10 +39,10 @@ def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def meets(place: str, count: int) -> int:
-    """Returns when `count` calls are in here at once."""
-    Path(place, f"met-{os.getpid()}").touch()
-    while len(os.listdir(place)) < count:
+def meets(directory: str, count: int) -> int:
+    """Return when `count` calls are waiting here at once."""
+    Path(directory, f"met-{os.getpid()}").touch()
+    while len(os.listdir(directory)) < count:
         time.sleep(0.01)
     return count
 
@@ -59,7 +59,7 @@ class Account:
         return self.balance
 
     async def total(self) -> int:
-        """What is there."""
+        """The balance."""
         return self.balance
 
     def end(self, how: str) -> None:
@@ -67,7 +67,7 @@ class Account:
         time.sleep(60) if how == "hang" else os._exit(3)
 
     def process(self) -> int:
-        """Where it lives."""
+        """The process that it is in."""
         return os.getpid()
 
 

@@ -111,7 +111,7 @@ def test_a_server_runs_until_the_box_is_closed(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("calculater", "'calculater' is no tool (did you mean 'calculator'?)"),
         ("mpc:python server.py", "'mpc:python server.py' is no tool"),
@@ -128,9 +128,9 @@ def test_a_server_runs_until_the_box_is_closed(monkeypatch: pytest.MonkeyPatch) 
         ({"mcp": "x", "env": ["NO_SUCH_VARIABLE"]}, "env: not set here: NO_SUCH_VARIABLE"),
     ],
 )
-def test_a_wrong_spec_is_found_without_starting_anything(spec: Any, said: str) -> None:
+def test_a_wrong_spec_is_found_without_starting_anything(spec: Any, message: str) -> None:
     (mistake,) = spec_mistakes(["add", spec])
-    assert said in mistake
+    assert message in mistake
     with pytest.raises(ConfigError) as refused:
         load_tools([spec])
     assert refused.value.problems == [f"tools: {mistake}"]
@@ -154,10 +154,10 @@ def test_all_that_cannot_be_loaded_is_told_at_once(here: Path) -> None:
     }
     with pytest.raises(ConfigError) as refused:
         load_tools(list(cases))
-    expected = [said for said in cases.values() if said is not None]
+    expected = [message for message in cases.values() if message is not None]
     assert len(refused.value.problems) == len(expected)
-    for problem, said in zip(refused.value.problems, expected, strict=True):
-        assert problem.startswith("tools: ") and said in problem
+    for problem, message in zip(refused.value.problems, expected, strict=True):
+        assert problem.startswith("tools: ") and message in problem
 
 
 def test_servers_are_ended_when_another_spec_is_wrong(here: Path) -> None:

@@ -1,4 +1,4 @@
-"""One call: whatever a tool does, its result is a text, and the next call works."""
+"""One call: no matter what a tool does, its result is a text, and the next call works."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def hangs_in_its_sleep() -> None:
     await asyncio.sleep(60)
 
 
-def hangs_deaf() -> None:
+def hangs_and_ignores_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         pass
@@ -66,17 +66,17 @@ def writes_into_every_socket() -> None:
             os.write(int(name), b"\x02\x00\x00\x00[]")
 
 
-def fails_in_words() -> None:
+def raises_a_tool_failure() -> None:
     raise ToolFailure("no such account")
 
 
 HOSTILE = {
     "raises": (raises, "KeyError: 'lost'"),
-    "fails_in_words": (fails_in_words, "no such account"),
+    "raises_a_tool_failure": (raises_a_tool_failure, "no such account"),
     "writes_into_every_socket": (writes_into_every_socket, "ended its process"),
     "closes_every_descriptor": (lambda: os.closerange(3, 64), "ended its process"),
     "stops_itself": (lambda: os.kill(os.getpid(), signal.SIGSTOP), "did not return within"),
-    "kills_the_nursery": (lambda: (os.kill(os.getppid(), signal.SIGKILL), time.sleep(60)), "ended"),
+    "kills_the_supervisor": (lambda: (os.kill(os.getppid(), signal.SIGKILL), time.sleep(60)), "ended"),
     "hangs_in_its_sleep": (hangs_in_its_sleep, "did not return within"),
     "returns_nan": (lambda: float("nan"), "not JSON compliant"),
     "returns_infinity_within": (lambda: {"a": [float("inf")]}, "not JSON compliant"),
@@ -84,7 +84,7 @@ HOSTILE = {
     "recurses": (lambda: HOSTILE["recurses"][0](), "RecursionError"),
     "has_an_unprintable_error": (has_an_unprintable_error, "ended its process"),
     "hangs": (hangs, "did not return within"),
-    "hangs_deaf": (hangs_deaf, "did not return within"),
+    "hangs_and_ignores_sigterm": (hangs_and_ignores_sigterm, "did not return within"),
     "prints_megabytes": (prints_megabytes, "printed more than 8192"),
     "prints_megabytes_to_stderr": (prints_megabytes_to_stderr, "printed more than 8192"),
     "returns_megabytes": (lambda: "x" * 3_000_000, "returned 3000000 characters (limit 8192)"),
@@ -97,7 +97,7 @@ HOSTILE = {
     "raises_interrupt": (lambda: (_ for _ in ()).throw(KeyboardInterrupt()), "ended its process"),
     "allocates": (lambda: len(bytearray(2**31)), "MemoryError"),
     "returns_a_set": (lambda: {1}, "not JSON serializable"),
-    "wants_arguments": (lambda x: x, "TypeError"),
+    "requires_arguments": (lambda x: x, "TypeError"),
 }
 
 
@@ -109,10 +109,10 @@ def executor():
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_tool_is_an_error_text_and_the_next_call_works(executor, name):
-    function, said = HOSTILE[name]
+    function, message = HOSTILE[name]
     result = executor.run(ToolCall("t", {}), wrap(function))
     assert result.failed and not result.unknown_tool
-    assert said in json.loads(result.content)["error"]
+    assert message in json.loads(result.content)["error"]
     assert len(result.content) < 10_000
     after = executor.run(ToolCall("add", {"a": 1, "b": 2}), CALCULATORS)
     assert (after.content, after.failed) == ("3", False)
@@ -161,13 +161,13 @@ def test_closures_and_callables_without_hash_are_tools(executor):
     assert executor.run(ToolCall("t", {"x": 6}), wrap(Unhashable())).content == "7"
 
 
-def test_bound_arguments_are_given_and_cannot_be_overridden(executor):
+def test_bound_arguments_are_passed_and_cannot_be_overridden(executor):
     tools = wrap(lambda key, table: table[key], table={"a": 1})
     assert executor.run(ToolCall("t", {"key": "a"}), tools).content == "1"
     assert executor.run(ToolCall("t", {"key": "a", "table": {"a": 2}}), tools).content == "1"
 
 
-def test_an_unknown_tool_is_said(executor):
+def test_an_unknown_tool_is_reported(executor):
     result = executor.run(ToolCall("nope" * 9999, {}), CALCULATORS)
     assert result.failed and result.unknown_tool and "no tool named" in result.content
     assert len(result.content) < 10_000
@@ -202,13 +202,13 @@ def test_any_arguments_give_a_result(executor, arguments):
     assert result.failed == ("error" in result.content)
 
 
-def test_the_child_keeps_what_a_tool_remembers_and_a_crash_forgets_it(executor):
-    seen: list[int] = []
-    tools = wrap(lambda: seen.append(1) or len(seen))
+def test_the_child_keeps_a_tools_memory_and_a_crash_loses_it(executor):
+    calls: list[int] = []
+    tools = wrap(lambda: calls.append(1) or len(calls))
     assert [executor.run(ToolCall("t", {}), tools).content for _ in range(3)] == ["1", "2", "3"]
     executor.run(ToolCall("t", {}), wrap(lambda: os._exit(1)))
     assert executor.run(ToolCall("t", {}), tools).content == "1"
-    assert seen == []
+    assert calls == []
 
 
 def test_a_closed_executor_leaves_no_process_and_opens_again():
@@ -251,9 +251,9 @@ def test_async_tools_run_while_the_caller_has_a_loop(executor):
 
 
 @pytest.mark.parametrize(
-    "reply", [b'[1, false, "forged", NaN]', b"null", b"[" * 90_000, b'[1, 0, "", 1' + b"0" * 400 + b"]"]
+    "reply", [b'[1, false, "forged"]', b"null", b"[" * 90_000, b"[1" + b"0" * 5000 + b', 0, ""]', b"[1, 0]", b"{}"]
 )
-def test_a_forged_reply_harms_nobody_else(reply):
+def test_a_forged_reply_affects_no_other_call(reply):
     def forge() -> None:
         for name in os.listdir("/proc/self/fd"):
             if Path("/proc/self/fd", name).is_socket():
@@ -272,5 +272,5 @@ def test_arguments_larger_than_a_socket_buffer_arrive(executor):
 
 
 def test_bound_arguments_without_json_are_a_mistake_in_the_program(executor):
-    with pytest.raises(ToolDefinitionError, match="'t' has bound arguments"):
+    with pytest.raises(ToolDefinitionError, match="'t' has bound arguments that JSON cannot express"):
         executor.run(ToolCall("t", {}), wrap(lambda table: 1, table=object()))

@@ -129,5 +129,5 @@ def test_the_executor_runs_tools_of_servers(good):
         results = executor.run_all([ToolRequest(ToolCall(name, arguments), good) for name, arguments in calls])
     assert [result.failed for result in results] == [False, True, True, True]
     assert results[0].content == "3"
-    for result, said in zip(results[1:], ("Error executing", "required property", "within 0.5 s"), strict=True):
-        assert said in json.loads(result.content)["error"]
+    for result, message in zip(results[1:], ("Error executing", "required property", "within 0.5 s"), strict=True):
+        assert message in json.loads(result.content)["error"]

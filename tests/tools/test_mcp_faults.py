@@ -48,19 +48,19 @@ START = [
 ]
 
 
-@pytest.mark.parametrize(("command", "said"), START, ids=[command for command, _ in START])
-def test_a_server_that_cannot_be_used_is_one_clear_error(command, said):
+@pytest.mark.parametrize(("command", "message"), START, ids=[command for command, _ in START])
+def test_a_server_that_cannot_be_used_is_one_clear_error(command, message):
     script, *arguments = command.split()
-    limit = re.search(r"did not answer within (\S+) s", said)
+    limit = re.search(r"did not answer within (\S+) s", message)
     opened = server(script, *arguments, start_timeout=float(limit[1]) if limit else LONG)
     with pytest.raises(ToolServerError) as caught:
         opened.tools()
-    assert f"the MCP server {script!r} " in caught.value.problem and said in caught.value.problem
+    assert f"the MCP server {script!r} " in caught.value.problem and message in caught.value.problem
     assert caught.value.hint is not None
 
 
 @pytest.mark.parametrize(
-    ("target", "said"),
+    ("target", "message"),
     [
         ("/no/such/program x", "'/no/such/program x' cannot be started: No such file or directory"),
         ("true", "ended with exit code 0"),
@@ -69,14 +69,14 @@ def test_a_server_that_cannot_be_used_is_one_clear_error(command, said):
         ("http://user:secret@127.0.0.1:9/mcp?key=secret", "'http://127.0.0.1:9/mcp' cannot be used"),
     ],
 )
-def test_a_target_that_is_none_is_one_clear_error(target, said):
+def test_a_target_that_is_none_is_one_clear_error(target, message):
     with pytest.raises(ToolServerError) as caught:
         McpServer(target).tools()
-    assert said in str(caught.value) and "secret" not in str(caught.value)
+    assert message in str(caught.value) and "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("no object", "Input should be 'object'"),
         ("no schema", "its tool 'broken' wrongly: properties.x.type: 'nonsense' is not"),
@@ -85,10 +85,10 @@ def test_a_target_that_is_none_is_one_clear_error(target, said):
         ("no name", "name: Field required"),
     ],
 )
-def test_a_tool_that_nobody_can_call_is_refused(how, said):
+def test_a_tool_that_nobody_can_call_is_refused(how, message):
     with server("malformed.py", "tools", how) as opened, pytest.raises(ToolServerError) as caught:
         opened.tools()
-    assert said in caught.value.problem
+    assert message in caught.value.problem
 
 
 LATE = "did not return within 0.5 s"
@@ -115,22 +115,22 @@ BAD_CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "how", "said"), BAD_CALLS, ids=[f"{c}-{h}" for c, h, _ in BAD_CALLS])
-def test_a_bad_server_fails_in_words_works_on_and_disturbs_no_other(good, command, how, said):
+@pytest.mark.parametrize(("command", "how", "message"), BAD_CALLS, ids=[f"{c}-{h}" for c, h, _ in BAD_CALLS])
+def test_a_bad_server_fails_in_words_works_on_and_disturbs_no_other(good, command, how, message):
     script, *arguments = command.split()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with server(script, *arguments) as opened:
         (work,) = opened.tools()
         assert work.remote is not None
-        bad = work.remote({"how": how}, 0.5 if said and LATE in said else LONG)
+        bad = work.remote({"how": how}, 0.5 if message and LATE in message else LONG)
         while True:
             assert call(good["add"], a=1, b=2) == "3"
             if bad.done():
                 break
-        if said is None:
+        if message is None:
             bad.result()
         else:
-            assert said in str(bad.exception())
+            assert message in str(bad.exception())
         assert call(work) in ("still here", "well said", "done")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 200 * 1024  # KiB
 
@@ -269,16 +269,18 @@ def test_a_fork_is_told_that_the_server_is_not_its_own(good):
     if child == 0:
         signal.alarm(60)
         try:
-            said = good["add"].remote({"a": 1, "b": 2}, 1.0).exception(1.0)
+            message = good["add"].remote({"a": 1, "b": 2}, 1.0).exception(1.0)
             with server("crashes.py", "call") as own:
-                os.write(writer, f"{said!r} {call(own.tools()[0])}".encode())
+                os.write(writer, f"{message!r} {call(own.tools()[0])}".encode())
         finally:
             os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
     with open(reader) as pipe:
-        said = pipe.read()
-    assert said.startswith("ToolFailure") and "belongs to another process" in said and said.endswith("still here")
+        message = pipe.read()
+    assert (
+        message.startswith("ToolFailure") and "belongs to another process" in message and message.endswith("still here")
+    )
     assert call(good["add"], a=1, b=2) == "3"
 
 

@@ -73,7 +73,7 @@ def test_what_is_printed_and_the_last_value_are_the_result(run, code, result):
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "message"),
     [
         ("x = 1\n1 / 0", "ZeroDivisionError: division by zero (line 2)"),
         ("def f():\n    raise KeyError('a')\n\nf()", "KeyError: 'a' (line 2)"),
@@ -94,10 +94,10 @@ def test_what_is_printed_and_the_last_value_are_the_result(run, code, result):
         ("class Mute(Exception):\n    def __str__(self):\n        raise RuntimeError\nraise Mute", "exit code 1"),
     ],
 )
-def test_what_goes_wrong_is_an_error_in_words(run, code, said):
+def test_what_goes_wrong_is_an_error_in_words(run, code, message):
     answered = run(code)
     assert answered.failed
-    assert said in json.loads(answered.content)["error"]
+    assert message in json.loads(answered.content)["error"]
     assert len(answered.content) < 8192
 
 

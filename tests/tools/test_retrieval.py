@@ -207,7 +207,7 @@ ROW = '{"doc_id": 9, "title": "a", "text": "b"}'
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("{", "not JSON"),
         ("[" * 100_000, "nested too deeply"),
@@ -222,20 +222,20 @@ ROW = '{"doc_id": 9, "title": "a", "text": "b"}'
         (ROW.replace("9", '"9"'), "doc_id: '9' stands on an earlier line too"),
     ],
 )
-def test_a_malformed_line_is_named_and_no_index_is_left(tmp_path, line, said):
+def test_a_malformed_line_is_named_and_no_index_is_left(tmp_path, line, message):
     path, index = tmp_path / "corpus.jsonl", tmp_path / "index.sqlite"
     path.write_bytes(f"{ROW}\n\n{line}\n".encode("latin-1"))
     with pytest.raises(TaskError) as raised:
         Corpus.open(path, index)
-    assert raised.value.problem.startswith(f"{path}:3: ") and said in raised.value.problem
+    assert raised.value.problem.startswith(f"{path}:3: ") and message in raised.value.problem
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "cannot read passages"), ("\n", "holds no passages")])
-def test_a_corpus_that_is_missing_or_empty_is_named(tmp_path, content, said):
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot read passages"), ("\n", "holds no passages")])
+def test_a_corpus_that_is_missing_or_empty_is_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "corpus.jsonl").write_text(content)
-    with pytest.raises(TaskError, match=said):
+    with pytest.raises(TaskError, match=message):
         Corpus.open(tmp_path / "corpus.jsonl", tmp_path / "index.sqlite")
 
 

@@ -246,7 +246,7 @@ def not_optional(x: list[str] = None) -> int:  # type: ignore[assignment]  # noq
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         (no_docstring, "has no docstring"),
         (no_type, "parameter 'x' has no type annotation"),
@@ -260,8 +260,8 @@ def not_optional(x: list[str] = None) -> int:  # type: ignore[assignment]  # noq
         (not_optional, "the default None of parameter 'x' is not of its type"),
     ],
 )
-def test_a_function_that_says_too_little_is_refused(function, said):
-    with pytest.raises(ToolDefinitionError, match=re.escape(said)) as raised:
+def test_a_function_that_says_too_little_is_refused(function, message):
+    with pytest.raises(ToolDefinitionError, match=re.escape(message)) as raised:
         tool(function)
     assert repr(function.__name__) in raised.value.problem and raised.value.hint
 
@@ -357,7 +357,7 @@ class Needy:
 
 
 @pytest.mark.parametrize(
-    ("factory", "said"),
+    ("factory", "message"),
     [
         (made_of(f=staticmethod(no_docstring)), "'f' is a staticmethod"),
         (made_of(f=classmethod(no_docstring)), "'f' is a classmethod"),
@@ -369,8 +369,8 @@ class Needy:
         (lambda: Counter(), "cannot tell which class"),
     ],
 )
-def test_a_class_that_cannot_be_a_tool_set_is_refused(factory, said):
-    with pytest.raises(ToolDefinitionError, match=re.escape(said)):
+def test_a_class_that_cannot_be_a_tool_set_is_refused(factory, message):
+    with pytest.raises(ToolDefinitionError, match=re.escape(message)):
         tool_set(factory)
 
 

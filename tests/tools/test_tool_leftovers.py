@@ -1,4 +1,4 @@
-"""What a tool leaves behind: nothing outlives its worker, its executor or the program, and no secret is seen."""
+"""Tools leave nothing behind that outlives their worker, executor or program, and their environment has no secrets."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def deaf_sleep() -> None:
     time.sleep(600)
 
 
-def leave_behind(place: str, how: str) -> None:
-    """Start a process that notes its id in `place` and sleeps."""
+def leave_behind(directory: str, how: str) -> None:
+    """Start a process that notes its id in `directory` and sleeps."""
     if os.fork() == 0:
         if how in ("setsid", "daemon"):
             os.setsid()
         if how == "daemon" and os.fork() != 0:
             os._exit(0)
-        Path(place, str(os.getpid())).touch()
+        Path(directory, str(os.getpid())).touch()
         deaf_sleep() if how == "deaf" else time.sleep(600)
-    while not os.listdir(place):
+    while not os.listdir(directory):
         time.sleep(0.005)
 
 
 @pytest.mark.parametrize("end", ["hang", "crash", "close"])
 @pytest.mark.parametrize("how", ["plain", "setsid", "daemon", "deaf"])
 def test_what_a_tool_started_ends_with_it(tmp_path, how, end):
-    def start(place: str) -> str:
-        leave_behind(place, how)
+    def start(directory: str) -> str:
+        leave_behind(directory, how)
         if end == "hang":
             time.sleep(60)
         if end == "crash":
@@ -49,7 +49,7 @@ def test_what_a_tool_started_ends_with_it(tmp_path, how, end):
         return "started"
 
     with ToolExecutor(timeout=1) as executor:
-        result = executor.run(ToolCall("t", {}), wrap(start, place=str(tmp_path)))
+        result = executor.run(ToolCall("t", {}), wrap(start, directory=str(tmp_path)))
         (left,) = map(int, os.listdir(tmp_path))
         assert result.failed == (end != "close")
         if end == "close":
@@ -59,18 +59,18 @@ def test_what_a_tool_started_ends_with_it(tmp_path, how, end):
 
 
 def test_the_end_of_one_worker_spares_what_another_has_running(tmp_path):
-    def start(place: str) -> str:
-        leave_behind(place, "daemon")
-        meets(place, 3)
+    def start(directory: str) -> str:
+        leave_behind(directory, "daemon")
+        meets(directory, 3)
         return "started"
 
-    def end(place: str) -> None:
-        meets(place, 3)
+    def end(directory: str) -> None:
+        meets(directory, 3)
         os._exit(1)
 
     tools = {
-        "start": Tool("start", "", ANYTHING, start, {"place": str(tmp_path)}),
-        "end": Tool("end", "", ANYTHING, end, {"place": str(tmp_path)}),
+        "start": Tool("start", "", ANYTHING, start, {"directory": str(tmp_path)}),
+        "end": Tool("end", "", ANYTHING, end, {"directory": str(tmp_path)}),
     }
     with ToolExecutor(timeout=30) as executor:
         ended, started = executor.run_all([*requests(1, tools, "end"), *requests(1, tools, "start")])
@@ -118,30 +118,29 @@ def test_nothing_outlives_a_caller_that_is_killed(tmp_path, bystander):
             os.kill(survivor, signal.SIGKILL)
 
 
-def test_tools_see_no_secrets():
-    """Neither those that were there when the program started nor those that it set itself."""
+def test_the_environment_of_tools_and_of_what_they_start_contains_no_secrets():
+    """Neither secrets that the program was started with nor those that it set itself."""
     code = (
         "import json, os, subprocess, sys\n"
-        "from pathlib import Path\n"
         "from mentor_edge.messages import ToolCall\n"
         "from mentor_edge.tools.execution.executor import ToolExecutor\n"
         "from mentor_edge.tools.types import Tool\n"
         "os.environ['LATE_TOKEN'] = 'late-secret'\n"
         "def look():\n"
         "    child = subprocess.run(['env'], capture_output=True, text=True).stdout\n"
-        "    block = Path('/proc/self/environ').read_bytes().strip(b'\\0').decode()\n"
+        "    block = subprocess.run(['cat', '/proc/self/environ'], capture_output=True, text=True).stdout\n"
         "    return {'own': dict(os.environ), 'child': child, 'block': block}\n"
         "tools = {'look': Tool('look', '', {'type': 'object'}, look)}\n"
-        "with ToolExecutor(environment=['WANTED']) as executor:\n"
+        "with ToolExecutor(environment=['REQUESTED']) as executor:\n"
         "    print(executor.run(ToolCall('look', {}), tools).content)\n"
     )
-    environment = {**os.environ, "EARLY_TOKEN": "early-secret", "WANTED": "wanted", "LC_ALL": "C.UTF-8"}
-    seen = json.loads(
+    environment = {**os.environ, "EARLY_TOKEN": "early-secret", "REQUESTED": "requested", "LC_ALL": "C.UTF-8"}
+    visible = json.loads(
         subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60).stdout
     )
-    assert "secret" not in json.dumps(seen)
-    assert seen["own"]["WANTED"] == "wanted" and seen["own"]["PATH"] == os.environ["PATH"]
-    assert "WANTED=wanted" in seen["child"] and "LC_ALL=C.UTF-8" in seen["child"]
+    assert "secret" not in json.dumps(visible)
+    assert visible["own"]["REQUESTED"] == "requested" and visible["own"]["PATH"] == os.environ["PATH"]
+    assert "REQUESTED=requested" in visible["child"] and "LC_ALL=C.UTF-8" in visible["child"]
 
 
 def test_an_executor_that_is_forgotten_leaves_no_process():

@@ -1,4 +1,4 @@
-"""Calls side by side: which worker gets them, and whom a bad one costs something."""
+"""Parallel calls: which worker runs them, and which other calls a bad one affects."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ import pytest
 
 from helpers.tool_requests import ACCOUNT, ANYTHING, CALCULATORS, is_alive, meets, requests, wait_until, wrap
 from mentor_edge.messages import ToolCall
-from mentor_edge.tools.execution import pool
-from mentor_edge.tools.execution import pool_supervisor as nursery
+from mentor_edge.tools.execution import pool, pool_supervisor, worker_handle
 from mentor_edge.tools.execution.executor import ToolExecutor, ToolRequest, ToolResult
 from mentor_edge.tools.types import Tool
 
 
-def test_calls_of_many_rollouts_run_side_by_side(tmp_path):
+def test_calls_of_many_rollouts_run_in_parallel(tmp_path):
     with ToolExecutor(timeout=60, workers=16) as executor:
-        results = executor.run_all(requests(16, wrap(meets, place=str(tmp_path), count=16)))
+        results = executor.run_all(requests(16, wrap(meets, directory=str(tmp_path), count=16)))
     assert results == [ToolResult("16")] * 16
 
 
 def test_no_more_calls_run_at_once_than_there_are_workers(tmp_path):
-    def most(place: str) -> int:
-        mine = Path(place, str(os.getpid()))
+    def most(directory: str) -> int:
+        mine = Path(directory, str(os.getpid()))
         mine.touch()
         time.sleep(0.02)
-        seen = len(os.listdir(place))
+        running = len(os.listdir(directory))
         mine.unlink()
-        return seen
+        return running
 
     with ToolExecutor(workers=3) as executor:
-        results = executor.run_all(requests(20, wrap(most, place=str(tmp_path))))
+        results = executor.run_all(requests(20, wrap(most, directory=str(tmp_path))))
     assert {int(result.content) for result in results} <= {1, 2, 3}
 
 
@@ -54,29 +53,29 @@ def test_results_come_in_the_order_of_the_requests():
 
 
 def test_quick_calls_share_a_process(monkeypatch):
-    monkeypatch.setattr(pool, "PATIENCE", 60.0)
+    monkeypatch.setattr(pool, "PATIENCE_SECONDS", 60.0)
     with ToolExecutor() as executor:
         assert len({result.content for result in executor.run_all(requests(100, wrap(os.getpid)))}) == 1
 
 
 def test_workers_that_are_no_longer_needed_end(monkeypatch, tmp_path):
-    monkeypatch.setattr(pool, "_IDLE", 0.05)
+    monkeypatch.setattr(worker_handle, "IDLE_SECONDS", 0.05)
     with ToolExecutor(timeout=60) as executor:
-        executor.run_all(requests(4, wrap(meets, place=str(tmp_path), count=4)))
+        executor.run_all(requests(4, wrap(meets, directory=str(tmp_path), count=4)))
         pids = [int(name.removeprefix("met-")) for name in os.listdir(tmp_path)]
 
         def few_are_left() -> bool:
-            executor.run(ToolCall("t", {}), wrap(meets, place=str(tmp_path), count=1))
+            executor.run(ToolCall("t", {}), wrap(meets, directory=str(tmp_path), count=1))
             return sum(map(is_alive, pids)) == 1
 
         wait_until(few_are_left, "one worker is left of four")
 
 
-def test_a_nursery_that_does_not_answer_is_given_up(monkeypatch, tmp_path):
-    monkeypatch.setattr(pool, "_START", 0.5)
-    monkeypatch.setattr(nursery, "_ANSWER", 0.5)
+def test_a_supervisor_that_does_not_respond_is_replaced(monkeypatch, tmp_path):
+    monkeypatch.setattr(pool, "START_SECONDS", 0.5)
+    monkeypatch.setattr(pool_supervisor, "_RESPONSE_SECONDS", 0.5)
     stop = Tool("stop", "", ANYTHING, lambda: os.kill(os.getppid(), signal.SIGSTOP))
-    tools = {"stop": stop, **wrap(meets, place=str(tmp_path), count=2)}
+    tools = {"stop": stop, **wrap(meets, directory=str(tmp_path), count=2)}
     with ToolExecutor(timeout=30) as executor:
         assert not executor.run(ToolCall("stop", {}), tools).failed
         assert any(result.failed for result in executor.run_all(requests(2, tools)))
@@ -101,17 +100,17 @@ def test_a_call_that_hangs_or_crashes_costs_no_other_call_its_result():
     assert "exit code -6" in results[15].content
 
 
-def test_threads_take_turns_at_one_executor():
+def test_threads_may_share_one_executor():
     tools = {name: t for name, t in CALCULATORS.items() if name == "add"}
     with ToolExecutor() as executor, ThreadPoolExecutor(4) as threads:
         batches = [[ToolRequest(ToolCall("add", {"a": i, "b": j}), tools) for j in range(20)] for i in range(20)]
-        found = list(threads.map(executor.run_all, batches))
-    assert [[int(result.content) for result in batch] for batch in found] == [
+        batches_of_results = list(threads.map(executor.run_all, batches))
+    assert [[int(result.content) for result in batch] for batch in batches_of_results] == [
         [i + j for j in range(20)] for i in range(20)
     ]
 
 
-def test_threads_have_executors_of_their_own():
+def test_every_thread_may_have_its_own_executor():
     def work(i: int) -> list[str]:
         with ToolExecutor() as executor:
             return [result.content for result in executor.run_all(requests(10, wrap(lambda: i)))]
@@ -128,13 +127,13 @@ def test_an_executor_outlives_the_thread_that_used_it_first():
 
 
 def test_closing_ends_the_calls_that_another_thread_waits_for(tmp_path):
-    def waits(place: str) -> None:
-        Path(place, str(os.getpid())).touch()
+    def waits(directory: str) -> None:
+        Path(directory, str(os.getpid())).touch()
         time.sleep(600)
 
     executor = ToolExecutor(timeout=500, workers=2)
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(executor.run_all, requests(5, wrap(waits, place=str(tmp_path))))
+        running = threads.submit(executor.run_all, requests(5, wrap(waits, directory=str(tmp_path))))
         wait_until(lambda: len(os.listdir(tmp_path)) == 2, "both workers got a call")
         executor.close()
         results = running.result(timeout=20)

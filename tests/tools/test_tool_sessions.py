@@ -52,14 +52,14 @@ def test_calls_of_a_conversation_keep_their_order_among_many_others(patient):
     wait_until(lambda: not any(map(is_alive, pids)), "the processes of closed sessions end")
 
 
-@pytest.mark.parametrize(("how", "said"), [("hang", "did not return within"), ("crash", "exit code 3")])
-def test_a_conversation_that_loses_its_state_is_told_and_starts_afresh(how, said):
+@pytest.mark.parametrize(("how", "message"), [("hang", "did not return within"), ("crash", "exit code 3")])
+def test_a_conversation_that_loses_its_state_is_told_and_starts_afresh(how, message):
     with ToolExecutor(timeout=1) as executor, executor.session() as lost, executor.session() as other:
         for session in (lost, other):
             executor.run(ToolCall("add", {"amount": 7}), ACCOUNT, session)
         names = [("end", {"how": how}), ("total", {}), ("add", {"amount": 1})]
         results = executor.run_all([ToolRequest(ToolCall(*call), ACCOUNT, lost) for call in names])
-        assert said in results[0].content and "is lost" in results[0].content
+        assert message in results[0].content and "is lost" in results[0].content
         assert [result.content for result in results[1:]] == ["0", "1"]
         assert executor.run(ToolCall("total", {}), ACCOUNT, other).content == "7"
 

@@ -1,7 +1,7 @@
-"""The caller's conversation with one worker: messages behind their lengths over a socket that is never waited for.
+"""The caller's end of a conversation with one worker: length-prefixed messages over a non-blocking socket.
 
-A socket takes a message in as many parts as it likes and hands it over in as many. What it has not taken, and what has
-not come in full, is kept here.
+A socket may accept or deliver a message in several parts. What is not sent yet, and what is not complete yet, is
+buffered here.
 """
 
 from __future__ import annotations
@@ -10,35 +10,37 @@ import selectors
 import socket
 from contextlib import suppress
 
-from mentor_edge.tools.execution.tool_worker import HEADER
+from mentor_edge.tools.execution.tool_worker import HEADER_BYTES
 
 
 class Channel:
-    """One end of a conversation over `connection`, which belongs to the channel from now on.
+    """Sends and receives messages over `connection`, which the channel owns from now on.
 
-    While it is open, `selector` watches it and hands out `name` when `receive` should be called. A message from the
-    other end has at most `longest` bytes.
+    While the channel is open, `selector` watches the socket; its key carries `worker_id` when `receive` should be
+    called. An incoming message may have at most `max_message_bytes`.
     """
 
-    def __init__(self, connection: socket.socket, longest: int, selector: selectors.BaseSelector, name: int) -> None:
+    def __init__(
+        self, connection: socket.socket, max_message_bytes: int, selector: selectors.BaseSelector, worker_id: int
+    ) -> None:
         connection.setblocking(False)
         self._connection = connection
-        self._longest = longest
+        self._max_message_bytes = max_message_bytes
         self._selector = selector
-        self._name = name
+        self._worker_id = worker_id
         self._inbox = bytearray()
         self._outbox = bytearray()
-        selector.register(connection, selectors.EVENT_READ, name)
+        selector.register(connection, selectors.EVENT_READ, worker_id)
 
     def send(self, message: bytes) -> None:
-        """Send a message that stands behind its length already; what the socket does not take yet goes out later."""
+        """Send a message that already has its length prefix. What the socket does not accept now is sent later."""
         self._outbox += message
         self._flush()
 
     def receive(self) -> bytes | None:
-        """The next message, without its length, or None while it has not come in full. Also sends what is left to send.
+        """Return the next message without its prefix, or None while it is incomplete. Also sends what is buffered.
 
-        Raises: OSError when the other end is closed, or when it announces more than `longest` bytes.
+        Raises: OSError when the other end is closed, or announces more than `max_message_bytes`.
         """
         if self._outbox:
             self._flush()
@@ -49,18 +51,18 @@ class Channel:
         if not data:
             raise ConnectionResetError("the worker closed its end")
         self._inbox += data
-        size = int.from_bytes(self._inbox[:HEADER], "little")
-        if size > self._longest:
-            raise ConnectionAbortedError(f"the worker announced {size} bytes (limit {self._longest})")
-        end = HEADER + size
+        size = int.from_bytes(self._inbox[:HEADER_BYTES], "little")
+        if size > self._max_message_bytes:
+            raise ConnectionAbortedError(f"the worker announced {size} bytes (limit {self._max_message_bytes})")
+        end = HEADER_BYTES + size
         if len(self._inbox) < end:
             return None
-        message = bytes(self._inbox[HEADER:end])
+        message = bytes(self._inbox[HEADER_BYTES:end])
         del self._inbox[:end]
         return message
 
     def close(self) -> None:
-        """Close the socket; the other end notices. May be called again."""
+        """Close the socket, which the other end notices. May be called again."""
         if self._connection.fileno() >= 0:
             self._selector.unregister(self._connection)
             self._connection.close()
@@ -70,8 +72,8 @@ class Channel:
             try:
                 sent = self._connection.send(self._outbox)
             except (BrokenPipeError, ConnectionResetError):
-                sent = len(self._outbox)  # nobody will read it, and `receive` will tell
+                sent = len(self._outbox)  # nobody will read it; the next `receive` reports that
             del self._outbox[:sent]
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox else 0)
-        if self._selector.get_key(self._connection).events != wanted:
-            self._selector.modify(self._connection, wanted, self._name)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox else 0)
+        if self._selector.get_key(self._connection).events != events:
+            self._selector.modify(self._connection, events, self._worker_id)

@@ -1,14 +1,13 @@
-"""The process that forks workers, kills them and cleans up after them.
+"""The process that forks tool workers, kills them and cleans up after them.
 
-It is forked from the caller, so that any callable can be a tool, closures and notebook functions included: its workers
-have in memory what the caller had at that moment. It has one thread and runs no tool itself. When a worker ends, by
-request or by a crash, it kills whatever the worker left: its process group, and the descendants that it has adopted,
-daemons included. It ends, and everything with it, when the caller hangs up or dies.
+It is forked from the caller, so any callable can be a tool, closures and notebook functions included: its workers have
+in memory what the caller had at that moment. It has one thread and never runs a tool itself. When a worker ends, on
+request or by a crash, the supervisor kills everything the worker left: its process group, and the descendants that the
+supervisor has adopted, daemons included. When the caller disconnects or dies, the supervisor ends with all its workers.
 """
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import gc
 import json
@@ -20,126 +19,127 @@ import socket
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
+from mentor_edge.tools.execution.limits import CallLimits
 from mentor_edge.tools.execution.process_tree import adopt_orphans, die_with_parent, kill_children
-from mentor_edge.tools.execution.tool_worker import Limits, Worker
+from mentor_edge.tools.execution.tool_worker import Worker
 from mentor_edge.tools.types import Target
 
-PASSED_ON = frozenset(
+INHERITED_VARIABLES = frozenset(
     ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "PYTHONPATH", "SSL_CERT_DIR", "SSL_CERT_FILE",
      "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")
 )  # a table  # fmt: skip
-PASSED_ON_PREFIXES = ("LC_", "OMP_")
-"""Environment variables that tools see without being asked for: where things are, never who may do what."""
+INHERITED_PREFIXES = ("LC_", "OMP_")
+"""Environment variables that every tool sees. They tell where things are; none of them grants access."""
 
-CALLERS_SOCKETS: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-"""Those of all executors in this process. No nursery must hold them open, as its workers could write into them."""
+CALLER_SOCKETS: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+"""The sockets of all executors in this process. A supervisor closes its copies: its workers could write into them."""
 
-_ANSWER = 5.0
-"""Seconds after which a nursery that does not answer is given up."""
+_RESPONSE_SECONDS = 5.0
+"""A supervisor that does not respond for this long is killed."""
 
 
-class Nursery:
-    """The caller's end. Workers are named by numbers of the caller's choice, never used twice.
+class PoolSupervisor:
+    """The caller's end. The caller numbers the workers and never uses a number twice.
 
-    `environment` are the names of variables passed on besides `PASSED_ON`.
+    `environment` names the variables that workers inherit besides `INHERITED_VARIABLES`.
 
     Raises: OSError when the process cannot be forked.
     """
 
-    def __init__(self, targets: Sequence[Target], limits: Limits, environment: Iterable[str]) -> None:
-        self.known = len(targets)
+    def __init__(self, targets: Sequence[Target], limits: CallLimits, environment: Iterable[str]) -> None:
+        self.target_count = len(targets)
+        """The workers know the first so many targets of the pool."""
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        CALLERS_SOCKETS.add(self.control)
+        CALLER_SOCKETS.add(self.control)
         caller = os.pidfd_open(os.getpid())
         try:
             with theirs:
                 pid = os.fork()
                 if pid == 0:
                     try:
-                        for connection in CALLERS_SOCKETS:
+                        for connection in CALLER_SOCKETS:
                             connection.close()
-                        _settle(environment)
-                        _Keeper(theirs, caller, targets[:], limits).run()
+                        _detach_from_caller(environment)
+                        _SupervisorLoop(theirs, caller, targets[:], limits).run()
                     finally:
                         os._exit(0)
         finally:
             os.close(caller)
-        self.control.settimeout(_ANSWER)
-        self._end = weakref.finalize(self, _end, pid, self.control, os.getpid())
+        self.control.settimeout(_RESPONSE_SECONDS)
+        self._terminate = weakref.finalize(self, _terminate, pid, self.control, os.getpid())
 
-    def start_worker(self, name: int) -> socket.socket:
-        """Fork a worker; its end of the connection is the result. A failure is reported as its death.
+    def start_worker(self, worker_id: int) -> socket.socket:
+        """Fork a worker and return the caller's end of its connection. A failed fork is reported as the worker's exit.
 
-        Raises: OSError when the nursery is gone.
+        Raises: OSError when the supervisor is gone.
         """
         ours, theirs = socket.socketpair()
-        CALLERS_SOCKETS.add(ours)
+        CALLER_SOCKETS.add(ours)
         with theirs:
             try:
-                socket.send_fds(self.control, [json.dumps(["start", name]).encode()], [theirs.fileno()])
+                socket.send_fds(self.control, [json.dumps(["start", worker_id]).encode()], [theirs.fileno()])
             except OSError:
                 ours.close()
                 raise
         return ours
 
-    def kill_worker(self, name: int) -> None:
-        """Have a worker killed with all its descendants; its death is reported when none is left."""
-        with suppress(OSError):  # a nursery that is gone took its workers along
-            self.control.send(json.dumps(["kill", name]).encode())
+    def kill_worker(self, worker_id: int) -> None:
+        """Kill a worker with all its descendants. Its exit is reported when none of them is left."""
+        with suppress(OSError):  # a supervisor that is gone took its workers along
+            self.control.send(json.dumps(["kill", worker_id]).encode())
 
-    def deaths(self) -> list[tuple[int, int | None]] | None:
-        """Workers that died since the last call, with their exit codes (None for one that could not be forked).
+    def exited_workers(self) -> list[tuple[int, int | None]] | None:
+        """Workers that ended since the last call, with their exit codes (None for one that could not be forked).
 
-        None when the nursery itself is gone. Does not wait.
+        None when the supervisor itself is gone. Does not wait.
         """
-        found = []
-        while _readable(self.control.fileno(), 0):
+        exited = []
+        while _is_readable(self.control.fileno(), 0):
             try:
                 report = self.control.recv(4096)
             except OSError:
                 return None
             if not report:
                 return None
-            name, code = json.loads(report)
-            found.append((name, code))
-        return found
+            worker_id, code = json.loads(report)
+            exited.append((worker_id, code))
+        return exited
 
-    def hang_up(self) -> None:
-        """Ask it to end, from any thread."""
+    def disconnect(self) -> None:
+        """Make it end, without waiting for that. Any thread may call this."""
         with suppress(OSError):
             self.control.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End it and all its workers, and wait for that."""
-        self._end()
+        """End it and all its workers, and wait until they have ended."""
+        self._terminate()
 
 
-def _readable(descriptor: int, seconds: float) -> bool:
+def _is_readable(descriptor: int, seconds: float) -> bool:
     poll = select.poll()  # select.select refuses descriptors above 1023
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
 
 
-def _end(pid: int, control: socket.socket, owner: int) -> None:
-    if os.getpid() != owner:  # a fork of the caller that ends has no say
+def _terminate(pid: int, control: socket.socket, owner: int) -> None:
+    if os.getpid() != owner:  # this is a fork of the caller, and the supervisor is not its own
         return
     with control, suppress(OSError):
         control.shutdown(socket.SHUT_RDWR)
     with suppress(ChildProcessError, ProcessLookupError):
         process = os.pidfd_open(pid)
         try:
-            if not _readable(process, _ANSWER):
+            if not _is_readable(process, _RESPONSE_SECONDS):
                 os.kill(pid, signal.SIGKILL)  # its workers die with it
         finally:
             os.close(process)
         os.waitpid(pid, 0)
 
 
-def _settle(environment: Iterable[str]) -> None:
-    """Shed what a fork inherits and tools must not see or trip over."""
-    os.setsid()  # signals that a terminal sends to the caller's group are the caller's business
+def _detach_from_caller(environment: Iterable[str]) -> None:
+    """Drop what a fork inherits and tools must not see or be disturbed by."""
+    os.setsid()  # signals that a terminal sends to the caller's group are not for tools
     adopt_orphans()
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
@@ -151,84 +151,70 @@ def _settle(environment: Iterable[str]) -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
-    _clear_environment(environment)
+    inherited = {*INHERITED_VARIABLES, *environment}
+    for name in list(os.environ):
+        if name not in inherited and not name.startswith(INHERITED_PREFIXES):
+            del os.environ[name]
     gc.freeze()  # a collection in a worker would otherwise copy the caller's memory, page by page
 
 
-def _clear_environment(names: Iterable[str]) -> None:
-    wanted = {*PASSED_ON, *names}
-    kept = {key: os.environ[key] for key in os.environ if key in wanted or key.startswith(PASSED_ON_PREFIXES)}
-    os.environ.clear()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "clearenv"):
-        libc.clearenv()
-    os.environ.update(kept)
-    # /proc/PID/environ shows the block that the program was started with, whatever became of the variables since.
-    # Fields 50 and 51 of /proc/PID/stat say where it is (proc(5)); nothing points into it any more.
-    with suppress(OSError):
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        start, end = int(fields[47]), int(fields[48])
-        if 0 < start < end:
-            ctypes.memset(start, 0, end - start)
+class _SupervisorLoop:
+    """What the supervisor process runs."""
 
-
-class _Keeper:
-    """The loop of the nursery process."""
-
-    def __init__(self, control: socket.socket, caller: int, targets: Sequence[Target], limits: Limits) -> None:
+    def __init__(self, control: socket.socket, caller: int, targets: Sequence[Target], limits: CallLimits) -> None:
         self._control = control
         self._caller = caller
         self._targets = targets
         self._limits = limits
-        self._workers: dict[int, tuple[int, int]] = {}  # name -> process id, and a descriptor that tells its end
+        self._workers: dict[int, tuple[int, int]] = {}  # worker id -> process id and its pidfd
         self._selector = selectors.PollSelector()
         self._selector.register(control, selectors.EVENT_READ)
-        self._selector.register(caller, selectors.EVENT_READ)  # ready when the caller is dead
+        self._selector.register(caller, selectors.EVENT_READ)  # readable when the caller is dead
 
     def run(self) -> None:
         try:
             clean = True
             while True:
-                ended = []
+                exited = []
                 for key, _ in self._selector.select(None if clean else 0.1):
                     if key.data is not None:
-                        ended.append(key.data)
-                    elif key.fileobj == self._caller or not self._obey():
+                        exited.append(key.data)
+                    elif key.fileobj == self._caller or not self._handle_request():
                         return
-                if ended or not clean:
-                    clean = self._bury(ended)
+                if exited or not clean:
+                    clean = self._reap(exited)
         finally:
             for pid, _ in self._workers.values():
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
             kill_children()
 
-    def _obey(self) -> bool:
-        """Do what the caller asks; False when it has hung up."""
+    def _handle_request(self) -> bool:
+        """Do what the caller asks. Returns False when it has disconnected."""
         message, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
         if not message:
             return False
-        order, name = json.loads(message)
-        if order == "start":
+        request, worker_id = json.loads(message)
+        if request == "start":
             os.set_inheritable(descriptors[0], False)
-            self._start(name, socket.socket(fileno=descriptors[0]))
-        elif name in self._workers:
-            os.kill(self._workers[name][0], signal.SIGKILL)
+            self._start(worker_id, socket.socket(fileno=descriptors[0]))
+        elif worker_id in self._workers:
+            os.kill(self._workers[worker_id][0], signal.SIGKILL)
         return True
 
-    def _start(self, name: int, connection: socket.socket) -> None:
-        nursery = os.getpid()
+    def _start(self, worker_id: int, connection: socket.socket) -> None:
+        supervisor = os.getpid()
         with connection:
             try:
                 pid = os.fork()
             except OSError:
-                self._report(name, None)
+                self._report_exit(worker_id, None)
                 return
             if pid == 0:
                 code = 1
                 try:
                     os.setsid()
-                    die_with_parent(nursery)
+                    die_with_parent(supervisor)
                     adopt_orphans()
                     for descriptor in (self._control.fileno(), self._caller, *(fd for _, fd in self._workers.values())):
                         os.close(descriptor)
@@ -236,25 +222,25 @@ class _Keeper:
                     code = 0
                 finally:
                     os._exit(code)
-        ending = os.pidfd_open(pid)
-        self._workers[name] = pid, ending
-        self._selector.register(ending, selectors.EVENT_READ, name)
+        process = os.pidfd_open(pid)
+        self._workers[worker_id] = pid, process
+        self._selector.register(process, selectors.EVENT_READ, worker_id)
 
-    def _bury(self, names: Sequence[int]) -> bool:
-        """Kill what dead workers left behind, then report them; False when something would not die."""
+    def _reap(self, worker_ids: Sequence[int]) -> bool:
+        """Kill what dead workers left behind, then report their exits. Returns False when a process would not die."""
         codes = {}
-        for name in names:
-            pid, ending = self._workers.pop(name)
+        for worker_id in worker_ids:
+            pid, process = self._workers.pop(worker_id)
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)  # before waiting: until then no other process can have the number
-            codes[name] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            self._selector.unregister(ending)
-            os.close(ending)
+            codes[worker_id] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            self._selector.unregister(process)
+            os.close(process)
         clean = kill_children(keep=[pid for pid, _ in self._workers.values()])
-        for name, code in codes.items():
-            self._report(name, code)
+        for worker_id, code in codes.items():
+            self._report_exit(worker_id, code)
         return clean
 
-    def _report(self, name: int, code: int | None) -> None:
+    def _report_exit(self, worker_id: int, code: int | None) -> None:
         with suppress(OSError):
-            self._control.send(json.dumps([name, code]).encode())
+            self._control.send(json.dumps([worker_id, code]).encode())

@@ -1,6 +1,6 @@
-"""Which process dies with which: what Linux offers against processes that outlive their purpose.
+"""Ending processes together: what Linux offers so that no process outlives its purpose.
 
-Where prctl is missing (macOS), the first two functions do nothing.
+On systems without prctl (macOS), `die_with_parent` and `adopt_orphans` have no effect.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _LIBC = ctypes.CDLL(None)
 
 
 def die_with_parent(parent: int) -> None:
-    """Have this process killed when its parent dies. `parent` is the parent's id, known before the fork.
+    """Have the kernel kill this process when its parent dies. `parent` is the parent's id, read before the fork.
 
-    The kernel means the parent's *thread* that forked, so the parent has to be single-threaded.
+    The kernel watches the parent's *thread* that forked, so the parent must be single-threaded.
     """
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before the kernel knew what to do then
+    if os.getppid() != parent:  # it died before the call above
         os._exit(1)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent dies, daemons included. Not inherited by children."""
+    """Become the parent of descendants whose own parent dies, daemons included. Children do not inherit this."""
     if hasattr(_LIBC, "prctl"):
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -44,14 +44,14 @@ def adopts_orphans() -> bool:
 
 
 def child_ids() -> frozenset[int]:
-    """The children of this process, dead ones that nobody has waited for included."""
+    """The process ids of this process's children, including zombies."""
     return frozenset(child.pid for child in psutil.Process().children())
 
 
 def kill_children(keep: Collection[int] = (), patience: float = 1.0) -> bool:
-    """Kill all children of this process but `keep`, and what they leave to it, until there are none.
+    """Kill all children of this process except `keep`, and the orphans it adopts from them, until none is left.
 
-    False when some are left after `patience` seconds: a killed process may hang in the kernel for longer.
+    Returns False when some are left after `patience` seconds: the kernel may take longer to end a killed process.
     """
     deadline = time.monotonic() + patience
     while strays := child_ids() - set(keep):

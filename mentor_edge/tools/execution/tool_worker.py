@@ -1,57 +1,46 @@
-"""A child process that runs calls, one after another. Whatever a tool does wrong in it becomes an error text.
+"""The child process that runs tool calls, one after another, and turns everything a tool does wrong into an error text.
 
-It is forked by the nursery, has what the calls run in its memory, and shares nothing with the caller but a socket. A
-request is the JSON list `[number, index of the target, arguments, whether to keep state]`, a reply
-`[number, failed, text, seconds it took]`, each behind its length. The first reply is null and says that the worker is
-ready. The seconds are for planning: those of the processor for a call that never waited for anything.
+The pool supervisor forks it, so it has in memory what the calls need. It shares nothing with the caller but a socket. A
+request is the JSON list `[call number, index of the target, arguments, whether to keep state]`, a reply
+`[call number, failed, text]`, each with a length prefix. The first reply is null: the worker is ready.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import enum
 import inspect
 import io
 import json
-import resource
 import socket
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pydantic
 import pydantic_core
 
+from mentor_edge.tools.execution.limits import CallLimits, limit_worker
 from mentor_edge.tools.types import Target, ToolFailure
 
-HEADER = 4
-"""Bytes of the length before each message, little-endian."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """`seconds` is the time of a call, from the moment when a worker gets it; `output` is in characters of result or of
-    printed text, `memory` in bytes on top of what a worker starts with."""
-
-    seconds: float
-    output: int
-    memory: int
-
+HEADER_BYTES = 4
+"""Size of the length prefix of each message, little-endian."""
 
 seconds_per_call: float | None = None
-"""In a worker, the time limit of its calls: for tools that would rather give up by themselves."""
+"""In a worker, the time limit of its calls, for tools that end a call themselves shortly before it. Else None."""
 
 
 def framed(message: Any) -> bytes:
-    """A message as it goes over the socket. Raises: TypeError, ValueError, RecursionError for what has no JSON."""
+    """A message as JSON with its length prefix.
+
+    Raises: TypeError, ValueError or RecursionError when JSON cannot express it.
+    """
     body = json.dumps(message).encode()
-    return len(body).to_bytes(HEADER, "little") + body
+    return len(body).to_bytes(HEADER_BYTES, "little") + body
 
 
 class _OutputLimit(BaseException):
-    """Raised inside a tool that prints too much; not an Exception, so that the tool does not swallow it."""
+    """Raised inside a tool that prints too much. Not an Exception, so that the tool does not swallow it."""
 
 
 class _CountingSink(io.TextIOBase):
@@ -67,32 +56,30 @@ class _CountingSink(io.TextIOBase):
 
 
 class Worker:
-    """Serves one socket until its other end is closed. Async tools share one event loop, so that clients which
-    stateful tools keep open stay usable."""
+    """Serves one socket until the other end closes it.
 
-    def __init__(self, connection: socket.socket, targets: Sequence[Target], limits: Limits) -> None:
+    Async tools share one event loop, so that clients which stateful tools keep open stay usable.
+    """
+
+    def __init__(self, connection: socket.socket, targets: Sequence[Target], limits: CallLimits) -> None:
         self._connection = connection
         self._targets = targets
         self._limits = limits
-        self._kept: dict[int, Any] = {}  # by the id of the callable that made them
+        self._instances: dict[int, Any] = {}  # by the id of the callable that made them
         self._loop = asyncio.Runner()
 
     def serve(self) -> None:
         global seconds_per_call
         seconds_per_call = self._limits.seconds
-        _limit_memory(self._limits.memory)
+        limit_worker(self._limits.memory_bytes)
         self._connection.sendall(framed(None))
-        while (header := self._receive(HEADER)) is not None:
+        while (header := self._receive(HEADER_BYTES)) is not None:
             request = self._receive(int.from_bytes(header, "little"))
             if request is None:
                 return
-            number, index, arguments, keep = json.loads(request)
-            start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-            failed, text = self._call(self._targets[index], arguments, keep)
-            seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
-            if after.ru_nvcsw == before.ru_nvcsw:  # it never waited: the rest of the time went to other programs
-                seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            self._connection.sendall(framed([number, failed, text, seconds]))
+            number, index, arguments, keep_state = json.loads(request)
+            failed, text = self._call(self._targets[index], arguments, keep_state)
+            self._connection.sendall(framed([number, failed, text]))
 
     def _receive(self, size: int) -> bytes | None:
         data = b""
@@ -103,15 +90,15 @@ class Worker:
             data += chunk
         return data
 
-    def _call(self, target: Target, arguments: dict[str, Any], keep: bool) -> tuple[bool, str]:
-        """Whether the call failed, and what the model reads."""
-        limit = self._limits.output
+    def _call(self, target: Target, arguments: dict[str, Any], keep_state: bool) -> tuple[bool, str]:
+        """Run one call. Returns whether it failed, and what the model reads."""
+        limit = self._limits.output_characters
         sink = _CountingSink(limit)
         try:
             with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
                 if target.convert is not None:
                     arguments = target.convert(arguments)
-                instance = [] if target.state is None else [self._instance(target.state, keep)]
+                instance = [] if target.state is None else [self._instance(target.state, keep_state)]
                 result = target.function(*instance, **arguments)
                 if inspect.isawaitable(result):
                     result = self._loop.run(_awaited(result))
@@ -124,7 +111,7 @@ class Worker:
             return True, f"the tool tried to exit the interpreter (code {error.code})"[:limit]
         except ToolFailure as error:
             return True, _printable(str(error)[:limit])
-        except BaseException as error:  # whatever a tool raises is its result
+        except BaseException as error:  # anything a tool raises is its result
             return True, _printable(f"{type(error).__name__}: {error}"[:limit])
         if len(text) > limit:
             return True, f"the tool returned {len(text)} characters (limit {limit})"
@@ -133,9 +120,9 @@ class Worker:
     def _instance(self, state: Callable[[], Any], keep: bool) -> Any:
         if not keep:
             return state()
-        if id(state) not in self._kept:
-            self._kept[id(state)] = state()
-        return self._kept[id(state)]
+        if id(state) not in self._instances:
+            self._instances[id(state)] = state()
+        return self._instances[id(state)]
 
 
 async def _awaited(result: Any) -> Any:
@@ -143,10 +130,9 @@ async def _awaited(result: Any) -> Any:
 
 
 def _as_text(result: Any) -> str:
-    """Strings as they are, everything else as JSON.
+    """Strings unchanged, everything else as JSON. NaN and infinities are refused, as other JSON readers refuse them.
 
-    Raises: TypeError, ValueError or pydantic's errors for what has no JSON; NaN and infinities are refused, because
-    other readers of JSON refuse them.
+    Raises: TypeError, ValueError or pydantic's errors when JSON cannot express the result.
     """
     if isinstance(result, str):
         return _printable(str(result.value) if isinstance(result, enum.Enum) else result)
@@ -154,7 +140,7 @@ def _as_text(result: Any) -> str:
 
 
 def _as_json(value: Any) -> Any:
-    if isinstance(value, set | frozenset):  # in an order that changes from run to run
+    if isinstance(value, set | frozenset):  # their order changes from run to run
         raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
     if isinstance(value, pydantic.BaseModel):
         return value.model_dump(mode="json")
@@ -162,14 +148,5 @@ def _as_json(value: Any) -> Any:
 
 
 def _printable(text: str) -> str:
-    """Lone surrogates, which no tokenizer or file takes, become question marks."""
+    """Replace lone surrogates, which no tokenizer or file accepts, by question marks."""
     return text.encode(errors="replace").decode()
-
-
-def _limit_memory(extra: int) -> None:
-    with open("/proc/self/statm") as statm:  # the fork inherits the caller's address space
-        used = int(statm.read().split()[0]) * resource.getpagesize()
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = used + extra if hard == resource.RLIM_INFINITY else min(used + extra, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write the caller's memory to the disk
