@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mentor_edge.errors import ExportError
+from mentor_edge.model_directory import end_ids
 
 CHUNK = 1 << 18
 """Values of one piece: 1 MiB of float32, which stays in the processor's cache through all conversions."""
@@ -40,6 +41,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ExportError(f"{path} cannot be read: it holds no JSON object")
     return value
+
+
+def configured_end_ids(model_dir: Path) -> frozenset[int]:
+    """The end-of-turn ids that a model configures besides its tokenizer's end token.
+
+    They are those of generation_config.json or, if it names none, of config.json.
+
+    Raises: ExportError when a file cannot be read.
+    """
+    generation = model_dir / "generation_config.json"
+    configured = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    return end_ids(read_json(model_dir / "config.json").get("eos_token_id") if configured is None else configured)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def _load(student: str, base: str) -> tuple[Any, Any, Any]:
     """(model, tokenizer, dtype of the stored weights) of a base. Raises: ExportError, StudentError."""
     from transformers import AutoConfig
 
-    from mentor_edge.engines.torch.engine import load_student
+    from mentor_edge.engines.torch.loading import load_student
 
     four_bit = base == "4-bit"
     model, tokenizer = load_student(student, four_bit=four_bit, as_stored=not four_bit)

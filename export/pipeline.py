@@ -159,7 +159,7 @@ def _workplace(
     plan: ExportOptions,
     progress: Progress,
 ) -> tuple[Workplace, ChatTemplate]:
-    from mentor_edge.engines.torch.engine import load_tokenizer, template_of
+    from mentor_edge.engines.torch.loading import load_tokenizer, template_of
 
     tokenizer = load_tokenizer(str(merged))
     template = template_of(tokenizer)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TypedDict
 
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.engines.torch.engine import template_of
+from mentor_edge.engines.torch.loading import template_of
 from mentor_edge.errors import StudentError
 from mentor_edge.tasks.types import Task
 

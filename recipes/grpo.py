@@ -20,7 +20,8 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from mentor_edge.agent import AgentLimits, run_conversations
-from mentor_edge.engines.torch.engine import TransformersEngine, merged_adapter
+from mentor_edge.engines.torch.adapter import merged_adapter
+from mentor_edge.engines.torch.engine import TransformersEngine
 from mentor_edge.messages import Ending, Trajectory
 from mentor_edge.rewards import Reward, RewardBreakdown
 from mentor_edge.tasks.types import Task

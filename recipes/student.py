@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.engines.torch.engine import load_student, load_tokenizer
+from mentor_edge.engines.torch.loading import load_student, load_tokenizer
 from mentor_edge.files import cache_directory
 
 from .config import LoraConfig

@@ -11,7 +11,8 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from mentor_edge.agent import run_conversations
-from mentor_edge.engines.torch.engine import TransformersEngine, merged_adapter
+from mentor_edge.engines.torch.adapter import merged_adapter
+from mentor_edge.engines.torch.engine import TransformersEngine
 from mentor_edge.errors import StalledError
 from mentor_edge.files import write_jsonl
 from mentor_edge.rewards import is_correct

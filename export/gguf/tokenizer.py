@@ -14,9 +14,10 @@ from typing import Any
 import gguf
 from tokenizers import Tokenizer
 
-from mentor_edge.errors import ExportError
+from mentor_edge.errors import ExportError, StudentError
+from mentor_edge.model_directory import several_templates, stored_template
 
-from ..checkpoint import read_json
+from ..checkpoint import configured_end_ids, read_json
 from .byte_level_tokenizer import add_byte_level
 from .sentencepiece_tokenizer import add_sentencepiece
 from .vocabulary import Vocabulary
@@ -87,9 +88,7 @@ def _special_ids(settings: Mapping[str, Any], ids: Mapping[str, int]) -> dict[st
 
 def _more_end_ids(model_dir: Path, special: Mapping[str, int], vocabulary: Vocabulary) -> list[int]:
     """The ids that generation stops at, without the end token and without those that llama.cpp knows by their text."""
-    path = model_dir / "generation_config.json"
-    configured = read_json(path).get("eos_token_id") if path.exists() else None
-    ids = {configured} if isinstance(configured, int) else set(configured or ())
+    ids = configured_end_ids(model_dir)
     if outside := sorted(i for i in ids if not 0 <= i < len(vocabulary.tokens)):
         raise ExportError(
             f"generation_config.json stops at the ids {outside}, which do not exist", "correct its eos_token_id"
@@ -141,16 +140,10 @@ def _added_by_post_processor(tokenizer: Mapping[str, Any], special: Mapping[str,
 
 
 def _chat_template(model_dir: Path, settings: Mapping[str, Any]) -> str | None:
-    # The file takes precedence, as in transformers.
-    file = model_dir / "chat_template.jinja"
-    template = file.read_text(encoding="utf-8") if file.exists() else settings.get("chat_template")
-    more = sorted(path.stem for path in model_dir.glob("additional_chat_templates/*.jinja"))
-    if isinstance(template, list):
-        more = [str(entry.get("name")) for entry in template]
-        if len(template) == 1:
-            template, more = template[0].get("template"), []
-    if more or not isinstance(template, str | None):
-        listed = f" ({', '.join(more)})" if more else ""
-        hint = "keep the one that the model was trained with"
-        raise ExportError(f"the tokenizer has several chat templates{listed}", hint)
+    try:
+        template = stored_template(model_dir, settings.get("chat_template"))
+        if more := sorted(path.stem for path in model_dir.glob("additional_chat_templates/*.jinja")):
+            raise several_templates(more)
+    except StudentError as error:
+        raise ExportError(error.problem, error.hint) from error
     return template

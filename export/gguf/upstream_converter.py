@@ -27,14 +27,9 @@ _HEADROOM = 16 << 30
 # The child sets its limits before the script's first line. The script's folder comes first in the module path, as if
 # the script were run by name, because its own packages are beside it.
 _BOOTSTRAP = """
-import resource, runpy, sys
-limit = int(sys.argv.pop(1))
-for kind, value in ((resource.RLIMIT_AS, limit), (resource.RLIMIT_CORE, 0)):
-    hard = resource.getrlimit(kind)[1]
-    try:
-        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
-    except (ValueError, OSError):  # macOS does not know the first one
-        pass
+import runpy, sys
+from mentor_edge.engines.process.limits import limit_address_space
+limit_address_space(int(sys.argv.pop(1)))
 sys.argv = sys.argv[1:]
 sys.path[0] = sys.argv[0].rpartition("/")[0]
 runpy.run_path(sys.argv[0], run_name="__main__")

@@ -17,7 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
 
-from mentor_edge.engines.process.serving import Refused, limit_process, serve
+from mentor_edge.engines.process.limits import limit_process
+from mentor_edge.engines.process.serving import Refused, serve
 
 from . import builder_patches
 

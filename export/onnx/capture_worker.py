@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.engines.onnx.directory import CONFIG
-from mentor_edge.engines.process.serving import Refused, limit_process, serve
+from mentor_edge.engines.process.limits import limit_process
+from mentor_edge.engines.process.serving import Refused, serve
 from mentor_edge.files import write_json
 
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"

@@ -16,10 +16,11 @@ from typing import Any
 
 from mentor_edge.engines.onnx.directory import CONFIG, OnnxDirectory
 from mentor_edge.engines.process.worker import RuntimeWorker
-from mentor_edge.errors import EngineError, ExportError, did_you_mean
+from mentor_edge.errors import EngineError, ExportError, StudentError, did_you_mean
 from mentor_edge.files import atomic_directory, write_json
+from mentor_edge.model_directory import TEMPLATE_FILE, end_ids, stored_template
 
-from ..checkpoint import Checkpoint, read_json
+from ..checkpoint import Checkpoint, configured_end_ids, read_json
 from . import genai_exporter
 from .graph_quantization import quantization_of
 
@@ -106,20 +107,24 @@ def _check_source(model_dir: Path) -> int:
     settings = read_json(model_dir / "tokenizer_config.json")
     if not (model_dir / "tokenizer.json").is_file():
         raise ExportError(f"{model_dir} has no tokenizer.json", "save its tokenizer there with transformers")
-    if not (model_dir / "chat_template.jinja").is_file() and not isinstance(settings.get("chat_template"), str):
-        raise ExportError(f"{model_dir} has no chat template", "add the chat_template.jinja that it was trained with")
+    try:
+        template = stored_template(model_dir, settings.get("chat_template"))
+    except StudentError as error:
+        raise ExportError(f"{model_dir}: {error.problem}", error.hint) from error
+    if template is None:
+        raise ExportError(f"{model_dir} has no chat template", f"add the {TEMPLATE_FILE} that it was trained with")
     checkpoint = Checkpoint(model_dir)
     return sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
 
 
 def _complete(model_dir: Path, work: Path) -> Path:
     """Give the directory the source's template and end tokens, whichever exporter made it. Returns the graph's path."""
-    template = model_dir / "chat_template.jinja"
+    template = model_dir / TEMPLATE_FILE
     if template.is_file():
         shutil.copyfile(template, work / template.name)  # an exporter that wrote it as text may have changed line ends
     config = read_json(work / CONFIG)
     model = config["model"]
-    model["eos_token_id"] = sorted(_tokenizer_ends(work) | _configured_ends(model_dir))
+    model["eos_token_id"] = sorted(end_ids(_tokenizer_end(work), configured_end_ids(model_dir)))
     # With the true id, a prompt that ends with the padding token would get the logits of the token before it. Padded
     # batches stay right.
     model["pad_token_id"] = -1
@@ -128,18 +133,10 @@ def _complete(model_dir: Path, work: Path) -> Path:
     return work / str(model["decoder"]["filename"])
 
 
-def _tokenizer_ends(work: Path) -> set[int]:
+def _tokenizer_end(work: Path) -> int | None:
     try:
         directory = OnnxDirectory.read(work)
     except EngineError as error:
         raise ExportError(f"tokenizer: {error.problem}", error.hint) from error
-    end = directory.tokenizer.token_to_id(directory.template.eos_token)
-    return set() if end is None else {end}
-
-
-def _configured_ends(model_dir: Path) -> set[int]:
-    generation = model_dir / "generation_config.json"
-    ids = read_json(generation).get("eos_token_id") if generation.is_file() else None
-    if ids is None:
-        ids = read_json(model_dir / "config.json").get("eos_token_id")
-    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+    end: int | None = directory.tokenizer.token_to_id(directory.template.eos_token)
+    return end

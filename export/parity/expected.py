@@ -87,7 +87,7 @@ class Reference:
         import torch
         from transformers import AutoTokenizer
 
-        from mentor_edge.engines.torch.engine import load_model
+        from mentor_edge.engines.torch.loading import end_ids_of, load_model
 
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
         model = load_model(
@@ -109,15 +109,14 @@ class Reference:
         scored = [_score(model, list(ids)[-context:], SCORED) for ids in conversations[:CONVERSATIONS]]
         if sum(len(item.logits) for item in scored) < POSITIONS:
             scored.append(random)
-        ends = model.generation_config.eos_token_id
-        end_ids = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+        end_ids = end_ids_of(model, tokenizer)
         prompts = _prompts(tokenizer, template, conversations) or [random.token_ids]
         context = min(CONTEXT, limit - NEW_TOKENS)
         return cls(
             source=Path(model_dir),
             llama_cpp_tolerance=_llama_cpp_tolerance(model, random),
             eos_token=tokenizer.eos_token or "",
-            end_ids=frozenset(end_ids),
+            end_ids=end_ids,
             template=template,
             texts=texts,
             token_ids=token_ids,
@@ -165,9 +164,11 @@ def first_difference(left: str | None, right: str | None) -> str:
 
 
 def _checked_template(tokenizer: Any) -> ChatTemplate | None:
+    from mentor_edge.engines.torch.loading import template_of
+
     if not tokenizer.chat_template:
         return None
-    template = ChatTemplate(tokenizer.chat_template, tokenizer.eos_token or "", tokenizer.bos_token or "")
+    template = template_of(tokenizer)
     for number, probe in enumerate(PROBES):
         ours, theirs = render(template, probe), _render_as_transformers(tokenizer, probe)
         if ours != theirs:
@@ -259,7 +260,7 @@ def _up_to(opening: list[int], conversations: Sequence[Sequence[int]]) -> Iterat
                 break
 
 
-def _turn(model: Any, tokenizer: Any, end_ids: set[int], prompt: list[int]) -> Turn:
+def _turn(model: Any, tokenizer: Any, end_ids: frozenset[int], prompt: list[int]) -> Turn:
     import torch
     from transformers import GenerationConfig
 

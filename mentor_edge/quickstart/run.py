@@ -153,7 +153,7 @@ class _Session:
         }
 
     def _base(self) -> dict[str, int]:
-        from mentor_edge.engines.torch.engine import load_student
+        from mentor_edge.engines.torch.loading import load_student
         from mentor_edge.recipes.nano.warm_start import warm_start
 
         target = self.out / "base"

@@ -121,8 +121,8 @@ def assert_same_text(engine: Engine, student: Path) -> None:
 
 def test_transformers_engine_equals_generate(student: Path, generate: Any) -> None:
     engine = TransformersEngine.load(student)
-    assert engine.eos_token_ids == {0, 2}
-    assert_equal_to(generate, engine, engine.eos_token_ids)
+    assert engine.end_ids == {0, 2}
+    assert_equal_to(generate, engine, engine.end_ids)
     assert_same_text(engine, student)
 
 
@@ -177,8 +177,8 @@ def test_other_families_equal_generate(name: str, config: dict[str, Any]) -> Non
     engine = TransformersEngine(model, make_tokenizer())
     # Random models never write their own end token: what one row says on its way ends turns.
     prompts = conversations(seed=0)[1][0][1]
-    engine.eos_token_ids = {reference_of(model, [-1])(prompts[0], NEW_TOKENS)[5]}
-    assert_equal_to(reference_of(model, list(engine.eos_token_ids)), engine, engine.eos_token_ids)
+    engine.end_ids = {reference_of(model, [-1])(prompts[0], NEW_TOKENS)[5]}
+    assert_equal_to(reference_of(model, list(engine.end_ids)), engine, engine.end_ids)
 
 
 @pytest.mark.parametrize(

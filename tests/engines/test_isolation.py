@@ -19,7 +19,7 @@ from helpers.tiny_models import make_student
 from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.llama_cpp import engine as llama_cpp
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
-from mentor_edge.engines.process import machine, serving
+from mentor_edge.engines.process import limits, machine
 from mentor_edge.engines.process.worker import RuntimeDied, RuntimeWorker
 from mentor_edge.errors import EngineError
 from mentor_edge.export.gguf.convert import convert
@@ -40,7 +40,8 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenize: str, be
     (tmp_path / "child.py").write_text(
         f"""
 import ctypes, os, signal, sys, time
-from mentor_edge.engines import llama_worker, serving
+from mentor_edge.engines.llama_cpp import llama_worker
+from mentor_edge.engines.process import limits
 {before}
 def send(data, then=lambda: time.sleep(60)):
     # The replies' pipe: the child's last descriptor of a pipe beside its three standard ones.
@@ -110,7 +111,7 @@ def test_what_a_child_does_is_an_error_that_names_the_file(
 def test_what_does_not_fit_a_frame_is_refused_and_survived(
     model_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    limit = "from mentor_edge.engines import frames\nframes.FRAME_LIMIT = 2_000"
+    limit = "from mentor_edge.engines.process import frames\nframes.FRAME_LIMIT = 2_000"
     misbehave(monkeypatch, tmp_path, "if texts == ['long']: return [[1] * 3_000]", limit)
     with LlamaCppEngine(model_file) as engine:
         with pytest.raises(EngineError, match="do not fit a frame of at most 2000"):
@@ -120,7 +121,7 @@ def test_what_does_not_fit_a_frame_is_refused_and_survived(
 
 def limited(bytes_: int) -> str:
     """Code for a child on a machine that has so little memory."""
-    return f"serving.memory_bytes = lambda: {bytes_}"
+    return f"limits.memory_bytes = lambda: {bytes_}"
 
 
 def peak_of(pid: int) -> int:
@@ -167,12 +168,12 @@ def test_the_limit_follows_the_machine(
 ) -> None:
     misbehave(monkeypatch, tmp_path, "", limited(memory))
     with LlamaCppEngine(model_file) as engine:
-        limits = Path(f"/proc/{engine._worker._process.pid}/limits").read_text()
-    limit = next(int(line.split()[3]) for line in limits.splitlines() if line.startswith("Max address space"))
+        shown = Path(f"/proc/{engine._worker._process.pid}/limits").read_text()
+    limit = next(int(line.split()[3]) for line in shown.splitlines() if line.startswith("Max address space"))
     size = model_file.stat().st_size
-    allowed = size + min(memory, 2 * size + serving.HEADROOM)
+    allowed = size + min(memory, 2 * size + limits.HEADROOM)
     assert allowed < limit < allowed + (1 << 30)  # and what the libraries had mapped before
-    assert "Max core file size        0 " in limits
+    assert "Max core file size        0 " in shown
 
 
 def test_a_containers_memory_and_processors_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_a_containers_memory_and_processors_count(monkeypatch: pytest.MonkeyPatc
     (tmp_path / "memory.max").write_text("536870912\n")
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     assert (machine.memory_bytes(), machine.processors()) == (512 << 20, 0.5)
-    assert serving.kv_budget() == 256 << 20
+    assert limits.kv_budget() == 256 << 20
 
 
 def test_a_child_that_hangs_does_not_outlive_its_parent(
@@ -192,7 +193,8 @@ def test_a_child_that_hangs_does_not_outlive_its_parent(
 ) -> None:
     misbehave(monkeypatch, tmp_path, "time.sleep(600)")
     script = (
-        "import sys\nfrom mentor_edge.engines import llama_cpp\nllama_cpp.COMMAND = [sys.executable, sys.argv[2]]\n"
+        "import sys\nfrom mentor_edge.engines.llama_cpp import engine as llama_cpp\n"
+        "llama_cpp.COMMAND = [sys.executable, sys.argv[2]]\n"
         "with llama_cpp.LlamaCppEngine(sys.argv[1]) as engine:\n"
         "    print(engine._worker._process.pid, flush=True)\n    engine.encode(['x'])\n"
     )

@@ -65,8 +65,8 @@ def reference(student: Path, engine: LlamaCppEngine) -> Any:
 def misbehave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     """Start workers that run `code` first; `worker` is the worker's module."""
     script = tmp_path / "worker.py"
-    script.write_text(f"import os, signal, sys, time\nfrom mentor_edge.engines import llama_worker as worker\n{code}\n")
-    script.write_text(script.read_text() + "worker.main()\n")
+    begin = "import os, signal, sys, time\nfrom mentor_edge.engines.llama_cpp import llama_worker as worker\n"
+    script.write_text(f"{begin}{code}\nworker.main()\n")
     monkeypatch.setattr(llama_cpp, "COMMAND", [sys.executable, str(script)])
 
 

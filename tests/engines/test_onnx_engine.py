@@ -66,7 +66,7 @@ def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     (said,) = converse(reference, [(range(5), PROMPTS)], 5, 12)
     ends = [said[row].token_ids[place] for row, place in ((2, 4), (1, 9), (4, 11))]
     edit_json(directory / "genai_config.json", lambda config: config["model"].update(eos_token_id=ends))
-    reference.eos_token_ids |= set(ends)
+    reference.end_ids |= set(ends)
     with OnnxEngine(directory) as engine:
         yield engine, reference
 
@@ -85,8 +85,8 @@ def copy(model: Path, tmp_path: Path) -> Path:
 def misbehave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
     """Start workers that run `code` first; `worker` is the worker's module."""
     script = tmp_path / "worker.py"
-    script.write_text(f"import os, signal, sys\nfrom mentor_edge.engines import onnx_worker as worker\n{code}\n")
-    script.write_text(script.read_text() + "worker.main()\n")
+    begin = "import os, signal, sys\nfrom mentor_edge.engines.onnx import genai_worker as worker\n"
+    script.write_text(f"{begin}{code}\nworker.main()\n")
     monkeypatch.setattr(onnx, "COMMAND", [sys.executable, str(script)])
 
 
@@ -186,7 +186,7 @@ def test_text_becomes_the_tokens_of_training(engines: tuple[OnnxEngine, Transfor
     assert ours.decode([emoji[:1]]) == ["\ufffd"]
     assert ours.encode(["\ud800"])  # a lone surrogate has no bytes; it must not end the engine
     assert ours.template == theirs.template
-    assert ours.end_ids == theirs.eos_token_ids
+    assert ours.end_ids == theirs.end_ids
     assert ours.context_length == theirs.context_length and ours.vocabulary_size == EMBEDDING_ROWS
 
 
@@ -281,7 +281,7 @@ def fill_with_nan(directory: Path) -> None:
         (without("model.onnx.data"), r"while loading .*model.onnx.data.*\n.*export"),
         (without("tokenizer.json"), r"holds no tokenizer.json\n.*export"),
         (without("tokenizer_config.json"), r"holds no tokenizer_config.json\n.*export"),
-        (without("chat_template.jinja"), r"holds no chat template\n.*add the chat_template"),
+        (without("chat_template.jinja"), r"has no chat template\n.*add the chat_template"),
         (cut("genai_config.json", 100), r"genai_config.json cannot be used.*JSON"),
         (change("genai_config.json", lambda c: c["model"]["decoder"].pop("head_size")), r"model.decoder.head_size"),
         (change("genai_config.json", lambda c: c["model"]["decoder"].update(head_size=64)), r"while loading.*past_key"),

@@ -19,7 +19,9 @@ from transformers import GenerationConfig
 from helpers.tiny_models import EMBEDDING_ROWS, make_student
 from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.torch import engine as transformers_engine
-from mentor_edge.engines.torch.engine import TransformersEngine, load_student, merged_adapter
+from mentor_edge.engines.torch.adapter import merged_adapter
+from mentor_edge.engines.torch.engine import TransformersEngine
+from mentor_edge.engines.torch.loading import load_student
 
 PROMPT = [11, 45, 300, 7, 7, 201]
 FAMILIES = [(family, tied) for family in ("qwen3", "qwen2", "llama") for tied in (True, False)]
@@ -40,11 +42,11 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def ending_at(engine: TransformersEngine, ids: set[int]) -> Iterator[None]:
     """The engine with other end-of-turn tokens: random models never write their own."""
-    before, engine.eos_token_ids = engine.eos_token_ids, ids
+    before, engine.end_ids = engine.end_ids, ids
     try:
         yield
     finally:
-        engine.eos_token_ids = before
+        engine.end_ids = before
 
 
 def generated(model: Any, ids: list[int], new_tokens: int, ends: set[int]) -> list[int]:
@@ -290,4 +292,4 @@ def test_markers_encode_to_single_tokens_and_texts_come_back(qwen3: Path) -> Non
     assert [len(ids) for ids in encoded[:3]] == [1, 1, 1]
     assert engine.decode(encoded) == texts
     assert engine.encode([]) == []
-    assert all(token in engine.eos_token_ids for token in itertools.chain(encoded[2]))
+    assert all(token in engine.end_ids for token in itertools.chain(encoded[2]))

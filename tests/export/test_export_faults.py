@@ -73,7 +73,7 @@ SMALL = {"head_dim": 64, "num_key_value_heads": 1, "intermediate_size": 256}
 
 @pytest.fixture(scope="module")
 def bench(nano_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    from mentor_edge.engines.torch.engine import load_tokenizer
+    from mentor_edge.engines.torch.loading import load_tokenizer
     from mentor_edge.recipes.nano.student import build_model
 
     known = Suite("known", "1", training_suite(12, seed=0).tasks)

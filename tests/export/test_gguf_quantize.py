@@ -237,7 +237,7 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> No
     script.write_text(
         "import os, signal, time\n"
         "from mentor_edge.engines.llama_cpp import llama_worker, quantizer\n"
-        "from mentor_edge.engines.process import serving\n"
+        "from mentor_edge.engines.process import limits\n"
         f"real = work = quantizer.quantize\n{code}\nquantizer.quantize = work\nllama_worker.main()\n"
     )
     monkeypatch.setattr(llama_cpp, "COMMAND", [sys.executable, str(script)])
@@ -250,7 +250,7 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> No
         ("def work(*_, **__): os._exit(3)", "left with exit code 3 while quantizing"),
         ("def work(*_, **__): time.sleep(60)", "no sign of life for 2 s while quantizing"),
         ("def work(*_, **__): return bytearray(1 << 46)", "memory"),
-        ("serving.memory_bytes = lambda: -(1 << 24)", ""),
+        ("limits.memory_bytes = lambda: -(1 << 24)", ""),
     ],
     ids=["crash", "exit", "hang", "memory", "no memory at all"],
 )

@@ -29,7 +29,7 @@ def make_adapter(student: Path, directory: Path, size: float = STRONG, **changes
     """A LoRA adapter with random weights; `changes` are settings of PEFT's LoraConfig."""
     from peft import LoraConfig, get_peft_model
 
-    from mentor_edge.engines.torch.engine import load_student
+    from mentor_edge.engines.torch.loading import load_student
 
     settings = {"r": RANK, "lora_alpha": SCALE * RANK, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
     model = get_peft_model(load_student(student)[0], LoraConfig(**(settings | changes)))
@@ -116,7 +116,7 @@ def test_the_4_bit_base_is_what_qlora_training_sees(
     import bitsandbytes
     from peft import PeftModel
 
-    from mentor_edge.engines.torch.engine import load_student
+    from mentor_edge.engines.torch.loading import load_student
 
     student = request.getfixturevalue(name)
     adapter = make_adapter(student, tmp_path / "adapter")
@@ -270,7 +270,7 @@ def test_a_change_of_the_head_alone_is_refused_where_it_is_tied(tmp_path: Path) 
 
 
 def test_other_bases_and_quantized_ones_are_refused(student: Path, adapter: Path, tmp_path: Path) -> None:
-    from mentor_edge.engines.torch.engine import load_student
+    from mentor_edge.engines.torch.loading import load_student
 
     with pytest.raises(ExportError, match="cannot merge onto '8-bit'\nknown bases: 16-bit, 4-bit"):
         merge(str(student), adapter, tmp_path / "merged", "8-bit")

@@ -130,7 +130,7 @@ def test_a_model_without_a_template_has_none_to_compare(student: Path, tmp_path:
     convert(tmp_path, tmp_path / "f32.gguf")
     report = check(tmp_path, tmp_path / "f32.gguf")
     assert report.text.template_sha256 is None and report.text.rendered_cases == 0
-    with pytest.raises(ExportError, match=r"^template: .* holds no chat template"):
+    with pytest.raises(ExportError, match=r"^template: .* has no chat template"):
         check(student, tmp_path / "f32.gguf")
 
 

@@ -43,7 +43,7 @@ def teach(student: Path, adapter: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from mentor_edge.engines.torch.engine import load_student
+    from mentor_edge.engines.torch.loading import load_student
     from mentor_edge.recipes.examples import supervised_examples
 
     model, tokenizer = load_student(student)

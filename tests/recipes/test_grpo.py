@@ -18,7 +18,8 @@ from trl.chat_template_utils import parse_response
 
 from helpers.taught_students import teach
 from mentor_edge.agent import AgentLimits, run_conversations
-from mentor_edge.engines.torch.engine import TransformersEngine, load_student
+from mentor_edge.engines.torch.engine import TransformersEngine
+from mentor_edge.engines.torch.loading import load_student
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.recipes import MentorRecipe, base, config
 from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog, grpo_arguments

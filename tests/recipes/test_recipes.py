@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from helpers.paths import DATA
 from helpers.tiny_models import make_student, make_tokenizer
-from mentor_edge.engines.torch.engine import TransformersEngine, load_student
+from mentor_edge.engines.torch.engine import TransformersEngine
+from mentor_edge.engines.torch.loading import load_student
 from mentor_edge.errors import OutputError, RunError, StudentError, TaskError
 from mentor_edge.recipes import MentorRecipe, Recipe, Run, SFTRecipe
 from mentor_edge.recipes.config import LoraConfig

@@ -85,7 +85,7 @@ class LlamaCppEngine(WorkerEngine):
         """
         if self._template is None or not self.eos_token:
             missing = "chat template" if self._template is None else "end-of-turn token"
-            raise EngineError(f"{self.path} holds no {missing}", "export a model whose tokenizer has one")
+            raise EngineError(f"{self.path} has no {missing}", "export a model whose tokenizer has one")
         return ChatTemplate(self._template, self.eos_token, self.bos_token)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

@@ -21,14 +21,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mentor_edge.engines.llama_cpp import quantizer as llama_quantizer
+from mentor_edge.engines.process.limits import CONTEXT_DEFAULT, kv_budget, limit_process
 from mentor_edge.engines.process.serving import (
     Refused,
     check_ids,
     check_logits,
     check_rows,
     choose_token,
-    kv_budget,
-    limit_process,
     serve,
 )
 
@@ -132,7 +131,7 @@ class LlamaServer:
         trained = lib.llama_model_n_ctx_train(self._model)
         if trained < 1:  # also what does not fit 31 bits
             raise Refused("the file names no possible context length", _DAMAGED)
-        self._limit = context_length or min(trained, 4096)
+        self._limit = context_length or min(trained, CONTEXT_DEFAULT)
         if self._limit > trained:
             raise Refused(
                 f"a context of {self._limit} tokens was asked for", f"the model was made for at most {trained}"

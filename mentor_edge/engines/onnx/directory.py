@@ -14,7 +14,8 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 from tokenizers import Tokenizer
 
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.errors import EngineError
+from mentor_edge.errors import EngineError, StudentError
+from mentor_edge.model_directory import TEMPLATE_FILE, end_ids, stored_template
 
 CONFIG = "genai_config.json"
 _INCOMPLETE = "the directory is incomplete or damaged: export the model again"
@@ -76,13 +77,12 @@ class OnnxDirectory:
         eos_id = tokenizer.token_to_id(eos_token)
         if eos_id is None:
             raise EngineError(f"{path} names no end-of-turn token", "export a model whose tokenizer has an eos_token")
-        ends = model.eos_token_id if isinstance(model.eos_token_id, list) else [model.eos_token_id]
         return cls(
             path=path,
             context_length=model.context_length,
             # Keys and values, of at most four bytes each: the builder's CPU models have float32 caches.
             kv_bytes_per_token=2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size * 4,
-            end_ids=frozenset({eos_id, *ends}),
+            end_ids=end_ids(eos_id, model.eos_token_id),
             template=ChatTemplate(_read_template(path, config), eos_token, _content(config.bos_token)),
             tokenizer=tokenizer,
         )
@@ -119,13 +119,13 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _read_template(path: Path, config: _TokenizerConfig) -> str:
-    """The file comes before the entry, as in transformers."""
-    if (path / "chat_template.jinja").is_file():
-        return _read(path / "chat_template.jinja")
-    if not isinstance(config.chat_template, str):
-        count = "no" if config.chat_template is None else "no single"
-        raise EngineError(f"{path} holds {count} chat template", "add the chat_template.jinja that it was trained with")
-    return config.chat_template
+    try:
+        template = stored_template(path, config.chat_template)
+    except StudentError as error:
+        raise EngineError(f"{path}: {error.problem}", error.hint) from error
+    if template is None:
+        raise EngineError(f"{path} has no chat template", f"add the {TEMPLATE_FILE} that it was trained with")
+    return template
 
 
 def _content(token: str | _AddedToken | None) -> str:

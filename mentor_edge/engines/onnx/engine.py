@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentor_edge.engines.onnx.directory import OnnxDirectory
-from mentor_edge.engines.process.serving import kv_budget
+from mentor_edge.engines.process.limits import CONTEXT_DEFAULT, kv_budget
 from mentor_edge.engines.process.worker import RuntimeWorker, WorkerEngine
 from mentor_edge.errors import EngineError
 
@@ -86,7 +86,7 @@ class OnnxEngine(WorkerEngine):
 def _context_length(directory: OnnxDirectory, wanted: int | None) -> int:
     limit = directory.context_length
     if wanted is None:
-        return min(limit, 4096)
+        return min(limit, CONTEXT_DEFAULT)
     if not 1 <= wanted <= limit:
         raise EngineError(
             f"a context of {wanted} tokens was asked for", f"{directory.path} was made for 1 to {limit} tokens"

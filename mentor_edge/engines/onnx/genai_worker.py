@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mentor_edge.engines.process.limits import limit_process
 from mentor_edge.engines.process.serving import (
     Refused,
     check_ids,
     check_logits,
     check_rows,
     choose_token,
-    limit_process,
     serve,
 )
 

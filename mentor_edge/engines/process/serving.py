@@ -6,8 +6,6 @@ A runtime may end its process on a broken file or a failed assertion, so none ev
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -18,14 +16,9 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from mentor_edge.engines.process.frames import FrameError, read_frame, write_frame
-from mentor_edge.engines.process.machine import memory_bytes
 
-KV_LIMIT = 4 << 30  # bytes of all sequences' caches together, at most half of the machine's memory
-HEADROOM = 8 << 30  # bytes beyond the weights: caches, compute buffers, logits
-THREAD_STACK = 1 << 20  # bytes
 PULSE = 1.0  # seconds between signs of life
 _LESS_MEMORY = "ask for a shorter context or fewer conversations at once, or use a machine with more memory"
 
@@ -85,42 +78,6 @@ def _pulse(stream: IO[bytes]) -> Callable[[], None]:
             write_frame(stream, {"alive": True})
 
     return alive
-
-
-def limit_process(size: int) -> None:
-    """Make allocations beyond what a model of `size` bytes can need fail here, instead of in the whole machine.
-
-    Call it before the file is opened. The limit is one of addresses: what is mapped already, the file, and the lesser
-    of this machine's memory and what repacking the weights for the processor, caches and buffers can take.
-    """
-    if sys.platform == "win32":
-        return
-    import resource
-
-    _shrink_thread_stacks()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = psutil.Process().memory_info().vms + size + min(2 * size + HEADROOM, memory_bytes())
-    # macOS does not know this limit.
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
-    # A crash must not write gigabytes of memory to the disk.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-
-def _shrink_thread_stacks() -> None:
-    """llama.cpp checks each tensor in a thread of its own; their usual 8 MiB of addresses would hide any real limit."""
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "pthread_setattr_default_np"):  # glibc and musl have it
-        return
-    attributes = ctypes.create_string_buffer(256)  # pthread_attr_t has 56 or 64 bytes
-    libc.pthread_attr_init(attributes)
-    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(THREAD_STACK))
-    libc.pthread_setattr_default_np(attributes)
-
-
-def kv_budget() -> int:
-    """Bytes that the caches of all sequences may take together."""
-    return min(KV_LIMIT, memory_bytes() // 2)
 
 
 def check_rows(rows: Sequence[int], size: int) -> None:

@@ -16,13 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.base import Generation, Sampling
 from mentor_edge.engines.torch.attention import FAMILIES, INSTEAD, attention_mask, attention_windows
+from mentor_edge.engines.torch.loading import end_ids_of, load_student, template_of
 from mentor_edge.engines.torch.ragged_cache import RaggedCache, concatenated
 from mentor_edge.errors import StudentError
 
@@ -30,96 +27,9 @@ _PREFILL_TOKENS = 16384
 """Most padded tokens of one prefill forward: bounds its activations whatever the batch."""
 _COMPACT_BELOW = 0.75
 """Finished rows are dropped once fewer than this part of the decoded rows is active: dropping copies the cache."""
-_OTHER_WEIGHTS = "copy the model again: its weights and config.json do not belong together"
 _TOLERANCE = 0.25
 """Largest difference of logits from the model's own, in their standard deviations. The order of additions moves them by
 1e-5 in float32 and leaves room for 16 bits; a wrong mask or position moves them by about one."""
-
-
-@contextmanager
-def _loading(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError, StrictDataclassError) as error:
-        first_lines = " ".join(" ".join(str(error).strip().splitlines()[:2]).split()) or type(error).__name__
-        raise StudentError(
-            f"cannot load the student {name!r}: {first_lines}",
-            "give a directory with config.json, model.safetensors and a tokenizer (a hub id needs a reachable hub)",
-        ) from error
-
-
-def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a student, checked for a chat template.
-
-    Raises: StudentError when it cannot be loaded, or has no chat template or one that is no Jinja.
-    """
-    name = str(path)
-    with _loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    if not tokenizer.chat_template:
-        raise StudentError(
-            f"the student {name!r} has no chat template",
-            "a tool-calling student needs one: add chat_template.jinja or use an instruct model",
-        )
-    if tokenizer.eos_token is None:
-        raise StudentError(f"the student {name!r} has no end-of-turn token (eos_token)")
-    try:
-        template_of(tokenizer).check()
-    except StudentError as error:
-        raise StudentError(f"the student {name!r} cannot be used: {error.problem}", error.hint) from error
-    return tokenizer
-
-
-def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
-    """The weights of a student in a transformers model, with `options` of `from_pretrained`.
-
-    Raises: StudentError when they cannot be loaded, some are missing or of another shape (transformers would start them
-    afresh), or the tokenizer has tokens without embedding. Added tokens may have none, as Gemma 3's for images.
-    """
-    name = str(path)
-    with _loading(name):
-        model, found = AutoModelForCausalLM.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-    for weight in sorted(found["missing_keys"]):
-        raise StudentError(f"the weights of the student {name!r} lack {weight}", _OTHER_WEIGHTS)
-    for weight, stored, expected in sorted(found["mismatched_keys"]):
-        shapes = f"{list(stored)}, where its configuration needs {list(expected)}"
-        raise StudentError(f"{weight} of the student {name!r} has the shape {shapes}", _OTHER_WEIGHTS)
-    rows = model.get_input_embeddings().weight.shape[0]
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    used = {*tokenizer.get_vocab().values()} - tokenizer.added_tokens_decoder.keys() | {tokenizer.eos_token_id}
-    largest = max(used | {*(ends if isinstance(ends, list) else [ends])} - {None}, default=0)
-    if largest >= rows:
-        raise StudentError(
-            f"the student {name!r} has embeddings of {rows} tokens, and its tokenizer or generation_config.json a token"
-            f" {largest}",
-            "put the model's own tokenizer and generation_config.json beside its weights",
-        )
-    return model
-
-
-def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = False) -> tuple[Any, Any]:
-    """Load a local Hugging Face directory (or, where a hub is reachable, a hub id) as (model, tokenizer).
-
-    Weights are float32 on a CPU and bfloat16 on a GPU; `four_bit` keeps them as NF4 with double quantization (QLoRA),
-    `as_stored` in the dtype that the configuration names.
-
-    Raises: StudentError as `load_tokenizer` and `load_model`.
-    """
-    name = str(path)
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    options: dict[str, Any] = {"dtype": "auto" if as_stored else dtype}
-    if four_bit:  # only then: given as None, it makes transformers forget how a quantized student is stored
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-        )
-    tokenizer = load_tokenizer(name)
-    return load_model(name, tokenizer, **options), tokenizer
-
-
-def template_of(tokenizer: Any) -> ChatTemplate:
-    return ChatTemplate(tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token or "")
 
 
 class TransformersEngine:
@@ -142,8 +52,7 @@ class TransformersEngine:
                 f"the decode loop cannot drive {config.model_type}: it names no longest context", INSTEAD
             )
         self.context_length = limit if context_length is None else min(limit, context_length)
-        eos = model.generation_config.eos_token_id
-        self.eos_token_ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
+        self.end_ids = end_ids_of(model, tokenizer)
         if config.model_type not in FAMILIES:
             self._try_loop()
 
@@ -278,7 +187,7 @@ class _TorchConversations:
                 if not alive[index]:
                     continue
                 generated[index].append(token)
-                finished[index] = token in self._engine.eos_token_ids
+                finished[index] = token in self._engine.end_ids
                 full = self._lengths[rows[index]] + 1 >= self._engine.context_length
                 alive[index] = not finished[index] and not full
             keep = [i for i, index in enumerate(decoded) if alive[index]]
@@ -308,31 +217,3 @@ def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     if temperature == 0:
         return logits.argmax(-1)
     return torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
-
-
-@contextmanager
-def merged_adapter(model: Any) -> Iterator[None]:
-    """Decode with LoRA deltas added to the base weights, and put the very same base tensors back afterwards.
-
-    PEFT's own merge and unmerge subtract what they added, which drifts in floating point from step to step. Quantized
-    layers keep their adapter live: merging into 4-bit weights would decode another model than the one trained.
-    """
-    from peft.tuners.lora import LoraLayer
-
-    merged: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
-    try:
-        with torch.no_grad():
-            for layer in model.modules():
-                if not isinstance(layer, LoraLayer) or type(layer.get_base_layer()) is not torch.nn.Linear:
-                    continue
-                weight = layer.get_base_layer().weight
-                merged.append((layer, weight, weight.data))
-                weight.data = weight.data + sum(
-                    layer.get_delta_weight(name).to(weight.dtype) for name in layer.active_adapters
-                )
-                layer.merged_adapters.extend(layer.active_adapters)
-        yield
-    finally:
-        for layer, weight, original in merged:
-            weight.data = original
-            layer.merged_adapters.clear()
