@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, PlainValidator, ValidationError
 
 from mentor_edge.errors import TaskError
 
@@ -66,6 +69,81 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 (byte {error.start})"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+# Rows as pydantic models ---------------------------------------------------------------------------------------------
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair; no file or tokenizer accepts it
+        raise ValueError("contains half of a surrogate pair") from None
+    return text
+
+
+def _identifier(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"expected a whole number or text, found {shown(value)}")
+    return _encodable(str(value))
+
+
+def _finite(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"expected a number, found {shown(value)}")
+    if not abs(value) <= sys.float_info.max:  # comparing never overflows, and NaN is not below anything
+        raise ValueError(f"expected a finite number, found {shown(value)}")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+"""Text that can be written to a file."""
+Identifier = Annotated[str, PlainValidator(_identifier)]
+"""Text, or a whole number that is read as text."""
+Number = Annotated[int | float, PlainValidator(_finite)]
+"""A finite number, as exact as JSON wrote it."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+"""What a field should contain, by pydantic's name of the error."""
+
+
+def parse_row(model: type[_Model], row: Any) -> _Model:
+    """Validate the JSON value of a line, without converting any types.
+
+    Raises: ValueError naming every bad field, what was expected and what was found.
+    """
+    try:
+        return model.model_validate(row, strict=True)
+    except ValidationError as error:
+        raise ValueError("; ".join(map(_problem, error.errors()))) from None
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    kind, path = error["type"], field_path(error["loc"])
+    if kind == "missing":
+        reason = "missing"
+    elif kind == "too_short":
+        reason = "the list is empty"
+    elif kind == "value_error":
+        reason = str(error["ctx"]["error"])
+    elif kind in _EXPECTED:
+        reason = f"expected {_EXPECTED[kind]}, found {shown(error['input'])}"
+    else:
+        reason = error["msg"]
+    return f"{path}: {reason}" if path else reason
+
+
+def field_path(parts: Sequence[str | int]) -> str:
+    """The path to a field as messages write it: "steps[0].calls[1].name"."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
 
 
 _NAMES: Mapping[Any, str] = {

@@ -15,7 +15,7 @@ from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ConfigError, TaskError
 from mentor_edge.files import atomic_file, explained_write_errors
 from mentor_edge.progress import Progress, no_progress
-from mentor_edge.tasks.checks import task_mistakes
+from mentor_edge.tasks.mistakes import task_mistakes
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.teacher.validation import shortest_reference, validate_references, write_rejected
 from mentor_edge.tools.catalog import load_tools

@@ -8,7 +8,8 @@ from typing import Any
 
 from mentor_edge.messages import Ending, Message, Trajectory
 from mentor_edge.rewards import is_correct
-from mentor_edge.tasks.bfcl import match_calls
+from mentor_edge.tasks.answers.passages import passage_metrics
+from mentor_edge.tasks.call_matching import match_calls
 from mentor_edge.tasks.types import Task
 
 MISSING = "missing"
@@ -155,11 +156,7 @@ def _of_task(task: Task) -> dict[str, Any]:
 
 
 def _metrics(task: Task, trajectory: Trajectory) -> dict[str, float]:
-    if not task.gold_passages:
-        return {}
-    from mentor_edge.tasks.musique import metrics  # loads the search index's code, which few suites need
-
-    return metrics(task, trajectory)
+    return passage_metrics(task, trajectory) if task.gold_passages else {}
 
 
 def _first_calls(trajectory: Trajectory) -> Sequence[dict[str, Any]] | None:

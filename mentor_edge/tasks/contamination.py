@@ -1,17 +1,17 @@
 """Whether evaluation tasks were trained on: equal prompts, and prompts that share much of their wording.
 
-Compared is what the user says, as words without case and punctuation (an operator before a number counts as a word).
-System messages are left out: instructions that all tasks share are no contamination. Two tasks overlap by the share of
-the evaluation prompt's word n-grams that stand in one training prompt.
+Only what the user says is compared, as words without case and punctuation (an operator before a number counts as a
+word). System messages are left out: instructions that all tasks share are not contamination. The overlap of two tasks
+is the share of the evaluation prompt's word n-grams that occur in one training prompt.
 
-n is 8, as PaLM (arXiv 2204.02311) and Llama 3 (arXiv 2407.21783) have it; GPT-3 (arXiv 2005.14165) took 8 to 13, by the
-length of a benchmark's examples, and word problems are short. A task is reported from a share of 0.5 on. PaLM asked for
-0.7 of the n-grams, found anywhere in the training data: half of them in a single prompt is narrower about where and
-wider about how much, so that a question with other numbers or another ending is still seen.
+n is 8, as in PaLM (arXiv 2204.02311) and Llama 3 (arXiv 2407.21783). GPT-3 (arXiv 2005.14165) used 8 to 13, depending
+on the length of a benchmark's examples, and word problems are short. A task is reported if it shares half of its
+n-grams or more. PaLM required 0.7 of the n-grams, anywhere in the training data. Half of them in a single prompt is
+narrower about where and wider about how much: a question with other numbers or another ending is still detected.
 
-N-grams of more than half of the training prompts say what kind of task it is, not which one ("put the final answer in a
-box at the end"): they are ignored. Suites that are generated from templates share wording all the same, and the mean
-share says how much. What no comparison of words can see: paraphrases, translations, and text without spaces.
+N-grams of more than half of the training prompts tell what kind of task it is, not which one ("put the final answer in
+a box at the end"): they are ignored. Suites that are generated from templates share wording nevertheless, and the mean
+share tells how much. No comparison of words can detect paraphrases, translations, and text without spaces.
 """
 
 from __future__ import annotations
@@ -31,46 +31,66 @@ THRESHOLD = 0.5
 
 _WORD = re.compile(r"[^\W_]+|[-+*/^=<>](?=\s*\d)")
 _Words = tuple[str, ...]
-# Of fewer training prompts, half may say the same and be no template.
+# Among fewer training prompts, half may share an n-gram by chance.
 _FEWEST_FOR_TEMPLATES = 10
 _PAIRS_IN_JSON = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """An evaluation task and the training task that it shares most with. `share` is that of its n-grams, from 0 to 1;
-    `exact` means that the two prompts have the same words."""
+    """An evaluation task and the training task that it shares most with."""
 
     evaluation_id: str
     training_id: str
     domain: str
+    """The domain of the evaluation task."""
     share: float
+    """The share of the evaluation task's n-grams that the training task contains, from 0 to 1."""
     exact: bool
+    """Whether the two prompts have the same words."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainOverlap:
+    """The overlaps of one domain of the evaluation."""
+
+    n: int
+    """How many tasks the domain has."""
+    exact: int
+    """How many of them equal a training task."""
+    overlapping: int
+    """How many are at or above the threshold, equal ones included."""
+    mean_share: float
+    """The mean of all tasks' highest shares."""
 
 
 @dataclass(frozen=True)
 class ContaminationReport:
-    """What `contamination` found. `overlaps` holds the evaluation tasks at or above the threshold, the worst first;
-    `shares` the highest share of every evaluation task, by domain."""
+    """The result of `contamination`."""
 
     training: int
+    """How many training tasks there are."""
     n: int
+    """The number of words in an n-gram."""
     threshold: float
+    """The share from which on a task is reported."""
     ignored_ngrams: int
+    """How many n-grams were ignored because more than half of the training prompts contain them."""
     overlaps: tuple[Overlap, ...]
+    """The evaluation tasks at or above the threshold, the worst first."""
     shares: Mapping[str, Sequence[float]]
+    """The highest share of every evaluation task, by domain."""
 
     @cached_property
-    def by_domain(self) -> dict[str, dict[str, float]]:
-        """Per domain of the evaluation: tasks (`n`), those equal to a training task (`exact`), those at or above the
-        threshold, equal ones included (`overlapping`), and the mean of all tasks' highest shares (`mean_share`)."""
+    def by_domain(self) -> dict[str, DomainOverlap]:
+        """The counts of every domain of the evaluation."""
         return {
-            domain: {
-                "n": len(shares),
-                "exact": sum(found.exact for found in self.overlaps if found.domain == domain),
-                "overlapping": sum(found.domain == domain for found in self.overlaps),
-                "mean_share": round(sum(shares) / len(shares), 4),
-            }
+            domain: DomainOverlap(
+                n=len(shares),
+                exact=sum(overlap.exact for overlap in self.overlaps if overlap.domain == domain),
+                overlapping=sum(overlap.domain == domain for overlap in self.overlaps),
+                mean_share=round(sum(shares) / len(shares), 4),
+            )
             for domain, shares in self.shares.items()
         }
 
@@ -78,7 +98,7 @@ class ContaminationReport:
     def statement(self) -> str:
         """The report in one line."""
         shares = [share for of_domain in self.shares.values() for share in of_domain]
-        equal = sum(found.exact for found in self.overlaps)
+        equal = sum(overlap.exact for overlap in self.overlaps)
         return (
             f"overlap with {self.training} training tasks: of {len(shares)} tasks, {equal} equal, "
             f"{len(self.overlaps) - equal} more with a share of {self.threshold:g} or more of their {self.n}-grams in "
@@ -90,13 +110,13 @@ class ContaminationReport:
         return {
             "training": self.training,
             "evaluation": sum(map(len, self.shares.values())),
-            "exact": sum(found.exact for found in self.overlaps),
+            "exact": sum(overlap.exact for overlap in self.overlaps),
             "overlapping": len(self.overlaps),
             "ngram": self.n,
             "threshold": self.threshold,
             "ignored_ngrams": self.ignored_ngrams,
-            "by_domain": self.by_domain,
-            "worst": [asdict(found) for found in self.overlaps[:_PAIRS_IN_JSON]],
+            "by_domain": {domain: asdict(counts) for domain, counts in self.by_domain.items()},
+            "worst": [asdict(overlap) for overlap in self.overlaps[:_PAIRS_IN_JSON]],
         }
 
 
@@ -105,7 +125,8 @@ def contamination(
 ) -> ContaminationReport:
     """Compare every evaluation task with all training tasks, through an inverted index of the training n-grams.
 
-    A prompt of fewer than `n` words counts as one n-gram.
+    `n` is the number of words in an n-gram; a prompt of fewer words counts as one n-gram. A task is reported from a
+    share of `threshold` on.
     """
     first: dict[_Words, str] = {}  # a training prompt's words -> the first task that has it
     for task in training:
@@ -116,7 +137,7 @@ def contamination(
             index[gram].append(identity)
     templates: set[_Words] = set()
     if len(first) >= _FEWEST_FOR_TEMPLATES:
-        templates = {gram for gram, holders in index.items() if 2 * len(holders) > len(first)}
+        templates = {gram for gram, task_ids in index.items() if 2 * len(task_ids) > len(first)}
     shares: dict[str, list[float]] = defaultdict(list)
     overlaps = []
     for task in evaluation:
@@ -129,7 +150,7 @@ def contamination(
         shares[task.domain].append(share)
         if exact or share >= threshold:
             overlaps.append(Overlap(task.id, first.get(words, nearest), task.domain, share, exact))
-    overlaps.sort(key=lambda found: (not found.exact, -found.share))
+    overlaps.sort(key=lambda overlap: (not overlap.exact, -overlap.share))
     return ContaminationReport(len(training), n, threshold, len(templates), tuple(overlaps), dict(shares))
 
 

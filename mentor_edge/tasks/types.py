@@ -1,4 +1,4 @@
-"""`Task` and `Suite`."""
+"""`Task` and `Suite`: what a student is trained and tested on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 from mentor_edge.messages import Message, Trajectory
 from mentor_edge.tools.types import Tool
@@ -18,70 +18,91 @@ from mentor_edge.tools.types import Tool
 class Task:
     """One problem: a prompt, the tools offered with it, and what counts as right.
 
-    Either `answer` (a final answer) or `accepted_calls` (BFCL's ground truth: per call, per parameter, the accepted
-    values; an empty list means that no call is right) is set. `split` is "id" or "ood"; `domain` names the finer group
-    that results are reported by. `reference` is the teacher's trajectory; `other_references` are further ones, each as
-    good, where teachers differ. `other_answers` are accepted as well as `answer`; `gold_passages` are the `doc_id`s of
-    the passages that hold what the answer needs.
+    A task sets either `answer` or `accepted_calls`.
     """
 
     id: str
+    """The name of the task. It is unique in its suite."""
     prompt: tuple[Message, ...]
+    """The conversation so far. It contains a user message and does not end with one of the assistant's."""
     tools: tuple[Tool, ...]
+    """The tools offered, in the order of the prompt."""
     split: str
+    """"id" (in domain) or "ood" (out of domain)."""
     domain: str
+    """The group that results are reported by; finer than the split."""
     answer: str | None = None
+    """The accepted final answer. None for tasks that are scored on their calls."""
     accepted_calls: tuple[Mapping[str, Any], ...] | None = None
+    """The calls that the first turn must make, one `{function: {parameter: [accepted values]}}` each, as in BFCL. An
+    empty tuple means that no call is right. None for tasks that are scored on their final answer."""
     reference: Trajectory | None = None
-    category: str = field(default="", compare=False)
+    """What the teacher did after the prompt."""
     other_references: tuple[Trajectory, ...] = ()
+    """Further trajectories of the teacher, each as good as `reference`."""
     other_answers: tuple[str, ...] = ()
+    """Answers that are accepted as well as `answer`."""
     gold_passages: tuple[str, ...] = ()
+    """The `doc_id`s of the passages that contain what the answer needs, for retrieval tasks."""
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """All accepted answers, the first one first."""
+        """All accepted answers; `answer` comes first."""
         return self.other_answers if self.answer is None else (self.answer, *self.other_answers)
 
     @cached_property
     def references(self) -> tuple[Trajectory, ...]:
-        """All references, the first one first."""
+        """All references; `reference` comes first."""
         return self.other_references if self.reference is None else (self.reference, *self.other_references)
 
     @cached_property
     def tool_schemas(self) -> tuple[dict[str, Any], ...]:
+        """The schemas of the tools offered, in OpenAI's format."""
         return tuple(tool.to_openai() for tool in self.tools)
 
     @cached_property
     def tools_by_name(self) -> dict[str, Tool]:
+        """The tools offered, by name."""
         return {tool.name: tool for tool in self.tools}
+
+
+def never_executed(**arguments: Any) -> NoReturn:
+    """The function of a tool that is offered without an implementation: its task is scored on the calls."""
+    raise RuntimeError("this task is scored on the calls themselves; its tools have no implementation")
 
 
 @dataclass(frozen=True, slots=True)
 class AgentLimits:
-    """Limits of one conversation: tool-calling rounds, tokens the model may write per turn, and tokens of all turns
-    together (tool results included, where the engine counts them)."""
+    """Limits of one conversation between a model and its tools."""
 
     tool_rounds: int = 6
+    """How many turns may call tools. With 0, the first calls end the conversation and nothing is executed."""
     tokens_per_turn: int = 256
+    """How many tokens the model may write in one turn."""
     completion_tokens: int = 1024
+    """How many tokens all turns may have together. Tool results count too if the engine counts them."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A named, versioned list of tasks, and the limits of a conversation about one of them.
-
-    `sha256` covers prompts, tools, answers and splits, so that results can be traced. It does not cover the limits:
-    an evaluation records those beside it.
-    """
+    """A named, versioned list of tasks, with the limits of a conversation about one of them."""
 
     name: str
+    """The name that results are reported under."""
     version: str
+    """The version of the data or of the generator."""
     tasks: tuple[Task, ...]
+    """The tasks, in the order of evaluation."""
     limits: AgentLimits = AgentLimits()
+    """The limits of a conversation about one task, wide enough for every reference."""
 
     @cached_property
     def sha256(self) -> str:
+        """A hash of the name, the version and every task's id, prompt, tools, accepted
+        answers or calls, split and domain.
+
+        It traces a result to its tasks. It leaves out the limits: an evaluation records them beside the hash.
+        """
         digest = hashlib.sha256(f"{self.name} {self.version}\n".encode())
         for task in self.tasks:
             row: list[Any] = [
@@ -99,7 +120,15 @@ class Suite:
         return digest.hexdigest()
 
     def where(self, *, split: str | None = None, domains: Iterable[str] | None = None) -> Suite:
-        """The tasks of one split or of some domains, as a suite of the same name and version."""
+        """Select tasks by split, by domain, or by both.
+
+        Args:
+            split: "id" or "ood". None keeps both.
+            domains: The domains to keep. None keeps all.
+
+        Returns:
+            A suite of the same name, version and limits.
+        """
         wanted = None if domains is None else set(domains)
         kept = tuple(
             task
@@ -109,7 +138,14 @@ class Suite:
         return replace(self, tasks=kept)
 
     def at_most(self, count: int) -> Suite:
-        """The first `count` tasks of every domain, as a suite of the same name and version."""
+        """Keep the first tasks of every domain.
+
+        Args:
+            count: How many tasks of a domain to keep.
+
+        Returns:
+            A suite of the same name, version and limits.
+        """
         taken: Counter[str] = Counter()
         kept = []
         for task in self.tasks:

@@ -1,28 +1,67 @@
-"""Checking teachers: a reference is kept only when its calls really give its results and it scores full reward."""
+"""Validation of references: one is kept only if its calls really return its results and it scores full reward."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Message, ToolCall, Trajectory
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.rewards import MentorReward, Reward
+from mentor_edge.tasks import jsonl
 from mentor_edge.tasks.answers.judge import answers_equal, as_number, boxed_answer
-from mentor_edge.tasks.bfcl import match_calls, never_executed
-from mentor_edge.tasks.types import Task
+from mentor_edge.tasks.call_matching import match_calls
+from mentor_edge.tasks.types import Task, never_executed
 from mentor_edge.tools.execution.executor import ToolExecutor
+from mentor_edge.tools.types import Tool
+
+NO_REFERENCE = "no reference"
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedTask:
-    """A task whose reference cannot be trusted, and the first thing found wrong with it."""
+    """A task without a reference that can be trusted."""
 
     id: str
+    """The id of the task."""
     reason: str
+    """The first defect of its first reference, or "no reference"."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceFailure:
+    """A reference in a tasks file that cannot be trusted, or a task without one."""
+
+    line: int
+    """The line of the file, counted from 1."""
+    id: str
+    """The id of the task."""
+    reference: int | None
+    """Which of the task's references, counted from 1. None if it has none."""
+    reason: str
+    """The first defect, or "no reference"."""
+
+
+@dataclass(frozen=True)
+class FileValidation:
+    """The result of `validate_file`."""
+
+    file: Path
+    sha256: str
+    """The hash of the whole suite in the file, even if only its first tasks were checked."""
+    tasks: int
+    """How many tasks were checked."""
+    references: int
+    """How many references they have."""
+    failures: tuple[ReferenceFailure, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as `mentor-edge tasks validate --json` prints it."""
+        return asdict(self) | {"file": str(self.file)}
 
 
 def validate_references(
@@ -31,13 +70,27 @@ def validate_references(
     reward: Reward | None = None,
     progress: Progress = no_progress,
 ) -> tuple[list[Task], list[RejectedTask]]:
-    """Split tasks into those whose reference holds and the rest, both in the order given.
+    """Execute every reference and separate the tasks that can be trained on from the rest.
 
-    A task is kept with those of its references that hold. A reference holds when every call executes without error,
-    each result equals the recorded tool message (as numbers, where both are), the last message boxes its answer, some
-    call gives it (where it is a number), and `reward` (MENTOR's when None) gives its maximum. Of a task with accepted
-    calls, a reference holds when the calls of its first message are accepted and those with a recorded result and an
-    implementation give it.
+    A reference passes if all of this is true:
+
+    - every call executes without an error
+    - each result equals the recorded tool message (as numbers, if both are numbers)
+    - the last message boxes the reference's answer, and some call returned it (if it is a number)
+    - `reward` gives the reference its maximum
+
+    For a task with accepted calls, a reference passes if the calls of its first message are accepted, and every call
+    with a recorded result and an implementation returns that result.
+
+    Args:
+        tasks: The tasks to check.
+        executor: Runs the calls. Every reference gets a session of its own.
+        reward: The reward of the method to train with. None means MENTOR's.
+        progress: Called after every task.
+
+    Returns:
+        The tasks with at least one reference that passes, each with only those, and the rejected tasks. Both keep the
+        order of `tasks`.
     """
     reward = MentorReward() if reward is None else reward
     kept: list[Task] = []
@@ -49,9 +102,39 @@ def validate_references(
             sound = [reference for reference, defect in zip(task.references, defects, strict=True) if defect is None]
             kept.append(replace(task, reference=sound[0], other_references=tuple(sound[1:])))
         else:
-            rejected.append(RejectedTask(task.id, (defects or ["no reference"])[0] or ""))
+            rejected.append(RejectedTask(task.id, (defects or [NO_REFERENCE])[0] or ""))
         progress("validate references", done, len(tasks))
     return kept, rejected
+
+
+def validate_file(
+    path: Path,
+    tools: Mapping[str, Tool],
+    executor: ToolExecutor,
+    *,
+    limit: int | None = None,
+    progress: Progress = no_progress,
+) -> FileValidation:
+    """Execute every reference of a tasks file, or of its first `limit` tasks, and list each one that fails.
+
+    Training keeps a task if one of its references passes. A file is expected to contain only references that pass.
+
+    Raises: TaskError when the file is missing or malformed.
+    """
+    suite = jsonl.load(path, tools)
+    tasks = suite.tasks[:limit]
+    lines = jsonl.line_numbers(path)
+    reward = MentorReward()
+    failures: list[ReferenceFailure] = []
+    for done, task in enumerate(tasks, start=1):
+        if not task.references:
+            failures.append(ReferenceFailure(lines[task.id], task.id, None, NO_REFERENCE))
+        for number, reference in enumerate(task.references, start=1):
+            if defect := _defect(task, reference, executor, reward):
+                failures.append(ReferenceFailure(lines[task.id], task.id, number, defect))
+        progress("executing references", done, len(tasks))
+    references = sum(len(task.references) for task in tasks)
+    return FileValidation(path, suite.sha256, len(tasks), references, tuple(failures))
 
 
 def write_rejected(path: str | Path, rejected: Iterable[RejectedTask]) -> None:
@@ -63,7 +146,7 @@ def write_rejected(path: str | Path, rejected: Iterable[RejectedTask]) -> None:
 
 
 def shortest_reference(task: Task) -> Task:
-    """The task with only that of its references that makes the fewest calls; of equally short ones, the first."""
+    """The task with only its reference of the fewest calls; the first one wins a tie."""
     if not task.references:
         return task
     shortest = min(task.references, key=lambda reference: len(reference.calls))
@@ -71,6 +154,7 @@ def shortest_reference(task: Task) -> Task:
 
 
 def _defect(task: Task, reference: Trajectory, executor: ToolExecutor, reward: Reward) -> str | None:
+    """What is wrong with a reference, or None."""
     recorded = _recorded_results(reference.messages)
     if task.accepted_calls is not None:
         return _call_defect(task, reference) or _result_defect(task, recorded or (), executor)
@@ -81,9 +165,9 @@ def _defect(task: Task, reference: Trajectory, executor: ToolExecutor, reward: R
     boxed = boxed_answer(reference.messages[-1].content) if reference.messages else None
     if reference.answer is None or boxed != reference.answer:
         return f"the last message boxes {boxed!r}, the reference's answer is {reference.answer!r}"
-    # Answers in words may be said without a call that gives them; a number that no call gives was not computed.
+    # An answer in words need not come from a call, but a number that no call returned was not computed.
     if recorded and as_number(boxed) is not None and not any(answers_equal(result, boxed) for _, result in recorded):
-        return f"no call gives the answer {boxed}"
+        return f"no call returns the answer {boxed}"
     score = reward(reference, task)
     if score.total != reward.maximum:
         return f"reward {score.total:g} of {reward.maximum:g}: {score.reason} ({reference.answer!r}, {task.answer!r})"
@@ -102,7 +186,7 @@ def _call_defect(task: Task, reference: Trajectory) -> str | None:
 
 
 def _result_defect(task: Task, recorded: Sequence[tuple[ToolCall, str]], executor: ToolExecutor) -> str | None:
-    with executor.session() as session:  # stateful tools go on from call to call
+    with executor.session() as session:  # tools with a state keep it from call to call
         for call, result in recorded:
             offered = task.tools_by_name.get(call.name)
             if task.accepted_calls is not None and offered is not None and offered.function is never_executed:
@@ -111,12 +195,12 @@ def _result_defect(task: Task, recorded: Sequence[tuple[ToolCall, str]], executo
             if actual.failed:
                 return f"{_shown(call)} failed: {actual.content}"
             if not answers_equal(actual.content, result):
-                return f"{_shown(call)} gives {actual.content}, recorded is {result}"
+                return f"{_shown(call)} returns {actual.content}, recorded is {result}"
     return None
 
 
 def _recorded_results(messages: Sequence[Message]) -> list[tuple[ToolCall, str]] | None:
-    """Every call with the tool message that answers it; None when they do not line up."""
+    """Every call with the tool message that answers it; None if a call or a result has no counterpart."""
     pairs: list[tuple[ToolCall, str]] = []
     waiting: list[ToolCall] = []
     for message in messages:

@@ -196,7 +196,7 @@ def test_gsm8k_fits_and_lists_what_it_leaves_out(nano_student: Path, tmp_path: P
     rejected = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
     by_id = {row["id"]: row["reason"] for row in rejected}
     assert "recorded is" in by_id[rows[3]["id"]]
-    assert by_id["gsm8k_train_86"] == "no call gives the answer 6"
+    assert by_id["gsm8k_train_86"] == "no call returns the answer 6"
     assert run.tasks["rejected"] == len(rejected) == 2
     assert run.tasks["used"] + len(rejected) == len(rows)
     assert run.tasks["sha256"] == gsm8k.load(path).sha256

@@ -23,7 +23,7 @@ from helpers.bfcl_corruptions import (
 )
 from mentor_edge.errors import TaskError
 from mentor_edge.tasks import bfcl
-from mentor_edge.tasks.bfcl import Match, match_calls
+from mentor_edge.tasks.call_matching import Match, match_calls
 from mentor_edge.tasks.types import Suite, Task
 
 COUNTS = {"simple_python": 400, "multiple": 200, "parallel": 200, "parallel_multiple": 200, "irrelevance": 240}
@@ -84,26 +84,52 @@ def test_tools_are_not_to_be_run(suite):
         suite.tasks[0].tools[0].function(base=1, height=2)
 
 
+def function_row(parameters: str) -> str:
+    return (
+        f'{{"id": "1", "question": [[]], "function": [{{"name": "f", "description": "", "parameters": {parameters}}}]}}'
+    )
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("BFCL_v4_multiple.json", None, "cannot read"),
         ("BFCL_v4_multiple.json", "{", "multiple.json:1: not JSON"),
-        ("BFCL_v4_multiple.json", '{"question": []}', "multiple.json:1: id: missing"),
+        (
+            "BFCL_v4_multiple.json",
+            '{"question": []}',
+            "multiple.json:1: id: missing; question: the list is empty; function: missing",
+        ),
         ("BFCL_v4_multiple.json", '{"id": "new", "question": [[]], "function": []}', "1: id: 'new' has no answer"),
         ("BFCL_v4_irrelevance.json", '{"id": 1, "question": [], "function": []}', "id: expected text, found 1"),
-        ("BFCL_v4_irrelevance.json", '{"id": "1", "question": [], "function": []}', "not a BFCL row"),
-        ("BFCL_v4_irrelevance.json", '{"id": "1", "question": [[]]}', "'function' is missing"),
+        ("BFCL_v4_irrelevance.json", '{"id": "1", "question": [], "function": []}', "1: question: the list is empty"),
+        ("BFCL_v4_irrelevance.json", '{"id": "1", "question": [[]]}', "1: function: missing"),
+        ("BFCL_v4_irrelevance.json", function_row("[]"), "function[0].parameters: expected an object, found []"),
+        (
+            "BFCL_v4_irrelevance.json",
+            function_row("{}"),
+            "function[0].parameters: expected a schema with a type, found {}",
+        ),
+        (
+            "BFCL_v4_irrelevance.json",
+            function_row('{"type": "dict", "properties": {"x": {"type": "array", "items": 1}}}'),
+            "function[0].parameters.properties.x.items: expected a schema with a type, found 1",
+        ),
+        (
+            "BFCL_v4_irrelevance.json",
+            function_row('{"type": "dict", "properties": []}'),
+            "function[0].parameters.properties: expected an object, found []",
+        ),
         ("possible_answer/BFCL_v4_parallel.json", '\n{"id": "x"}', "parallel.json:2: ground_truth: missing"),
     ],
 )
-def test_malformed_files_are_named_with_the_line(tmp_path, name, content, said):
+def test_malformed_files_are_named_with_the_line(tmp_path, name, content, message):
     shutil.copytree(EXCERPT, tmp_path / "bfcl")
-    place = tmp_path / "bfcl" / name
-    place.unlink() if content is None else place.write_text(content)
+    path = tmp_path / "bfcl" / name
+    path.unlink() if content is None else path.write_text(content)
     with pytest.raises(TaskError) as raised:
         bfcl.load(tmp_path / "bfcl")
-    assert said in raised.value.problem
+    assert message in raised.value.problem
 
 
 # Golden answers and corruptions

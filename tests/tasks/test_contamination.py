@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from helpers.paths import SHARED
 from mentor_edge.messages import Message
 from mentor_edge.tasks import bfcl, gsm8k
-from mentor_edge.tasks.contamination import ContaminationReport, contamination
+from mentor_edge.tasks.contamination import ContaminationReport, DomainOverlap, contamination
 from mentor_edge.tasks.nano.suites import evaluation_suite, training_suite
 from mentor_edge.tasks.types import Task
 
@@ -81,10 +80,11 @@ def test_the_report_counts_by_domain_and_puts_the_worst_first() -> None:
     report = contamination([task(STORY, "train")], evaluation)
     assert [found.evaluation_id for found in report.overlaps] == ["same", "near"]
     assert report.by_domain == {
-        "a": {"n": 2, "exact": 1, "overlapping": 2, "mean_share": 0.8182},
-        "b": {"n": 2, "exact": 0, "overlapping": 0, "mean_share": 0.0},
+        "a": DomainOverlap(n=2, exact=1, overlapping=2, mean_share=0.8182),
+        "b": DomainOverlap(n=2, exact=0, overlapping=0, mean_share=0.0),
     }
     row = report.to_json()
+    assert row["by_domain"]["a"] == {"n": 2, "exact": 1, "overlapping": 2, "mean_share": 0.8182}
     assert json.loads(json.dumps(row)) == row
     assert (row["training"], row["evaluation"], row["exact"], row["overlapping"], row["ngram"]) == (1, 4, 1, 2, 8)
     assert row["worst"][0] == {
@@ -114,15 +114,14 @@ def test_excluding_the_training_questions_leaves_no_equal_nano_task() -> None:
     counts = {"id": 60, "para": 40}
     report = contamination(training.tasks, evaluation_suite(counts, exclude=training).tasks)
     assert sum(found.exact for found in report.overlaps) == 0
-    assert report.by_domain["id"]["mean_share"] > 0.05 > report.by_domain["para"]["mean_share"]
+    assert report.by_domain["id"].mean_share > 0.05 > report.by_domain["para"].mean_share
 
 
 def shared_data(name: str) -> Path:
-    shared = SHARED
-    place = Path(os.environ.get("MENTOR_EDGE_DATA", shared)) / name
-    if not place.exists():
-        pytest.skip(f"{name} is not here: set MENTOR_EDGE_DATA to a folder that holds it")
-    return place
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{name} is missing: set MENTOR_EDGE_DATA to a folder that contains it")
+    return path
 
 
 def test_gsm8k_and_bfcl_overlap_as_the_document_says() -> None:
@@ -134,7 +133,7 @@ def test_gsm8k_and_bfcl_overlap_as_the_document_says() -> None:
     assert contamination(training, calls).overlaps == ()
     simple = [one for one in calls if one.domain == "simple_python"]
     counts = contamination(simple, [one for one in calls if one.domain != "simple_python"]).by_domain
-    assert {name: count["exact"] for name, count in counts.items() if count["exact"]} == {
+    assert {name: count.exact for name, count in counts.items() if count.exact} == {
         "multiple": 101,
         "irrelevance": 1,
     }

@@ -147,7 +147,7 @@ def test_references_of_the_excerpt_hold_but_one_whose_last_step_was_not_computed
     done: list[tuple[str, int, int]] = []
     kept, rejected = validate_references(suite.tasks, executor, progress=lambda *seen: done.append(seen))
     assert kept == [task for task in suite.tasks if task.id != "gsm8k_train_86"]
-    assert rejected == [RejectedTask("gsm8k_train_86", "no call gives the answer 6")]
+    assert rejected == [RejectedTask("gsm8k_train_86", "no call returns the answer 6")]
     assert done == [("validate references", count, 20) for count in range(21)]
 
 
@@ -162,7 +162,7 @@ def test_a_wrong_reference_is_rejected_with_its_reason(suite, executor):
     unknown = replace(first, tool_calls=(ToolCall("halve", {"a": 48}),))
     cases = [
         (replace(task, reference=None), "no reference"),
-        (edited(task, first, replace(result, content="25"), *rest), "gives 24, recorded is 25"),
+        (edited(task, first, replace(result, content="25"), *rest), "returns 24, recorded is 25"),
         (edited(task, bad_call, result, *rest), "ZeroDivisionError"),
         (edited(task, unknown, replace(result, name="halve"), *rest), "no tool named"),
         (edited(task, first, *rest), "no recorded result"),
@@ -173,7 +173,7 @@ def test_a_wrong_reference_is_rejected_with_its_reason(suite, executor):
             replace(
                 edited(task, first, result, *rest[:-1], Message("assistant", r"\boxed{73}"), answer="73"), answer="73"
             ),
-            "no call gives the answer 73",
+            "no call returns the answer 73",
         ),
         (replace(task, answer="73"), "reward 0.16 of 1.1: wrong answer ('72', '73')"),
         (replace(task, reference=replace(task.reference, ending=Ending.TRUNCATED)), "reward 0 of 1.1: truncated"),

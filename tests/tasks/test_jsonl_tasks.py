@@ -20,8 +20,9 @@ from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.tasks import bfcl, gsm8k, jsonl
 from mentor_edge.tasks.accepted_calls import read_accepted_calls
+from mentor_edge.tasks.call_matching import match_calls
 from mentor_edge.tasks.nano.suites import evaluation_suite, training_suite
-from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.tasks.types import Suite, Task, never_executed
 from mentor_edge.tools.execution.executor import ToolExecutor
 from mentor_edge.tools.types import Tool
 
@@ -58,7 +59,7 @@ def test_a_row_is_a_task(tmp_path: Path) -> None:
 def test_without_a_tools_field_all_implementations_are_offered_by_name(tmp_path: Path) -> None:
     (task,) = loaded(tmp_path, changed(ROW, "tools")).tasks
     assert [tool.name for tool in task.tools] == sorted(CALCULATORS)
-    with pytest.raises(TaskError, match="tools: missing, and no implementations were given"):
+    with pytest.raises(TaskError, match="tools: missing, and there are no implementations to offer"):
         jsonl.load(tmp_path / "mine.jsonl")
 
 
@@ -92,17 +93,17 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
         (changed(ROW, "id", to=7), "id: expected text, found 7"),
         (changed(ROW, "id", to=" "), "id: is empty"),
         (changed(ROW, "messages"), "messages: missing"),
-        (changed(ROW, "messages", to="2 + 3?"), 'messages: expected a list, found "2 + 3?" (a plain string never'),
+        (changed(ROW, "messages", to="2 + 3?"), 'messages: expected a list, found "2 + 3?" (a plain string skips'),
         (changed(ROW, "messages", to=[]), "messages: is empty"),
         (changed(ROW, "messages", 1, to="2 + 3?"), 'messages[1]: expected an object, found "2 + 3?"'),
         (changed(ROW, "messages", 1, "role", to="human"), 'messages[1].role: expected "system" or "user" or'),
         (changed(ROW, "messages", 1, "content", to=["2"]), 'messages[1].content: expected text or null, found ["2"]'),
-        (changed(ROW, "messages", 1, "content", to=None), "messages[1]: a user message has a content and no"),
-        (changed(ROW, "messages", 1, "tool_calls", to=[CALL]), "messages[1]: a user message has a content and no"),
+        (changed(ROW, "messages", 1, "content", to=None), "messages[1]: a user message needs content and must not"),
+        (changed(ROW, "messages", 1, "tool_calls", to=[CALL]), "[1]: a user message needs content and must not"),
         (changed(ROW, "messages", 1, "contents", to=""), "[1]: unknown field 'contents' (did you mean 'content'?)"),
         (changed(ROW, "messages", 1), "messages: no user message"),
         (changed(ROW, "messages", to=[*ROW["messages"], {"role": "assistant", "content": "5"}]), "the last one is the"),
-        (changed(ROW, "messages", 1, "content", to="\ud800"), "holds half of a surrogate pair"),
+        (changed(ROW, "messages", 1, "content", to="\ud800"), "contains half of a surrogate pair"),
         (ROW | {"anwser": "5"}, "unknown field 'anwser' (did you mean 'answer'?)"),
         (ROW | {"id": 7, "split": "test"}, 'id: expected text, found 7; split: expected "id" or "ood", found "test"'),
         (changed(ROW, "answer"), "give one of answer, answers and accepted_calls (found none of them)"),
@@ -113,14 +114,14 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
         (ROW | {"references": [ROW["reference"]]}, "give reference or references, not both"),
         (ROW | {"domain": ""}, "domain: is empty"),
         # Tools
-        (changed(ROW, "tools", to=["ad"]), "tools[0]: no tool 'ad' has an implementation (did you mean 'add'?)"),
+        (changed(ROW, "tools", to=["ad"]), "tools[0]: tool 'ad' has no implementation (did you mean 'add'?)"),
         (changed(ROW, "tools", to=["add", "add"]), "tools[1]: 'add' is offered twice"),
         (changed(ROW, "tools", to=[7]), "tools[0]: expected text or an object, found 7"),
         (changed(ROW, "tools", to=[{"name": "add"}]), "tools[0].function: missing"),
         (changed(CALLS_ROW, "tools", 0, "function", "parameters", "type", to="dict"), "its type is 'dict', not"),
         (
             changed(CALLS_ROW, "tools", 0, "function", "parameters", "properties", to={"x": {"type": "float"}}),
-            "tools[0].function.parameters: no JSON Schema of arguments: properties.x.type: 'float' is not valid",
+            "tools[0].function.parameters: not a JSON Schema of arguments: properties.x.type: 'float' is not valid",
         ),
         (
             changed(CALLS_ROW, "tools", 0, "function", "parameters", "properties", to={"x": {"$ref": "http://0.0.0.0/"}}),
@@ -128,12 +129,12 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
         ),
         # References
         (changed(ROW, "reference", to=[]), "reference: is empty"),
-        (changed(ROW, "reference", 0), "reference: starts with an assistant message"),
-        (changed(ROW, "reference", 1, to=ROW["messages"][1]), "holds assistant and tool messages alone"),
-        (changed(ROW, *REFERENCE, "arguments", to="{a: 2}"), 'function.arguments: no JSON object: "{a: 2}"'),
-        (changed(ROW, *REFERENCE, "arguments", to='{"a": NaN}'), "arguments: no JSON object"),
-        (changed(ROW, *REFERENCE, "arguments", to='{"a": "\\ud800"}'), "arguments: no JSON object"),
-        (changed(ROW, *REFERENCE, "arguments", to="[2]"), 'arguments: no JSON object: "[2]"'),
+        (changed(ROW, "reference", 0), "reference: must start with an assistant message"),
+        (changed(ROW, "reference", 1, to=ROW["messages"][1]), "contain only assistant and tool messages"),
+        (changed(ROW, *REFERENCE, "arguments", to="{a: 2}"), 'function.arguments: not a JSON object: "{a: 2}"'),
+        (changed(ROW, *REFERENCE, "arguments", to='{"a": NaN}'), "arguments: not a JSON object"),
+        (changed(ROW, *REFERENCE, "arguments", to='{"a": "\\ud800"}'), "arguments: not a JSON object"),
+        (changed(ROW, *REFERENCE, "arguments", to="[2]"), 'arguments: not a JSON object: "[2]"'),
         (changed(ROW, *REFERENCE, "arguments", to=[2]), "arguments: expected an object or text, found [2]"),
         (changed(ROW, *REFERENCE, "name"), "reference[0].tool_calls[0].function.name: missing"),
         (changed(ROW, "reference", 1, "tool_call_id", to="d"), 'reference[1].tool_call_id: expected "c", found "d"'),
@@ -142,7 +143,7 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
             "the reference calls 'forecast', which has a schema and no implementation: give one with --tools import:",
         ),
         # Accepted calls
-        (accepting({"forcast": {"city": ["Paris"]}}), "[0]: no tool 'forcast' is offered (did you mean 'forecast'?)"),
+        (accepting({"forcast": {"city": ["Paris"]}}), "[0]: tool 'forcast' is not offered (did you mean 'forecast'?)"),
         (accepting({"forecast": {"days": [1]}}), "accepted_calls[0]: forecast requires 'city'"),
         (accepting({"forecast": {"city": ["P"], "day": [1]}}), "has no parameter 'day' (did you mean 'days'?)"),
         (accepting({"forecast": {"city": "Paris"}}), 'accepted_calls[0].forecast.city: expected a list, found "Paris"'),
@@ -152,8 +153,8 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
         (accepting({"forecast": {"city": ["P"], "where": [{"a": 1}]}}), "where.a: expected a list of accepted values"),
         (accepting({"forecast": {"city": ["P"], "spans": [[{"a": 1}]]}}), "spans.a: expected a list of accepted"),
         (accepting({"name": "forecast", "arguments": {"days": 1}}), "[0].arguments: 'city' is a required property"),
-        (accepting({"name": "forecast", "arguments": {"city": ""}}), 'arguments.city: "" cannot be asked for'),
-        (accepting({"name": "forecast", "arguments": {"city": "P", "spans": [{"a": ""}]}}), '"" cannot be asked for'),
+        (accepting({"name": "forecast", "arguments": {"city": ""}}), 'arguments.city: "" cannot be required'),
+        (accepting({"name": "forecast", "arguments": {"city": "P", "spans": [{"a": ""}]}}), '"" cannot be required'),
         (accepting({"name": "forecast", "argument": {}}), "[0].arguments: missing; accepted_calls[0]: unknown field"),
         (accepting({"nmae": "forecast", "arguments": {}}), 'accepted_calls[0]: expected {"name": ..., "arguments":'),
         (CALLS_ROW | {"domain": "irrelevance"}, "domain: in BFCL's irrelevance no call is right"),
@@ -228,7 +229,7 @@ def tasks(draw: st.DrawFn) -> Task:
     parameters = st.dictionaries(text, kinds.map(lambda kind: {"type": kind}), max_size=2)
     drawn = draw(st.dictionaries(words, st.tuples(text, parameters), min_size=1, max_size=3))
     tools = tuple(
-        Tool(name, description, {"type": "object", "properties": properties}, bfcl.never_executed)
+        Tool(name, description, {"type": "object", "properties": properties}, never_executed)
         for name, (description, properties) in drawn.items()
     )
     accepted = None
@@ -277,12 +278,12 @@ exact_arguments = st.fixed_dictionaries(
 
 @given(exact_arguments, st.integers())
 def test_exact_arguments_are_accepted_and_others_are_not(arguments: dict[str, Any], days: int) -> None:
-    tool = Tool("forecast", "", FORECAST, bfcl.never_executed)
+    tool = Tool("forecast", "", FORECAST, never_executed)
     accepted = read_accepted_calls([{"name": "forecast", "arguments": arguments}], {"forecast": tool})
 
     def right(given: dict[str, Any]) -> bool:
         functions = [tool.to_openai()["function"]]
-        return bfcl.match_calls("d", functions, accepted, [{"name": "forecast", "arguments": given}]).valid
+        return match_calls("d", functions, accepted, [{"name": "forecast", "arguments": given}]).valid
 
     assert right(arguments)
     assert right({**arguments, "days": days}) == (arguments.get("days") == days)

@@ -15,7 +15,13 @@ from mentor_edge.errors import TaskError
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.rewards import is_correct
 from mentor_edge.tasks import musique
-from mentor_edge.tasks.answers.passages import exact_match, normalized_answer, passage_recall, token_f1
+from mentor_edge.tasks.answers.passages import (
+    exact_match,
+    normalized_answer,
+    passage_metrics,
+    passage_recall,
+    token_f1,
+)
 from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.execution.executor import ToolExecutor
@@ -200,7 +206,7 @@ def conversation(task: Task, answer: str, *queries: str, ending: Ending = Ending
 )
 def test_a_conversation_is_measured(task, answer, queries, ending, em, f1, recall):
     trajectory = conversation(task, answer, *queries, ending=ending)
-    assert musique.metrics(task, trajectory) == pytest.approx({"em": em, "f1": f1, "passage_recall": recall})
+    assert passage_metrics(task, trajectory) == pytest.approx({"em": em, "f1": f1, "passage_recall": recall})
     assert is_correct(trajectory, task) == bool(em)
 
 
@@ -236,8 +242,8 @@ def recall(corpus: Corpus, queries: list[str], gold: list[int]) -> float:
 def test_the_suite_holds_all_questions_and_shows_no_sub_question(data, rows):
     suite = load_suite("musique", data)
     assert Counter(task.domain for task in suite.tasks) == {"2hop": 68, "3hop": 27, "4hop": 5}
-    suite = load_suite("musique", data, limit=3)
-    assert (len(suite.tasks), suite.limits) == (9, musique.LIMITS)
+    few = load_suite("musique", data, limit=3)
+    assert (len(few.tasks), few.limits) == (9, musique.LIMITS)
     for task, row in zip(suite.tasks, rows, strict=True):
         shown = task.prompt[0].content + json.dumps(task.tool_schemas)
         assert not any(step["question"] in shown for step in row["decomposition"])

@@ -40,7 +40,7 @@ def test_references_of_accepted_calls_are_matched_and_what_they_recorded_is_exec
         (accepting() | {"reference": [{"role": "assistant", "content": "No."}]}, None),
         (accepting(), "the calls of the first message are not the accepted ones: wrong_count"),
         (adding(wrong_call), "are not the accepted ones: wrong_value"),
-        (adding(call, result | {"content": "6"}, answer), 'add({"a": 2, "b": 3}) gives 5, recorded is 6'),
+        (adding(call, result | {"content": "6"}, answer), 'add({"a": 2, "b": 3}) returns 5, recorded is 6'),
         (changed(CALLS_ROW, "reference"), "no reference"),
     ]
     suite = loaded(tmp_path, *(row | {"id": str(i)} for i, (row, _) in enumerate(cases)))
@@ -90,7 +90,7 @@ def test_validate_lists_every_reference_that_does_not_hold(tmp_path: Path) -> No
     path.write_text(path.read_text() + "\n" + "".join(json.dumps(row) + "\n" for row in (two, lost)))
     done = command("validate", path, "--tools", "add", "--json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
-    wrong = 'add({"a": 2, "b": 3}) gives 5, recorded is 6'
+    wrong = 'add({"a": 2, "b": 3}) returns 5, recorded is 6'
     assert json.loads(done.stdout)["failures"] == [
         {"line": 2, "id": "bad", "reference": 1, "reason": wrong},
         {"line": 4, "id": "two", "reference": 2, "reason": wrong},
@@ -117,7 +117,7 @@ def test_validate_executes_tools_that_remember(tmp_path: Path) -> None:
 def test_validate_says_what_is_wrong_with_file_and_tools_in_a_line(tmp_path: Path) -> None:
     path = written(tmp_path / "mine.jsonl", ROW)
     for arguments, said in [
-        ((path,), "tools[0]: no tool 'add' has an implementation (known: none)"),
+        ((path,), "tools[0]: tool 'add' has no implementation (known: none)"),
         (("none.jsonl",), "cannot read tasks from none.jsonl"),
         ((path, "--tools", "calculater"), "'calculater' is no tool (did you mean 'calculator'?)"),
     ]:
@@ -164,7 +164,7 @@ def test_a_student_is_trained_on_a_tasks_file_with_the_tools_of_a_server(nano_st
     )
     run = recipe.fit()
     assert (run.tasks["suite"], run.tasks["used"], run.tasks["rejected"]) == ("sums", 2, 1)
-    assert "gives 5, recorded is 6" in (tmp_path / "run" / "rejected.jsonl").read_text()
+    assert "returns 5, recorded is 6" in (tmp_path / "run" / "rejected.jsonl").read_text()
     (server,) = (tmp_path / "started").read_text().split()  # one server for references and rollouts, ended by now
     with pytest.raises(ProcessLookupError):
         os.kill(int(server), 0)

@@ -9,7 +9,7 @@ import pytest
 
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.rewards import MentorReward
-from mentor_edge.tasks.checks import task_mistakes
+from mentor_edge.tasks.mistakes import task_mistakes
 from mentor_edge.tasks.types import Task
 from mentor_edge.teacher.validation import RejectedTask, shortest_reference, validate_references
 from mentor_edge.tools.calculator import CALCULATOR
@@ -72,7 +72,7 @@ def test_tools_must_be_there_and_told_apart():
 
 def test_every_id_stands_once():
     assert mistakes(*(task(PRODUCT, name=name) for name in "abcabb")) == [
-        "tasks: one id stands more than once (task a, b)"
+        "tasks: one id is used more than once (task a, b)"
     ]
 
 
@@ -81,7 +81,7 @@ def test_every_kind_of_mistake_is_told_once_with_its_first_tasks():
     assert mistakes(*bare, bare[0]) == [
         "tasks: no tools are offered (task t0, t1, t2, t3, t4 and 3 more)",
         "tasks: no reference, which the method 'mentor' needs (task t0, t1, t2, t3, t4 and 3 more)",
-        "tasks: one id stands more than once (task t0)",
+        "tasks: one id is used more than once (task t0)",
     ]
 
 
@@ -110,7 +110,7 @@ def test_a_task_is_rejected_when_none_holds_for_the_reason_of_its_first(executor
     kept, rejected = validate_references(tasks, executor, progress=lambda *seen: done.append(seen))
     assert (kept, done) == ([tasks[1]], [("validate references", count, 4) for count in range(5)])
     assert [found.id for found in rejected] == ["a", "c", "d"]
-    for found, said in zip(rejected, ["gives 8, recorded is 12", "reward 0.16 of 1.1", "no reference"], strict=True):
+    for found, said in zip(rejected, ["returns 8, recorded is 12", "reward 0.16 of 1.1", "no reference"], strict=True):
         assert said in found.reason
     assert rejected[2] == RejectedTask("d", "no reference")
 

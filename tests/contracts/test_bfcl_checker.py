@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from helpers.bfcl_corruptions import Calls, corruptions, data_directory, golden_answers, native_functions, readings
 from mentor_edge.tasks import bfcl
-from mentor_edge.tasks.bfcl import match_calls
+from mentor_edge.tasks.call_matching import match_calls
 
 Checker = Callable[[str, list[dict[str, Any]], list[Any], Calls], bool]
 
