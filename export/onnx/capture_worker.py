@@ -1,10 +1,12 @@
-"""The child process of the second and third ONNX exporters: `python -m mentor_edge.export.onnx.capture_worker`.
+"""The child process of the exporters "transformers" and "optimum": `python -m mentor_edge.export.onnx.capture_worker`.
 
-The parent is `export.onnx_exporters`. A graph is captured, quantized where that is asked for, and written.
+It captures a graph, quantizes it if the precision asks for it, and writes it. The parent is
+`mentor_edge.export.onnx.transformers_exporter`.
 
-Relied on upstream (transformers 5.23): a call with two new tokens behind a cache of three, captured with dynamic
-lengths, gives a graph that holds for an empty cache, for one token and for many. At batch 1 its attention is fused to
-ONNX Runtime's `GroupQueryAttention`, and there is no attention mask to feed.
+Relied on upstream (transformers 5.23, `transformers/exporters/`): a call with two new tokens after a cache of three,
+captured with dynamic lengths, makes a graph that is right for an empty cache, for one token and for many. At batch 1
+its attention is fused to ONNX Runtime's `GroupQueryAttention`, and it has no attention mask as input.
+tests/contracts/test_transformers_exporters.py checks this.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ OPTIMUM_NAMES: Names = {
 
 
 class CaptureServer:
-    """One model. Every public method is an operation of the protocol, called in this order."""
+    """Exports one model. Every public method is an operation of the protocol, called in this order."""
 
     def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
         pass
@@ -60,7 +62,7 @@ class CaptureServer:
     def capture(self, exporter: str, source: str, scratch: str) -> None:
         """Capture the graph of a Hugging Face directory as float32, by "transformers" or "optimum".
 
-        `scratch` is a directory that does not exist; until `write` it may hold the captured weights.
+        `scratch` is a directory that does not exist. Until `write` it may contain the captured weights.
         """
         # Weights of 16 bits become twice as large.
         limit_process(2 * sum(file.stat().st_size for file in Path(source).glob("*.safetensors")))
@@ -87,17 +89,17 @@ class CaptureServer:
             self._source, dtype=torch.float32, output_loading_info=True
         )
         if missing := sorted(loaded["missing_keys"]):
-            # They were made up.
+            # transformers fills them with random values.
             raise Refused(f"the weights lack {missing[0]}", "give a directory with all weights")
         ids = torch.arange(5)[None]
         with torch.no_grad():
-            # Without the configuration it keeps every position, also in layers that look at a window of them.
+            # A cache without a configuration keeps every position, also in layers with a sliding window.
             cache = model(ids[:, :3], past_key_values=DynamicCache()).past_key_values
         if cache is None:
             raise Refused(f"{type(model).__name__} keeps no cache of keys and values", "give a decoder-only model")
         inputs = {"input_ids": ids[:, 3:], "position_ids": ids[:, 3:], "past_key_values": cache}
         length = torch.export.Dim.DYNAMIC
-        # Only what varies is named: the exporter would otherwise try every axis, which takes longer.
+        # Only the axes that vary are named: otherwise the exporter tries every axis, which takes longer.
         shapes: dict[str, Any] = {"input_ids": {1: length}, "position_ids": {1: length}}
         shapes["past_key_values"] = [{2: length}] * (2 * len(cache.layers))
         config = OnnxConfig(dynamic=True, dynamic_shapes=shapes, ort_fusions="cpu")
@@ -126,7 +128,7 @@ class CaptureServer:
         quantize_weights(self._model, bits)
 
     def write(self, target: str) -> None:
-        """Write graph, weights and genai_config.json to a directory, and remove what `scratch` holds."""
+        """Write graph, weights and genai_config.json to the directory `target`, and remove `scratch`."""
         import onnx_ir
 
         onnx_ir.save(self._model, Path(target) / GRAPH, external_data=WEIGHTS)
@@ -154,15 +156,15 @@ class CaptureServer:
                     **self._names,
                 },
             },
-            # The caches grow with every call, so they cannot be written in place.
+            # The caches grow with every call, so the runtime cannot write into them in place.
             "search": {"max_length": config.max_position_embeddings, "past_present_share_buffer": False},
         }
 
 
 def for_transformers_4(source: Path, target: Path) -> Path:
-    """A directory of links to `source` whose configuration has the rotary settings where transformers 4 reads them.
+    """A directory of links to `source`, with a config.json whose rotary settings transformers 4 can read.
 
-    It would silently take its defaults for those of transformers 5.
+    transformers 4 would silently replace the settings of transformers 5 by its defaults.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if (rope := config.pop("rope_parameters", None)) is None:

@@ -1,8 +1,8 @@
-"""Weight quantization of an ONNX graph: every matrix in blocks of 8- or 4-bit numbers, each with a float scale.
+"""Weight quantization of an ONNX graph: every matrix in blocks of 8- or 4-bit numbers, each block with a float scale.
 
-ONNX Runtime's own walk over a graph finds neither the head of a fused graph (`FusedMatMul` with a transposed weight)
-nor an 8-bit embedding: with a vocabulary of 151,936, most of a small model. So its kernels quantize, and the graph is
-rewritten here, one matrix at a time.
+ONNX Runtime's own graph quantizer finds neither the head of a fused graph (`FusedMatMul` with a transposed weight) nor
+an 8-bit embedding. With a vocabulary of 151,936 these are most of a small model. So this module rewrites the graph one
+matrix at a time, and uses ONNX Runtime's kernels to quantize.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
-BLOCK = 32  # weights under one scale, along the dimension that a product sums over
-ACCURACY_LEVEL = 4  # products are taken in 8-bit integers
-HEAD_BITS = 8  # four would cost the head far more accuracy than they save bytes
-RUNTIME = "com.microsoft"  # the domain of operators that only ONNX Runtime has
+BLOCK = 32  # weights that share a scale, along the dimension that a product sums over
+ACCURACY_LEVEL = 4  # the runtime multiplies in 8-bit integers
+HEAD_BITS = 8  # four bits would cost far more accuracy in the head than the bytes they save
+RUNTIME_DOMAIN = "com.microsoft"  # of operators that only ONNX Runtime has
 
 
 def quantize_weights(model: ir.Model, bits: int) -> None:
-    """Turn every product with a constant matrix into `MatMulNBits`, the embedding into `GatherBlockQuantized`.
+    """Turn every product with a constant matrix into `MatMulNBits`, and the embedding into `GatherBlockQuantized`.
 
-    `bits` is 8 or 4; the embedding and the head (the product that gives `logits`) always get 8. Where their weights are
-    equal, as in a model with a tied head, they share one table. Blocks are symmetric. An embedding whose width is no
+    `bits` is 8 or 4. The embedding and the head (the product that makes `logits`) always get 8. If their weights are
+    equal, as in a model with a tied head, they share one table. Blocks are symmetric. An embedding whose width is not a
     multiple of 32 stays float.
 
-    Relied on upstream (ONNX Runtime 1.32): both operators read tables of unsigned bytes `[rows, blocks, bytes]` and
-    scales `[rows, blocks]`, with the middle of the range for zero.
+    Relied on upstream (ONNX Runtime 1.32, docs/ContribOperators.md): both operators read tables of unsigned bytes
+    `[rows, blocks, bytes]` and scales `[rows, blocks]`, with the middle of the range for zero.
+    tests/contracts/test_onnxruntime_operators.py checks this.
     """
-    model.opset_imports[RUNTIME] = 1
+    model.opset_imports[RUNTIME_DOMAIN] = 1
     quantizer = _Quantizer(model.graph)
     head = next(value for value in model.graph.outputs if value.name == "logits").producer()
     for node in tuple(model.graph):
@@ -55,22 +56,22 @@ class _Quantizer:
         summed, rows = weight.shape
         attributes = {"K": summed, "N": rows, "bits": bits, "block_size": BLOCK, "accuracy_level": ACCURACY_LEVEL}
         inputs = [node.inputs[0], *self._table(node.inputs[1], weight, bits)]
-        self._replace(node, 1, [ir.node("MatMulNBits", inputs, attributes, domain=RUNTIME, name=node.name)])
+        self._replace(node, 1, [ir.node("MatMulNBits", inputs, attributes, domain=RUNTIME_DOMAIN, name=node.name)])
 
     def quantize_lookup(self, node: ir.Node) -> None:
         if (weight := _matrix(node.inputs[0])) is None or weight.shape[1] % BLOCK:
             return
         table, scales = self._table(node.inputs[0], weight.T, HEAD_BITS)
-        # This operator wants a scale's place for every dimension of the table, and gives the rows in blocks.
-        places = ir.node("Unsqueeze", [scales, self._constant([-1])])
+        # This operator expects scales with as many dimensions as the table, and returns the rows in blocks.
+        expanded = ir.node("Unsqueeze", [scales, self._constant([-1])])
         attributes = {"gather_axis": 0, "quantize_axis": 2, "block_size": BLOCK, "bits": HEAD_BITS}
-        inputs = [table, node.inputs[1], places.outputs[0]]
-        blocks = ir.node("GatherBlockQuantized", inputs, attributes, domain=RUNTIME, name=node.name)
+        inputs = [table, node.inputs[1], expanded.outputs[0]]
+        blocks = ir.node("GatherBlockQuantized", inputs, attributes, domain=RUNTIME_DOMAIN, name=node.name)
         row = ir.node("Reshape", [blocks.outputs[0], self._constant([0, 0, weight.shape[1]])])
-        self._replace(node, 0, [places, blocks, row])
+        self._replace(node, 0, [expanded, blocks, row])
 
     def _table(self, old: ir.Value | None, weight: npt.NDArray[np.float32], bits: int) -> tuple[ir.Value, ir.Value]:
-        """The blocks and scales of a matrix `[summed over, rows]`."""
+        """The blocks and scales of a matrix `[columns, rows]`; products sum over its columns."""
         assert old is not None
         kernel = DefaultWeightOnlyQuantizer(DefaultWeightOnlyQuantConfig(BLOCK, is_symmetric=True, bits=bits))
         blocks, scales, _ = kernel.qbits_block_quant(np.ascontiguousarray(weight))  # it ignores strides
@@ -91,9 +92,9 @@ class _Quantizer:
         self._graph.register_initializer(value)
         return value
 
-    def _replace(self, node: ir.Node, place: int, new: list[ir.Node]) -> None:
-        """Put `new` where `node` was and drop the weight that it had at input `place`, once nothing uses it."""
-        weight = node.inputs[place]
+    def _replace(self, node: ir.Node, weight_index: int, new: list[ir.Node]) -> None:
+        """Replace `node` by `new`, and drop its weight, the input `weight_index`, once no node uses it."""
+        weight = node.inputs[weight_index]
         ir.convenience.replace_nodes_and_values(self._graph, node, [node], new, node.outputs, new[-1].outputs)
         if weight is not None and not weight.uses():
             del self._graph.initializers[str(weight.name)]

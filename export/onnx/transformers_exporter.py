@@ -1,16 +1,16 @@
-"""The second ONNX exporter, `transformers.exporters`, and what it shares with the third: the parent's side.
+"""The ONNX exporter `transformers.exporters`, and what it shares with optimum: the parent's side.
 
-Both give one graph for prompts, single tokens and continuations, in float32; int8 and int4 are made from it
-(`onnx_bits`). onnxruntime-genai opens it under its own names, which genai_config.json lists. Against the directories of
-onnxruntime-genai's builder:
+Both make one float32 graph for prompts, single tokens and continuations. int8 and int4 are made from that graph
+(`quantize_weights`). onnxruntime-genai opens it under the graph's own input and output names, which genai_config.json
+lists. Compared with the directories of onnxruntime-genai's builder:
 
-- The way to them costs several times the CPU time; the authors of transformers.exporters call it experimental.
+- The export takes several times the CPU time. The authors of transformers.exporters call it experimental.
 - transformers.exporters captures one conversation at a time, which is how `OnnxEngine` runs all graphs.
-- A token copies the caches, because they grow: this tells in long conversations.
+- Every token copies the caches, because they grow. Long conversations become slower.
 - Layers with a sliding window keep all positions. The answers are the same.
 
-Measured with Qwen2, Qwen3, Llama, SmolLM3 and Gemma 3 (text); parity with torch decides about every other family.
-Everything runs in a child process (`onnx_capture`): its crash, hang or lack of memory is an error message here.
+Measured with Qwen2, Qwen3, Llama, SmolLM3 and Gemma 3 (text); for every other family, parity with torch decides.
+Everything runs in a child process (`capture_worker`), so its crash, hang or lack of memory is an error message here.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _ENVIRONMENT = {
 def export_with_transformers(model_dir: Path, out: Path, precision: str, timeout: float = 3600.0) -> None:
     """Export a Hugging Face directory by `transformers.exporters` into the empty directory `out`.
 
-    Called by `export_onnx`, which checks the source before and adds end tokens, search settings and template after.
+    `export_onnx` calls this after it checked the source, and then adds end tokens, search settings and template.
     `precision` is a key of `BITS`; `timeout` is how many seconds each stage may take.
 
-    Raises: ExportError naming the stage, conversion or quantization, when a package is missing, the exporter cannot
+    Raises: ExportError naming the stage (conversion or quantization) when a package is missing, the exporter cannot
     capture the model, or the child process crashes, hangs or runs out of memory.
     """
     run_exporter("transformers", model_dir, out, precision, timeout)
@@ -48,7 +48,7 @@ def export_with_transformers(model_dir: Path, out: Path, precision: str, timeout
 
 def run_exporter(exporter: str, model_dir: Path, out: Path, precision: str, timeout: float) -> None:
     """Capture, quantize and write in a child process. See `export_with_transformers`."""
-    hint = "see whether the machine has memory for the model in float32, or use --exporter genai"
+    hint = "check that the machine has enough memory for the model in float32, or use --exporter genai"
     name, stage = f"the exporter {exporter!r}", "conversion"
     source, target, scratch = (str(path.resolve()) for path in (model_dir, out, out / "scratch"))
     try:
@@ -59,7 +59,7 @@ def run_exporter(exporter: str, model_dir: Path, out: Path, precision: str, time
                 worker.request("quantize", f"quantizing {model_dir} to {precision}", bits=bits)
             worker.request("write", f"writing {model_dir} as {precision}", target=target)
     except EngineError as error:
-        # What torch.export says may be pages long.
+        # A message of torch.export may be pages long.
         problem = textwrap.shorten(error.problem, 500, placeholder=" ...")
         raise ExportError(f"{stage}: {problem}", error.hint or "use --exporter genai") from error
     for file in ("tokenizer.json", "tokenizer_config.json"):

@@ -1,8 +1,13 @@
-"""Models and tokenizers made on the spot: random weights, real formats."""
+"""Models and tokenizers made during a test: random weights, real formats.
+
+To add a model family, add it to `FAMILIES`. The tests of conversion, calibration, export, parity and engines then run
+on a tiny model of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +28,38 @@ CORPUS = (
     "assistant\nThere are 42 apples, don't worry.",
 )
 
-FAMILIES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama", "smollm3": "SmolLM3", "gemma3": "Gemma3"}
-CLASSES = dict.fromkeys(FAMILIES, ("Config", "ForCausalLM")) | {"gemma3": ("TextConfig", "ForCausalLM")}
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """`model` and `config` are classes of transformers, `sizes` entries of the config that differ from the defaults."""
+
+    model: str
+    config: str
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    norms_add_one: bool = False
+    """Whether norms multiply by 1 + weight."""
+
+
 _ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
-DIFFERENCES: dict[str, dict[str, Any]] = {
-    "qwen3": {"head_dim": 128},  # not hidden_size / heads, as in Qwen3-0.6B
-    "smollm3": {"num_hidden_layers": 4},  # every fourth layer has no rotary embedding
-    "gemma3": {
-        "num_hidden_layers": 6,  # every sixth layer looks at everything, the others at a window
-        "head_dim": 128,
-        "query_pre_attn_scalar": 128,
-        "sliding_window": 64,
-        "rope_parameters": {"full_attention": _ROPE | {"rope_theta": 1e6}, "sliding_attention": _ROPE},
-    },
+FAMILIES: Mapping[str, TinyFamily] = {
+    "qwen2": TinyFamily("Qwen2ForCausalLM", "Qwen2Config"),
+    # The head size is not width / heads, as in Qwen3-0.6B.
+    "qwen3": TinyFamily("Qwen3ForCausalLM", "Qwen3Config", {"head_dim": 128}),
+    "llama": TinyFamily("LlamaForCausalLM", "LlamaConfig"),
+    # Every fourth layer has no rotary embedding.
+    "smollm3": TinyFamily("SmolLM3ForCausalLM", "SmolLM3Config", {"num_hidden_layers": 4}),
+    "gemma3": TinyFamily(
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {
+            "num_hidden_layers": 6,  # every sixth layer attends to all positions, the others to a window
+            "head_dim": 128,
+            "query_pre_attn_scalar": 128,
+            "sliding_window": 64,
+            "rope_parameters": {"full_attention": _ROPE | {"rope_theta": 1e6}, "sliding_attention": _ROPE},
+        },
+        norms_add_one=True,
+    ),
 }
 
 TEMPLATE = """\
@@ -59,9 +83,9 @@ TEMPLATE = """\
 
 
 def make_tokenizer(split: str | None = QWEN2_SPLIT, *, normalizer: Any = None, ignore_merges: bool = False) -> Any:
-    """A byte-level BPE tokenizer as transformers has it.
+    """A byte-level BPE tokenizer, as a class of transformers.
 
-    `split` is a regex, "digits" for SmolLM's way (single digits, then GPT-2's), or None for GPT-2's own.
+    `split` is a regex, "digits" for SmolLM's split (single digits, then GPT-2's), or None for GPT-2's own.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -99,11 +123,11 @@ def make_tokenizer(split: str | None = QWEN2_SPLIT, *, normalizer: Any = None, i
 
 
 def make_sentencepiece_tokenizer(style: str = "gemma", corpus: Sequence[str] = CORPUS, size: int = 420) -> Any:
-    """A BPE tokenizer with byte fallback over text whose spaces are written `▁`, with every merge that its vocabulary
-    allows, which is how SentencePiece's BPE looks in transformers.
+    """A tokenizer like SentencePiece's BPE in transformers: spaces are written `▁`, unknown characters fall back to
+    bytes, and the merges are all that the vocabulary allows.
 
-    `style` is "gemma" or "llama" (those classes; llama without a space before the text), or "llama-2": a space before
-    every text, as in the files of that time. `size` is that of the vocabulary without added tokens.
+    `style` is "gemma" or "llama" (the classes of these names; llama without a leading space), or "llama-2", which adds
+    a space before every text, as the files of that time do. `size` is that of the vocabulary without added tokens.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
     from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
@@ -116,7 +140,7 @@ def make_sentencepiece_tokenizer(style: str = "gemma", corpus: Sequence[str] = C
     trainer = trainers.BpeTrainer(vocab_size=size - len(vocabulary), initial_alphabet=["▁"], show_progress=False)
     trained.train_from_iterator(corpus, trainer)
     pieces = [token for token, _ in sorted(trained.get_vocab().items(), key=lambda entry: entry[1])]
-    # Gemma's runs of spaces, all of the same score, as its SentencePiece model has them.
+    # Gemma's runs of spaces, which all have the same score, as in its SentencePiece model.
     runs = ["▁" * length for length in range(2, 8)] if style == "gemma" else []
     pieces += [run for run in runs if run not in pieces]
     vocabulary |= {piece: len(vocabulary) + i for i, piece in enumerate(pieces)}
@@ -153,16 +177,16 @@ def make_student(
 ) -> Path:
     """A model directory with seeded random weights: two layers of width 256, two query heads per key head.
 
-    `family` is a key of `FAMILIES`; `changes` are entries of its configuration. Gemma 3 and SmolLM3 have as many layers
-    as their pattern of different layers is long.
+    `family` is a key of `FAMILIES`; `changes` are entries of its configuration. Gemma 3 and SmolLM3, whose layers
+    differ, have one period of their pattern.
 
-    Weights are larger than an initialization's, so that attention is not uniform and layout errors show.
+    Weights are larger than at initialization, so that attention is not uniform and errors in the layout become visible.
     """
     import torch
     import transformers
 
     tokenizer = tokenizer or make_tokenizer()
-    config_class, model_class = (getattr(transformers, f"{FAMILIES[family]}{kind}") for kind in CLASSES[family])
+    kind = FAMILIES[family]
     sizes: dict[str, Any] = {
         "vocab_size": EMBEDDING_ROWS,
         "hidden_size": 256,
@@ -177,17 +201,17 @@ def make_student(
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
     }
-    sizes |= DIFFERENCES.get(family, {}) | changes
-    # Two threads that wait for each other on a shared machine are far slower than one on models of this size.
+    sizes |= {**kind.sizes, **changes}
+    # For models of this size on a shared machine, two threads that wait for each other are far slower than one.
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = model_class(config_class(**sizes))
+    model = getattr(transformers, kind.model)(getattr(transformers, kind.config)(**sizes))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.5)
         elif "norm" in name:
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
-            if family == "gemma3":  # which multiplies by 1 + weight
+            if kind.norms_add_one:
                 parameter.data -= 1
         else:
             torch.nn.init.normal_(parameter, std=0.08)
