@@ -1,12 +1,13 @@
-"""Export of a Qwen2.5-0.5B-shaped model with random weights: CPU seconds, peak memory and size of every step.
+"""CPU seconds, peak memory and file size of every step of an export, for a model with Qwen2.5-0.5B's shape.
 
     python benchmarks/export.py [--converter PATH/convert_hf_to_gguf.py] [--exporters] [--model DIRECTORY] [--json FILE]
 
-Every step runs in a process of its own, one after another in one run; CPU seconds are user and system time of that
-process and its children, memory is the largest resident set among them. `--converter` adds the upstream converter
-(it comes with llama-cpp-python's source distribution), `--exporters` transformers.exporters. Without `--model` the
-model is made on the spot: hidden 896, 24 layers, 14 query and 2 key heads, 4864, vocabulary 151,936, tied, bfloat16,
-988 MB. Its tokenizer is Qwen2's own, made from the file that the tests take it from (tests/qwen2_tokenizer.py).
+Each step runs in its own process, one after another. CPU seconds are user and system time of that process and its
+children; memory is the largest resident set among them. `--converter` adds the upstream converter (it is in
+llama-cpp-python's source distribution), `--exporters` adds transformers.exporters. Without `--model` the benchmark
+makes a model with random weights: width 896, 24 layers, 14 query and 2 key heads, feed-forward width 4864, vocabulary
+151,936, tied, bfloat16, 988 MB. Its tokenizer is Qwen2's own, from the file that the tests use
+(tests/helpers/qwen2_tokenizer.py).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LIMITS = {
     **{f"gguf {kind}": {"cpu_s": 12, "rss_mb": 2048} for kind in QUANTS},
     "onnx int4": {"cpu_s": 30, "rss_mb": 6144, "mb": 320},
 }
-"""What was asked for."""
+"""The targets: at most so many CPU seconds, MiB of memory and MB of files."""
 
 CONVERT = (
     "from pathlib import Path; from mentor_edge.export.gguf.convert import convert; "
@@ -44,14 +45,14 @@ ONNX = (
 
 
 def measure(command: Sequence[str], out: Path) -> dict[str, Any]:
-    """Run a command; its CPU seconds and peak memory, and the size of what it wrote."""
+    """Run a command. Returns its CPU seconds and peak memory, and the size of `out`, which it wrote."""
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
-    said = process.stderr.read().decode(errors="replace").strip().splitlines()
+    stderr = process.stderr.read().decode(errors="replace").strip().splitlines()
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
-        return {"failed": said[-1] if said else f"status {status}"}
+        return {"failed": stderr[-1] if stderr else f"status {status}"}
     files = [out] if out.is_file() else [file for file in out.rglob("*") if file.is_file()]
     return {
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
@@ -67,28 +68,28 @@ def steps(model: Path, work: Path, converter: Path | None, exporters: bool) -> l
         return [sys.executable, "-c", code.format(**{name: str(value) for name, value in values.items()})]
 
     f16, f32 = work / "f16.gguf", work / "f32.gguf"
-    found = [
+    listed = [
         ("gguf f16", python(CONVERT, model=model, out=f16, dtype="f16"), f16),
         ("gguf f32", python(CONVERT, model=model, out=f32, dtype="f32"), f32),
     ]
     if converter is not None:
         out = work / "upstream.gguf"
         upstream = [sys.executable, str(converter), str(model), "--outfile", str(out), "--outtype", "f16"]
-        found.append(("gguf f16, upstream converter", upstream, out))
+        listed.append(("gguf f16, upstream converter", upstream, out))
     for kind in QUANTS:
         out = work / f"{kind}.gguf"
-        found.append((f"gguf {kind}", python(QUANTIZE, source=f16, out=out, kind=kind), out))
+        listed.append((f"gguf {kind}", python(QUANTIZE, source=f16, out=out, kind=kind), out))
     choices = [("int4", "genai"), ("int8", "genai"), ("fp32", "genai")]
     choices += [("fp32", "transformers"), ("int4", "transformers")] if exporters else []
     for precision, exporter in choices:
         out = work / f"{exporter}-{precision}"
         name = f"onnx {precision}" + ("" if exporter == "genai" else f", {exporter}.exporters")
-        found.append((name, python(ONNX, model=model, out=out, precision=precision, exporter=exporter), out))
-    return found
+        listed.append((name, python(ONNX, model=model, out=out, precision=precision, exporter=exporter), out))
+    return listed
 
 
 def random_model(directory: Path) -> Path:
-    """A model of Qwen2.5-0.5B's shape; the weights are drawn as its initialization draws them."""
+    """A model of Qwen2.5-0.5B's shape; the weights are drawn as at initialization."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -123,17 +124,17 @@ def main() -> None:
     parser.add_argument("--converter", type=Path)
     parser.add_argument("--exporters", action="store_true")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        model = given.model or random_model(work / "model")
+        model = arguments.model or random_model(work / "model")
         rows = {}
-        for name, command, out in steps(model, work, given.converter, given.exporters):
+        for name, command, out in steps(model, work, arguments.converter, arguments.exporters):
             rows[name] = row = measure(command, out)
             over = {key: limit for key, limit in LIMITS.get(name, {}).items() if row.get(key, limit + 1) > limit}
-            print(f"{name:<34} {row}" + (f"  asked for at most {over}" if over else ""), flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+            print(f"{name:<34} {row}" + (f"  target: at most {over}" if over else ""), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

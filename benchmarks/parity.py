@@ -1,13 +1,15 @@
-"""Exported files against transformers: five families, both formats, what a float32 file and each quantization changes.
+"""How far exported files differ from transformers, for every supported family, format and quantization.
 
     python benchmarks/parity.py [DIRECTORY ...]
 
-Without arguments: the tests' models with random weights, of all five families (width 256, vocabulary 448). With
-arguments: Hugging Face directories. Prints a table, and last the same as JSON.
+Without arguments it exports the tests' models with random weights, one per family (width 256, vocabulary 448).
+Arguments are Hugging Face directories to export instead. Prints a table, then the same figures as JSON in the last
+line.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -33,7 +35,7 @@ ONNX = ("int8", "int4")
 
 
 def reports(directory: Path, work: Path) -> Iterator[tuple[str, Any]]:
-    """Every format's name and report."""
+    """The name and report of every exported file."""
     reference = Reference.of(directory)
     convert(directory, f32 := work / "f32.gguf")
     with LlamaCppEngine(f32, kv="f32", batch_size=4) as engine:
@@ -63,9 +65,12 @@ def row(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", type=Path, metavar="DIRECTORY")
+    arguments = parser.parse_args()
     result: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        given = {name: Path(name) for name in sys.argv[1:]}
+        given = {str(directory): directory for directory in arguments.models}
         models = given or {name: make_student(Path(scratch) / "model" / name, name) for name in FAMILIES}
         for name, directory in models.items():
             result[name] = {}

@@ -1,15 +1,15 @@
-r"""Judging final answers: ours against math-verify on every item, side by side on 10,000 mixed completions.
+r"""Speed and verdicts of our judge of final answers and of math-verify, on the same 10,000 mixed completions.
 
     python benchmarks/rewards.py [--items 10000] [--rounds 3] [--seed 0] [--json]
 
 A completion is a reasoning text with tool calls that ends in `\boxed{...}`; its accepted answer is right or wrong in
 about half of the cases each. The mix: 60 % plain numbers, 15 % numbers with units, commas, currencies or percent
-signs, 10 % fractions and LaTeX, 10 % words and yes/no, 5 % tuples and sets. Every item is drawn anew, so that few
-repeat: in training, where a task is sampled many times, caches help more than they do here.
+signs, 10 % fractions and LaTeX, 10 % words and yes/no, 5 % tuples and sets. Every item is drawn independently, so few
+repeat. In training, where a task is sampled many times, caches help more than they do here.
 
-Both judges get the same box out of the text. The reference then parses `\boxed{accepted}` and `\boxed{given}` with
-math-verify and verifies, in its default configuration, but without timeouts, which only cost it time. Rounds alternate
-between the two, and our caches are emptied before each. Throughput is items per CPU second.
+Both judges extract the same box from the text. math-verify then parses `\boxed{accepted}` and `\boxed{given}` and
+compares them, in its default configuration but without timeouts, which would only cost it time. Rounds alternate
+between the two judges, and our caches are emptied before each round. Throughput is items per CPU second.
 
 The floor is what the fastest conceivable judge does: find the box, match one regular expression on each side and
 compare two floats. It is measured in the same rounds, and it is wrong on everything but plain numbers.
@@ -46,7 +46,7 @@ class Item(NamedTuple):
 
 
 def number(rng: random.Random) -> tuple[str, str, str]:
-    """An accepted answer, another way to write it, and a wrong one. So are the other four."""
+    """Returns an accepted answer, another spelling of it, and a wrong answer, as the next four functions do."""
     value = rng.choice([rng.randint(-999, 99_999), round(rng.uniform(0, 5000), 2)])
     return str(value), rng.choice([str(value), str(value), f"{value:.2f}"]), str(value + rng.choice([1, -1, 10, 0.5]))
 
@@ -114,7 +114,7 @@ MIX: list[tuple[float, Callable[[random.Random], tuple[str, str, str]]]] = [
 
 
 def generate(count: int, seed: int) -> list[Item]:
-    """The same items for the same seed."""
+    """Draw `count` items; the same seed draws the same items."""
     rng = random.Random(seed)
     items = []
     for kind in rng.choices([kind for _, kind in MIX], [share for share, _ in MIX], k=count):
@@ -132,12 +132,12 @@ def ours(item: Item) -> bool:
     return given is not None and answers.answers_equal(given, item.accepted)
 
 
-def reference(item: Item) -> tuple[bool, bool]:
-    """The verdict, and whether both sides could be parsed."""
+def math_verify(item: Item) -> tuple[bool, bool]:
+    """Returns math-verify's verdict, and whether it could parse both sides."""
     given = answers.boxed_answer(item.completion)
     gold = parse(rf"\boxed{{{item.accepted}}}", parsing_timeout=None)
     prediction = parse(rf"\boxed{{{given}}}", parsing_timeout=None)
-    # A parse ends in the text itself; an expression stands before it when there is one.
+    # The last element of a parse is the text itself; an expression, if there is one, comes before it.
     defined = len(gold) > 1 and len(prediction) > 1
     return verify(gold, prediction, timeout_seconds=None), defined
 
@@ -149,7 +149,7 @@ def floor(item: Item) -> bool:
 
 
 def timed(judged: Callable[[Item], Verdict], items: list[Item]) -> tuple[float, list[Verdict]]:
-    """Items per CPU second, and the verdicts."""
+    """Returns items per CPU second, and the verdicts."""
     start = time.process_time()
     verdicts = [judged(item) for item in items]
     return len(items) / (time.process_time() - start), verdicts
@@ -164,20 +164,20 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     items = generate(arguments.items, arguments.seed)
-    # Imports and compiled expressions are paid once a process, by both.
+    # Both judges import modules and compile expressions once per process.
     for item in items[:200]:
-        ours(item), reference(item)
-    rates: dict[str, list[float]] = {"ours": [], "reference": [], "floor": []}
+        ours(item), math_verify(item)
+    rates: dict[str, list[float]] = {"ours": [], "math_verify": [], "floor": []}
     for _ in range(arguments.rounds):
         answers.clear_caches()
         rate, our_verdicts = timed(ours, items)
         rates["ours"].append(rate)
-        rate, reference_verdicts = timed(reference, items)
-        rates["reference"].append(rate)
+        rate, their_verdicts = timed(math_verify, items)
+        rates["math_verify"].append(rate)
         rates["floor"].append(timed(floor, items)[0])
     both = [
         (item, mine, theirs[0])
-        for item, mine, theirs in zip(items, our_verdicts, reference_verdicts, strict=True)
+        for item, mine, theirs in zip(items, our_verdicts, their_verdicts, strict=True)
         if theirs[1]
     ]
     different = [
@@ -186,24 +186,24 @@ def main() -> None:
             "accepted": item.accepted,
             "kind": item.kind,
             "ours": mine,
-            "reference": theirs,
+            "math_verify": theirs,
         }
         for item, mine, theirs in both
         if mine != theirs
     ]
-    ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates["reference"], strict=True)]
+    ratios = [mine / theirs for mine, theirs in zip(rates["ours"], rates["math_verify"], strict=True)]
     result = {
         "items": len(items),
-        "items_per_cpu_s": {name: [round(rate) for rate in found] for name, found in rates.items()},
+        "items_per_cpu_s": {name: [round(rate) for rate in measured] for name, measured in rates.items()},
         "ratio": [round(ratio, 1) for ratio in ratios],
         "median_ratio": round(statistics.median(ratios), 1),
         "defined_by_both": len(both),
         "equal_verdicts": len(both) - len(different),
         "different_verdicts": len(different),
-        # Of all items, against what they were made to be.
+        # Of all items, compared with the verdict that each was generated for.
         "wrong_verdicts": {
             "ours": sum(item.right != mine for item, mine in zip(items, our_verdicts, strict=True)),
-            "reference": sum(item.right != theirs[0] for item, theirs in zip(items, reference_verdicts, strict=True)),
+            "math_verify": sum(item.right != theirs[0] for item, theirs in zip(items, their_verdicts, strict=True)),
         },
     }
     if arguments.json:

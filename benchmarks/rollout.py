@@ -1,9 +1,9 @@
-"""One GRPO step with our rollouts against stock TRL's, side by side: same student, tasks, reward, rollout count.
+"""Time of a GRPO step with our rollouts and with stock TRL's, for the same student, tasks, reward and rollout count.
 
     python benchmarks/rollout.py [--student DIR] [--steps 6] [--rounds 3]
 
-Rounds alternate between the two, so that a busy machine slows both; the first step of each run is a warm-up and left
-out. Prints the median seconds of a step, its rollout part, and the ratio, in wall and CPU time.
+Rounds alternate between the two, so that a busy machine slows both. The first step of each run is a warm-up and is not
+counted. Prints the median wall and CPU seconds of a step, the wall seconds of its rollouts, and the ratios.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Clock(TrainerCallback):
 
 
 def timed_run(engine: str, student: str, steps: int, directory: Path) -> Clock:
-    """Train for `steps` steps with one of the two; the rate is tiny, so both stay at the same policy."""
+    """Train for `steps` steps with `engine`. The learning rate is tiny, so both engines keep the same policy."""
     config = MentorConfig(
         student=student,
         output_dir=directory,

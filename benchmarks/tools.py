@@ -1,20 +1,22 @@
-r"""1,000 calls of a 1 ms tool in 32 rollouts: the executor against one process per call, side by side in one run.
+r"""Time of 1,000 calls of a 1 ms tool in 32 rollouts, with the executor and with one process per call.
 
     python benchmarks/tools.py [--rounds 3] [--parent-mb 0] [--json FILE]
 
-The calls come as training makes them: 32 rollouts, about 31 turns, the calls of a turn together. Two tools: one that
-sleeps for a millisecond (it waits for something) and one that computes for a millisecond of processor time (more
-workers than processors cannot help it; the floor is what the processors give).
+The calls come as in training: 32 rollouts, about 31 turns, and the calls of a turn together. There are two tools. One
+sleeps for a millisecond, as if it waited for something. The other computes for a millisecond of processor time; for it,
+more workers than processors do not help.
 
-One process per call is taken three ways: a process forked for each call with multiprocessing, one call after another;
-the same with 32 at once; and a fresh interpreter for each call (on a sample, multiplied), which is what running a
-script per call costs at least. All of them get the arguments and send the result back, as the executor does; none of
-them limits time, memory or output, or validates arguments, which it does. Its own start is part of its time.
+"One process per call" is measured in three ways: a process forked for each call with multiprocessing, one call after
+another; the same with 32 calls at once; and a new interpreter for each call (on a sample, scaled up), which is the
+least that running a script per call costs. All of them receive the arguments and send the result back, as the executor
+does. None of them limits time, memory or output, or validates arguments; the executor does. The executor's time
+includes its start.
 
-Forking costs more the more memory the caller has, and a caller that trains has gigabytes: `--parent-mb` makes this
-process as large. The fork baselines then pay for it at every call, the executor at the start of each worker.
+Forking costs more the more memory the caller has, and a training process has gigabytes: `--parent-mb` makes this
+process that much larger. The fork baselines then pay for it at every call, the executor at the start of each worker.
 
-Then a tool that hangs: 32 calls of which one hangs, under a limit of 0.5 s. Rounds alternate between all of them.
+The last measurement is a turn of 32 calls of which one hangs, under a limit of 0.5 s. Rounds alternate between all
+ways.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ def hanging(x: int) -> int:
 
 
 def turns() -> list[list[int]]:
-    """The arguments of the calls of every turn."""
+    """Returns the arguments of the calls of every turn."""
     return [list(range(start, min(start + ROLLOUTS, CALLS))) for start in range(0, CALLS, ROLLOUTS)]
 
 
@@ -124,7 +126,7 @@ SCRIPT = {
 
 
 def interpreter_per_call(offered: Tool) -> None:
-    """A sample of `SAMPLE` calls, 32 at once."""
+    """Make `SAMPLE` calls, 32 at once."""
 
     def call(x: int) -> int:
         command = [sys.executable, "-I", "-S", "-c", SCRIPT[offered.name], str(x)]
@@ -143,7 +145,7 @@ WAYS: dict[str, tuple[Callable[[Tool], None], float]] = {
 
 
 def timed(run: Callable[[Tool], None], offered: Tool) -> tuple[float, float]:
-    """Wall seconds, and CPU seconds of this process and its children."""
+    """Returns wall seconds, and CPU seconds of this process and its children."""
     wall, cpu = time.perf_counter(), _cpu_seconds()
     run(offered)
     return time.perf_counter() - wall, _cpu_seconds() - cpu
@@ -155,12 +157,12 @@ def _cpu_seconds() -> float:
 
 
 def _ratio(theirs: list[tuple[float, float]], ours: list[tuple[float, float]]) -> float:
-    """Of wall seconds, the median of the rounds."""
+    """Returns the median over the rounds of the ratios of wall seconds."""
     return statistics.median(one / other for (one, _), (other, _) in zip(theirs, ours, strict=True))
 
 
 def hang() -> dict[str, float]:
-    """32 calls of which one hangs: wall seconds of the turn, and of the next one."""
+    """Make 32 calls of which one hangs. Returns the wall seconds of that turn and of the next one."""
     tools = {"hanging": hanging}
 
     def turn(arguments: range) -> float:
@@ -178,10 +180,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parent-mb", type=int, default=0, help="make the calling process this much larger")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     arguments = parser.parse_args()
     ballast = bytearray(arguments.parent_mb * 2**20)
-    ballast[::4096] = b"x" * len(ballast[::4096])  # memory that was never written costs a fork nothing
+    ballast[::4096] = b"x" * len(ballast[::4096])  # a fork copies only memory that was written
     result: dict[str, Any] = {"calls": CALLS, "rollouts": ROLLOUTS, "parent_mb": arguments.parent_mb}
     result["processors"] = len(os.sched_getaffinity(0))
     for offered in (sleeping, computing):
