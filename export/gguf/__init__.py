@@ -1,1 +1,1 @@
-"""Export to GGUF: conversion, importance matrix, quantization."""
+"""Export to GGUF: conversion, importance matrix, quantization. To add a model family, start at `families`."""

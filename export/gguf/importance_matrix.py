@@ -1,9 +1,9 @@
-"""The importance matrix: which input columns of each weight matter, measured on tool-call conversations.
+"""The importance matrix: how much each input column of a weight matters, measured on tool-call conversations.
 
-llama.cpp's quantizer weighs the error of a column by the mean square of what the column is multiplied with. Its tool
-llama-imatrix measures that on text that it reads as plain text unless told otherwise; here the conversations are
-rendered in the student's template with their tools and encoded with its special tokens, so that the tokens that make
-a tool call count.
+llama.cpp's quantizer weighs the error of a column by the mean square of the inputs that it is multiplied with. Its own
+tool llama-imatrix measures these on text, which it reads without special tokens by default. Here the conversations are
+rendered with the student's template and tools and encoded with its special tokens, so the tokens that make a tool call
+count.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Encode = Callable[[Sequence[str]], list[list[int]]]
 
 @dataclass(frozen=True)
 class ImportanceMatrix:
-    """`values`: by GGUF tensor name, the mean square of each input column, `[row width]` float32.
-
-    `tokens` and `conversations` are how much it was measured on.
-    """
+    """The mean squares of the inputs of every weight, and how much text they were measured on."""
 
     values: Mapping[str, npt.NDArray[np.float32]]
+    """By GGUF tensor name, the mean square of each input column, `[row width]` float32."""
     tokens: int
+    """The number of tokens that ran through the model."""
     conversations: int
+    """The number of conversations with at least one token."""
 
     @cached_property
     def sha256(self) -> str:
@@ -53,8 +53,8 @@ class ImportanceMatrix:
 def rendered_conversations(template: ChatTemplate, encode: Encode, suite: Suite, limit: int = 64) -> list[list[int]]:
     """Token ids of at most `limit` conversations, drawn evenly over the suite.
 
-    Each is the task's prompt with its tools and the reference trajectory, rendered whole; of a task without a
-    reference it is the prompt alone. `encode` is an engine's: special and added tokens are recognized, none is added.
+    A conversation is the task's prompt with its tools and the reference trajectory, or the prompt alone if the task has
+    no reference. `encode` is an engine's: it recognizes special and added tokens in the text, and adds none.
 
     Raises: StudentError when the template refuses a conversation.
     """
@@ -74,20 +74,20 @@ def importance_matrix(
 ) -> ImportanceMatrix:
     """Run the conversations through the model in torch and average the squared inputs of every linear layer.
 
-    The model is loaded in float32 (4 bytes per parameter, and the file's own pages while it loads), and one
-    conversation's activations are held at a time; what a conversation has beyond the model's context is left out. No
-    logits are computed: the head's input is the last hidden state. A tied head is stored as `token_embd.weight`, as
-    GGUF has it. `progress` gets (done, total) conversations.
+    The model is loaded in float32 (4 bytes per parameter, plus the file's pages while it loads), and the activations of
+    one conversation are in memory at a time. Conversations are cut at the model's context length. No logits are
+    computed, because the head's input is the last hidden state. The values of a tied head are named
+    `token_embd.weight`, as in GGUF. `progress` gets (done, total) conversations.
 
-    Raises: ExportError when the model cannot be loaded, there is no text, a token is not in the vocabulary, the weights
-    give numbers that are not finite, or gguf has no names for the model's family.
+    Raises: ExportError when the model cannot be loaded, there is no text, a token is not in the vocabulary, an input is
+    not finite, or gguf has no tensor names for the model's family.
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     if not any(map(len, conversations)):
-        raise ExportError("the importance matrix was given no text", "name a suite with tasks")
+        raise ExportError("there is no text to compute the importance matrix from", "name a suite with tasks")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             model_dir, dtype=torch.float32, local_files_only=True, use_safetensors=True
@@ -105,7 +105,7 @@ def importance_matrix(
             if not ids:
                 continue
             if not all(0 <= token < vocabulary for token in ids):
-                raise ExportError(f"conversation {done} has token ids that are not in 0..{vocabulary - 1}")
+                raise ExportError(f"conversation {done} has token ids outside 0..{vocabulary - 1}")
             fitting = torch.tensor([ids[:context]])
             hidden = model.base_model(fitting, use_cache=False).last_hidden_state
             _add_squares(squares[_head_name(model)], hidden)
@@ -131,10 +131,10 @@ def _tensor_names(model: Any) -> dict[str, Any]:
     layers = {_head_name(model): head}
     for name, layer in model.named_modules():
         if isinstance(layer, Linear) and layer is not head:
-            found = stored.get_name(name)
-            if found is None:
+            gguf_name = stored.get_name(name)
+            if gguf_name is None:
                 raise ExportError(f"no importance matrix for {name!r}: gguf has no name for it in {family}")
-            layers[f"{found}.weight"] = layer
+            layers[f"{gguf_name}.weight"] = layer
     return layers
 
 
@@ -145,12 +145,12 @@ def _head_name(model: Any) -> str:
 
 @contextmanager
 def _summed_squares(layers: Mapping[str, Any], squares: Mapping[str, npt.NDArray[np.float64]]) -> Iterator[None]:
-    """Add to `squares` what goes into every layer that is called meanwhile."""
+    """While this is open, add the squared inputs of every call of a layer to `squares`."""
 
-    def listener(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+    def adder(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
         return lambda _, inputs: _add_squares(squares[name], inputs[0])
 
-    hooks = [layer.register_forward_pre_hook(listener(name)) for name, layer in layers.items()]
+    hooks = [layer.register_forward_pre_hook(adder(name)) for name, layer in layers.items()]
     try:
         yield
     finally:
@@ -159,5 +159,5 @@ def _summed_squares(layers: Mapping[str, Any], squares: Mapping[str, npt.NDArray
 
 
 def _add_squares(total: npt.NDArray[np.float64], inputs: Any) -> None:
-    # Within a conversation float32 is exact enough; over many of them only float64 is.
+    # float32 is exact enough for the sum over one conversation, but not over many.
     total += inputs.square().sum(dim=tuple(range(inputs.ndim - 1))).double().numpy()

@@ -1,1 +1,1 @@
-"""Export to ONNX by one of three exporters, and reading back what the graph contains."""
+"""Export to ONNX by one of three exporters. To add a model family, start at `families`."""

@@ -1,4 +1,4 @@
-"""The importance matrix: what it measures, on which text, under which names."""
+"""The importance matrix: what it measures, on which text, under which tensor names."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_hash_is_of_the_importances_alone(student: Path) -> None:
     matrix = importance_matrix(student, CONVERSATIONS, lambda *now: done.append(now))
     again = importance_matrix(student, [*CONVERSATIONS, []])
     assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    assert again.to_json() == matrix.to_json()  # a conversation without tokens is none
+    assert again.to_json() == matrix.to_json()  # a conversation without tokens does not count
     assert json.loads(json.dumps(matrix.to_json())) == {"sha256": matrix.sha256, "tokens": 240, "conversations": 3}
     values = dict(reversed(matrix.values.items()))
     assert ImportanceMatrix(values, 1, 1).sha256 == matrix.sha256
@@ -83,7 +83,7 @@ def test_the_hash_is_of_the_importances_alone(student: Path) -> None:
     assert ImportanceMatrix(values, 1, 1).sha256 != matrix.sha256
 
 
-def test_conversations_hold_tools_calls_and_markers_as_tokens(tokenizer: Any) -> None:
+def test_conversations_contain_tools_calls_and_markers_as_tokens(tokenizer: Any) -> None:
     suite = training_suite(4, seed=0)
     conversations = render(tokenizer, suite)
     assert len(conversations) == 4
@@ -112,9 +112,16 @@ def test_a_limit_draws_evenly_over_the_suite(tokenizer: Any, limit: int, expecte
 
 @pytest.mark.parametrize(
     ("conversations", "message"),
-    [([], "no text"), ([[], []], "no text"), ([[1], [2, 448]], "conversation 1 has token ids.*0..447"), ([[-1]], "0")],
+    [
+        ([], "there is no text"),
+        ([[], []], "no text"),
+        ([[1], [2, 448]], "conversation 1 has token ids.* 0..447"),
+        ([[-1]], "0"),
+    ],
 )
-def test_text_that_is_none_is_refused(student: Path, conversations: list[list[int]], message: str) -> None:
+def test_missing_text_and_unknown_tokens_are_refused(
+    student: Path, conversations: list[list[int]], message: str
+) -> None:
     with pytest.raises(ExportError, match=message):
         importance_matrix(student, conversations)
 
