@@ -3,6 +3,9 @@
 For dense models of the families in `families.FAMILIES` this does what llama.cpp's own converter does. A model that
 llama.cpp would run differently from transformers is refused (`config_checks`, `tokenizer`); the export then checks the
 finished file for parity with transformers. torch is not loaded, and the weights are read and written in pieces.
+
+Relied on upstream (gguf 0.19, gguf_writer.py): after the tensor list, a file contains only aligned values.
+tests/contracts/test_gguf.py checks this.
 """
 
 from __future__ import annotations
