@@ -26,7 +26,7 @@ _PACKAGES = (
 )
 _GENAI = ("onnxruntime-genai", "onnxruntime", "onnx-ir")
 _EXPORTERS = ("onnx", "onnxscript", "onnxruntime")
-_INSTRUCTIONS = {  # llama.cpp's word, and the processor's flag for it in /proc/cpuinfo
+_INSTRUCTIONS = {  # llama.cpp's name, and the processor's flag in /proc/cpuinfo
     "AVX": "avx", "AVX2": "avx2", "FMA": "fma", "F16C": "f16c", "AVX_VNNI": "avx_vnni", "AVX512": "avx512f",
     "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16", "AMX_INT8": "amx_int8", "NEON": "asimd",
     "DOTPROD": "asimddp", "MATMUL_INT8": "i8mm", "SVE": "sve",
@@ -37,20 +37,25 @@ _EXPORT_MEMORY = 6 * _GIB  # ONNX int4 of a model of half a billion parameters
 
 @dataclass(frozen=True)
 class Finding:
-    """`ok` is False when something is broken. What is only missing, or could be better, is ok with `advice`."""
+    """The result of one check."""
 
     name: str
+    """What was checked."""
     ok: bool
+    """False if it is broken. Something optional that is missing, or that could be better, is ok with `advice`."""
     message: str
+    """The result in one sentence."""
     advice: bool = False
+    """Whether the message recommends something."""
 
     @property
     def state(self) -> Literal["ok", "note", "bad"]:
+        """One word for the screen."""
         return "bad" if not self.ok else "note" if self.advice else "ok"
 
 
 def examine() -> list[Finding]:
-    """All findings. llama.cpp and onnxruntime-genai decode tiny models in child processes (a few seconds)."""
+    """Run all checks. llama.cpp and onnxruntime-genai decode tiny models in child processes (a few seconds)."""
     return [
         _python(),
         *map(_package, _PACKAGES),
@@ -64,7 +69,7 @@ def examine() -> list[Finding]:
 
 
 def shell_environment() -> Mapping[str, str]:
-    """The environment that this process was started with: the command line sets some variables for itself."""
+    """The environment that this process was started with. The command line changes some variables in its own."""
     try:
         entries = Path("/proc/self/environ").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -109,8 +114,8 @@ def _threads(shell: Mapping[str, str]) -> Finding:
     started = int(threads) if threads.isdecimal() else os.cpu_count() or 1
     if started > usable:
         advice.append(f"set OMP_NUM_THREADS to {max(1, int(usable))}: {started} threads would share them")
-    seen = f"{usable:g} processors, OMP_NUM_THREADS is {threads or 'not set'}, OMP_WAIT_POLICY {policy or 'not set'}"
-    return Finding("threads", True, "; ".join([seen, *advice]), advice=bool(advice))
+    summary = f"{usable:g} processors, OMP_NUM_THREADS is {threads or 'not set'}, OMP_WAIT_POLICY {policy or 'not set'}"
+    return Finding("threads", True, "; ".join([summary, *advice]), advice=bool(advice))
 
 
 def _telemetry(shell: Mapping[str, str]) -> Finding:
@@ -124,8 +129,8 @@ def _isolation() -> Finding:
     from mentor_edge.tools.python_code import bubblewrap_problem
 
     problem = bubblewrap_problem()
-    # Nothing is wrong without it: the tool is never offered unless it is named.
-    without = f"runs with the rights of the user, not in bubblewrap: {problem}"
+    # Not a fault: the tool is never offered unless the user names it.
+    without = f"runs with your rights, not in bubblewrap: {problem}"
     return Finding("python(code)", True, "runs in bubblewrap" if problem is None else without)
 
 
@@ -147,8 +152,10 @@ def _gguf() -> Iterator[Finding]:
         build = f"built with {used or 'no special instructions'}"
         build += f"; this processor also has {unused}" if unused else ""
         yield Finding("llama.cpp build", True, build if slow is None else f"{build}; {slow}", advice=slow is not None)
-    yield Finding("export --gguf", check.ok, "ready" if check.ok else "quantizing needs a llama.cpp that works")
-    yield Finding("export --converter", True, "nothing to install: give the convert_hf_to_gguf.py of a llama.cpp tree")
+    yield Finding("export --gguf", check.ok, "ready" if check.ok else "quantizing needs a working llama.cpp")
+    yield Finding(
+        "export --converter", True, "nothing to install: pass the convert_hf_to_gguf.py of a llama.cpp source tree"
+    )
 
 
 def _onnx() -> Iterator[Finding]:
@@ -168,7 +175,7 @@ def _onnx() -> Iterator[Finding]:
 
 
 def _missing(names: Sequence[str]) -> str | None:
-    """What is not installed, with the command that installs it."""
+    """The missing packages, with the command that installs them; None if there are none."""
     missing = [name for name in names if _installed(name) is None]
     return f"needs {', '.join(missing)}; install it with: pip install 'mentor-edge[onnx]'" if missing else None
 
@@ -176,10 +183,10 @@ def _missing(names: Sequence[str]) -> str | None:
 def _optimum() -> Finding:
     name, installed, transformers = "export --exporter optimum", _installed("optimum-onnx"), _installed("transformers")
     if installed is not None:
-        return Finding(name, True, f"optimum-onnx {installed} is there, with transformers {transformers}")
+        return Finding(name, True, f"optimum-onnx {installed} is installed, with transformers {transformers}")
     message = (
-        f"needs optimum-onnx, whose release 0.1 cannot be installed beside transformers {transformers} (it needs less "
-        "than 4.58); in an environment of its own: pip install 'mentor-edge[onnx]' 'optimum-onnx==0.1.*' "
+        f"needs optimum-onnx, whose release 0.1 cannot be installed with transformers {transformers} (it needs less "
+        "than 4.58); in a separate environment: pip install 'mentor-edge[onnx]' 'optimum-onnx==0.1.*' "
         "'transformers<4.58'"
     )
     return Finding(name, True, message, advice=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mentor_edge.cli.options import Json, Tools
+from mentor_edge.cli.options import Json, Quant, Tools
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import EngineError, MentorEdgeError
 
@@ -43,27 +43,31 @@ def evaluate(
     ] = None,
     tools: Tools = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many tasks per domain.")] = None,
-    quant: Annotated[str | None, typer.Option(help="Which of the target's exported files. Default: the first.")] = None,
-    model: Annotated[str | None, typer.Option(help="The endpoint's model. Default: the only one it serves.")] = None,
+    quant: Quant = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name of the endpoint's model. Default: the only model it serves.")
+    ] = None,
     api_key_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"The variable with the endpoint's key. Default: {_DEFAULT_KEY}.")
+        str | None,
+        typer.Option(metavar="NAME", help=f"Environment variable with the endpoint's key. Default: {_DEFAULT_KEY}."),
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="Score this file instead of a target: JSON lines of id and one of text, calls, answer, messages."
+            help="Score this file instead of a model: JSON lines with an id and one of text, calls, answer, messages."
         ),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option(help=f"Where the rows go, one per task. Default: a file in {ITEMS_DIRECTORY}.")
+        Path | None, typer.Option(help=f"File for the rows, one per task. Default: a file in {ITEMS_DIRECTORY}.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Measure anew what was measured before.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure again if a finished measurement exists.")] = False,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.md", help="Write the figures as Markdown, with a picture beside it.")
+        Path | None,
+        typer.Option(metavar="FILE.md", help="Write the figures as Markdown, with a picture beside the file."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on a suite, with greedy decoding. A killed evaluation goes on where it was."""
+    """Measure a model on a suite, with greedy decoding. To resume a killed evaluation, run the same command."""
     from mentor_edge.cli.tables import print_evaluation
     from mentor_edge.evaluation.report import write_evaluation_report
 
@@ -75,8 +79,7 @@ def evaluate(
             measured = _scored(predictions, tasks, items)
         else:
             assert target is not None
-            place = _place(target, quant, model, api_key_env)
-            measured = _measured(place, tasks, limits, items, again=again)
+            measured = _measured(_model(target, quant, model, api_key_env), tasks, limits, items, again=again)
     print_evaluation(measured.evaluation, measured.title)
     overlap = None if target is None else _overlap_with_training(Path(target), tasks)
     if overlap is not None:
@@ -87,27 +90,34 @@ def evaluate(
         written = write_evaluation_report(report, measured.evaluation, measured.title, notes)
         console.print(f"report: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
     if as_json:
-        found = {"target": measured.title, "items": str(measured.items), **measured.evaluation.to_json()}
-        print_json(found | ({} if overlap is None else {"contamination": overlap.to_json()}))
+        result = {"target": measured.title, "items": str(measured.items), **measured.evaluation.to_json()}
+        print_json(result | ({} if overlap is None else {"contamination": overlap.to_json()}))
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """An evaluation, what it is called, and where its rows stand."""
+    """A finished measurement."""
 
     evaluation: Evaluation
+    """The outcomes."""
     title: str
+    """What was measured, for headings."""
     items: Path
+    """The file with the rows."""
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a model is: a path or an endpoint's URL, by the name that the user gave it."""
+class _Model:
+    """A model to measure."""
 
     name: str
+    """A short name, for file names."""
     target: str | Path
+    """Its path, or an endpoint's URL."""
     model: str | None = None
+    """The endpoint's model."""
     api_key: str | None = None
+    """The endpoint's key."""
 
     @property
     def title(self) -> str:
@@ -117,7 +127,7 @@ class _Place:
 def load_tasks(
     name: str, data: Path | None, limit: int | None, tools: Sequence[str], stack: ExitStack
 ) -> tuple[Suite, AgentLimits | None]:
-    """The suite, and the limits of its conversations: None stands for the suite's own."""
+    """The suite, and the limits of its conversations; None for the suite's own."""
     from mentor_edge.agent import AgentLimits
     from mentor_edge.tasks import jsonl
     from mentor_edge.tasks.registry import load_suite
@@ -125,41 +135,43 @@ def load_tasks(
 
     if not name.endswith(".jsonl"):
         if tools:
-            raise typer.BadParameter("--tools is for a JSONL file of tasks: the other suites bring their own")
+            raise typer.BadParameter("--tools is for a JSONL file of tasks: the other suites have their own tools")
         return load_suite(name, data, limit), None
     suite = jsonl.load(name, stack.enter_context(load_tools(tools)).by_name)
     return suite if limit is None else suite.at_most(limit), AgentLimits()
 
 
-def _place(target: str, quant: str | None, model: str | None, api_key_env: str | None) -> _Place:
-    """Raises: EngineError for a key that is not there, and as `evaluation_target` and `only_model` do."""
+def _model(target: str, quant: str | None, model: str | None, api_key_env: str | None) -> _Model:
+    """Raises: EngineError for a missing key; what `evaluation_target` and `only_model` raise."""
     from mentor_edge.cli.targets import evaluation_target
 
-    found = evaluation_target(target, quant)
-    if isinstance(found, Path):
+    location = evaluation_target(target, quant)
+    if isinstance(location, Path):
         if model is not None or api_key_env is not None:
             raise typer.BadParameter("--model and --api-key-env are for endpoints")
-        return _Place(Path(target).resolve().name, found)
+        return _Model(Path(target).resolve().name, location)
     from mentor_edge.engines.endpoint import only_model
 
     key = os.environ.get(api_key_env or _DEFAULT_KEY)
     if api_key_env is not None and not key:
-        raise EngineError(f"the variable {api_key_env} is empty or not set", "export the key in it, or leave it out")
-    model = model or only_model(found, key)
-    return _Place(f"{found.partition('://')[2]}-{model}", found, model, key)
+        raise EngineError(
+            f"the variable {api_key_env} is empty or not set", "set it to the key, or leave out --api-key-env"
+        )
+    model = model or only_model(location, key)
+    return _Model(f"{location.partition('://')[2]}-{model}", location, model, key)
 
 
-def _measured(place: _Place, tasks: Suite, limits: AgentLimits | None, items: Path | None, *, again: bool) -> _Measured:
+def _measured(model: _Model, tasks: Suite, limits: AgentLimits | None, items: Path | None, *, again: bool) -> _Measured:
     from mentor_edge.engines.open import identity_of, open_engine
     from mentor_edge.evaluation.evaluate import evaluate as run_evaluation
     from mentor_edge.evaluation.evaluate import finished_evaluation
 
-    identity = identity_of(place.target, place.model)
-    path = items or _default_items(place.name, tasks, identity)
-    if not again and (found := finished_evaluation(path, tasks, identity, limits)):
-        console.print("this was measured before; --again measures anew")
-        return _Measured(found, place.title, path)
-    with open_engine(place.target, model=place.model, api_key=place.api_key) as engine, StageProgress() as progress:
+    identity = identity_of(model.target, model.model)
+    path = items or _default_items(model.name, tasks, identity)
+    if not again and (finished := finished_evaluation(path, tasks, identity, limits)):
+        console.print("this was measured before; use --again to measure it again")
+        return _Measured(finished, model.title, path)
+    with open_engine(model.target, model=model.model, api_key=model.api_key) as engine, StageProgress() as progress:
         evaluation = run_evaluation(
             engine,
             tasks,
@@ -170,7 +182,7 @@ def _measured(place: _Place, tasks: Suite, limits: AgentLimits | None, items: Pa
             progress=progress,
             on_note=lambda note: console.print(note, markup=False, soft_wrap=True),
         )
-    return _Measured(evaluation, place.title, path)
+    return _Measured(evaluation, model.title, path)
 
 
 def _scored(predictions: Path, tasks: Suite, items: Path | None) -> _Measured:
@@ -183,8 +195,8 @@ def _scored(predictions: Path, tasks: Suite, items: Path | None) -> _Measured:
 
 
 def _overlap_with_training(target: Path, tasks: Suite) -> ContaminationReport | None:
-    """How much of the suite stands among the tasks that a run was trained on; None for what is no run, or one whose
-    tasks cannot be loaded any more, which is said."""
+    """How many of the suite's tasks are among a run's training tasks. None if the target is not a run. If the run's
+    tasks can no longer be loaded, print the reason and return None."""
     from mentor_edge.recipes.training_tasks import tasks_trained_on
     from mentor_edge.tasks.contamination import contamination
 
@@ -199,7 +211,7 @@ def _overlap_with_training(target: Path, tasks: Suite) -> ContaminationReport | 
 
 
 def _default_items(name: str, tasks: Suite, identity: str) -> Path:
-    """A file of its own for every model and suite: nothing measured is ever overwritten by something else."""
+    """A separate file for every model and suite, so that no measurement overwrites another."""
     key = hashlib.sha256(f"{tasks.sha256} {identity}".encode()).hexdigest()[:8]
     readable = re.sub(r"[^\w.-]+", "-", f"{name}-{tasks.name}")
     return ITEMS_DIRECTORY / f"{readable}-{key}.jsonl"

@@ -1,4 +1,4 @@
-"""What a command's TARGET argument may be."""
+"""Finding the model behind a command's TARGET argument."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from mentor_edge.manifest import MANIFEST
 
 
 def resolve_target(target: Path, quant: str | None) -> Path:
-    """The GGUF file, ONNX directory or model directory behind a run, a quickstart directory, an artifact, a file or a
-    model.
+    """The GGUF file, ONNX directory or model directory that TARGET means: a run, a quickstart directory, an artifact, a
+    file or a model directory.
 
-    Files of an artifact are verified against its manifest, and only those that passed the gate are taken.
+    The files of an artifact are verified against its manifest. Only files that passed the gate are used.
 
-    Raises: RunError when TARGET is none of these, ArtifactError.
+    Raises: RunError when TARGET is something else, ArtifactError.
     """
     from mentor_edge.export import Artifact
 
@@ -26,22 +26,22 @@ def resolve_target(target: Path, quant: str | None) -> Path:
             entries = [entry for entry in artifact.manifest.entries if quant in (None, entry.quant)]
             shipped = [entry for entry in entries if entry.role == "shipped"]
             if quant is None and not shipped:
-                raise RunError(f"no file of {directory} passed the gate", "its refused/ folder holds the others")
-            # What was asked for by name and is not shipped is refused there, with the reason.
+                raise RunError(f"no file of {directory} passed the gate", "its refused/ folder contains the others")
+            # `Artifact.path` refuses a file that was named and is not shipped, with the reason.
             chosen = next(iter(shipped or entries), None)
             return artifact.path("gguf" if chosen is None else chosen.format, quant or shipped[0].quant)
     if any((target / name).is_file() for name in ("config.json", "genai_config.json")):
         return target
     if (target / "run.json").is_file():
         raise RunError(f"{target} has no exported file yet", f"make one with: mentor-edge export {target}")
-    raise RunError(f"{target} is no run, artifact, GGUF file, ONNX or Hugging Face directory")
+    raise RunError(f"{target} is not a run, an artifact, a GGUF file, or an ONNX or Hugging Face directory")
 
 
 def evaluation_target(target: str, quant: str | None) -> str | Path:
-    """What to evaluate: an endpoint's URL as it is, or what `resolve_target` finds; of a run that was not exported yet,
-    its merged student.
+    """What to evaluate: an endpoint's URL, or what `resolve_target` returns. For a run that was not exported yet, its
+    merged student.
 
-    Raises: RunError, ArtifactError, ExportError, StudentError, EngineError (no URL of an endpoint).
+    Raises: RunError, ArtifactError, ExportError, StudentError, EngineError (not the URL of an endpoint).
     """
     from mentor_edge.engines.open import is_endpoint
 

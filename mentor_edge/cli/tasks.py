@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from mentor_edge.tasks.contamination import ContaminationReport
     from mentor_edge.teacher.validation import ReferenceFailure
 
-app = typer.Typer(no_args_is_help=True, help="Check tasks files, and compare training with evaluation tasks.")
+app = typer.Typer(no_args_is_help=True, help="Check tasks files, and find evaluation tasks among training tasks.")
 
 _SHOWN = 20
 
 
 @app.command()
 def validate(
-    file: Annotated[Path, typer.Argument(help="A JSONL file of tasks (docs/tasks.md).")],
+    file: Annotated[Path, typer.Argument(help="A JSONL file of tasks (see docs/tasks.md).")],
     tools: Tools = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only this many tasks, from the start.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Check only the first N tasks.")] = None,
     as_json: Json = False,
 ) -> None:
     """Execute every reference. Exit with 1 if one does not score full, or a task has none."""
@@ -48,9 +48,12 @@ def validate(
 @app.command()
 def overlap(
     training: Annotated[
-        str, typer.Argument(help="A JSONL file, nano-train, calculator-train, or a suite as NAME or NAME:DATA.")
+        str,
+        typer.Argument(
+            help="Training tasks: a JSONL file, nano-train, calculator-train, or a suite as NAME or NAME:DATA."
+        ),
     ],
-    evaluation: Annotated[str, typer.Argument(help="The same.")],
+    evaluation: Annotated[str, typer.Argument(help="Evaluation tasks, named in the same way.")],
     tools: Tools = None,
     as_json: Json = False,
 ) -> None:

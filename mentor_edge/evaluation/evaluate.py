@@ -1,21 +1,21 @@
-"""Running a suite through an engine, greedily, with every item kept: each number can be traced to its conversation."""
+"""Running a suite through an engine with greedy decoding. Every row is kept, so each figure can be traced to its
+conversations."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence, Set
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import ChatEngine, Engine
-from mentor_edge.errors import TaskError
-from mentor_edge.evaluation.journal import Journal, partial_path, read_items, write_items
+from mentor_edge.evaluation.journal import Header, Journal, partial_path, read_items, write_items
 from mentor_edge.evaluation.outcome import Outcome, outcome_of
-from mentor_edge.evaluation.summary import by_domain, by_split
+from mentor_edge.evaluation.summary import Counts, by_domain, by_split
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.execution.executor import ToolExecutor
@@ -25,27 +25,33 @@ __all__ = ["Evaluation", "Outcome", "evaluate", "finished_evaluation"]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The outcomes of one model on one suite, in the suite's order. `sha256` is the suite's, `identity` says which
-    model it was. `limits` and `batch_size` are None where no engine ran, as with predictions made elsewhere."""
+    """The outcomes of one model on one suite, in the suite's order."""
 
     suite: str
+    """Name of the suite."""
     version: str
+    """Version of the suite."""
     sha256: str
+    """Hash of the suite."""
     outcomes: tuple[Outcome, ...]
+    """One outcome per task."""
     identity: str = ""
+    """Which model was measured (see `identity_of`)."""
     limits: AgentLimits | None = None
+    """Limits of every conversation; None if no engine ran, as for predictions made elsewhere."""
     batch_size: int | None = None
+    """Tasks that ran at the same time; None if no engine ran."""
 
-    def counts(self, *, split: str | None = None, domain: str | None = None) -> dict[str, int]:
+    def counts(self, *, split: str | None = None, domain: str | None = None) -> Counts:
         """Items and right answers of all tasks, or of one split or domain."""
         chosen = [
             outcome.correct
             for outcome in self.outcomes
             if (split is None or outcome.split == split) and (domain is None or outcome.domain == domain)
         ]
-        return {"n": len(chosen), "correct": sum(chosen)}
+        return Counts(n=len(chosen), correct=sum(chosen))
 
-    def by_domain(self) -> dict[str, dict[str, int]]:
+    def by_domain(self) -> dict[str, Counts]:
         """`counts` of every domain, in order of appearance."""
         return {domain: self.counts(domain=domain) for domain in dict.fromkeys(o.domain for o in self.outcomes)}
 
@@ -55,7 +61,7 @@ class Evaluation:
 
     @property
     def malformed(self) -> int:
-        """Conversations that ended with something that looks like a tool call and is none."""
+        """Conversations that ended with an unreadable tool call."""
         return sum(outcome.malformed for outcome in self.outcomes)
 
     @property
@@ -63,20 +69,21 @@ class Evaluation:
         """Conversations that called a tool that was not offered."""
         return sum(outcome.unknown_tool for outcome in self.outcomes)
 
-    def header(self) -> dict[str, Any]:
+    @property
+    def header(self) -> Header:
         """What was measured: everything but the outcomes."""
-        return {
-            "suite": self.suite,
-            "version": self.version,
-            "sha256": self.sha256,
-            "identity": self.identity,
-            "limits": None if self.limits is None else asdict(self.limits),
-            "batch_size": self.batch_size,
-        }
+        return Header(
+            suite=self.suite,
+            version=self.version,
+            sha256=self.sha256,
+            identity=self.identity,
+            limits=self.limits,
+            batch_size=self.batch_size,
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """The header and the figures (`Summary`) of every split and every domain; never a score pooled over splits."""
-        return self.header() | {
+        """The header and the figures (`Summary`) of every split and every domain. No score is pooled over splits."""
+        return self.header.to_json() | {
             "n": len(self.outcomes),
             "splits": {split: figures.to_json() for split, figures in by_split(self.outcomes).items()},
             "domains": {domain: figures.to_json() for domain, figures in by_domain(self.outcomes).items()},
@@ -87,17 +94,21 @@ class Evaluation:
 
         Raises: OutputError when it cannot be written.
         """
-        write_items(Path(path), self.header(), self.outcomes)
+        write_items(Path(path), self.header, self.outcomes)
 
     @classmethod
     def from_jsonl(cls, path: str | Path) -> Evaluation:
-        """Read what `write_jsonl` wrote. Raises: TaskError when it is missing or damaged."""
+        """Read a file written by `write_jsonl`. Raises: TaskError when it is missing or damaged."""
         header, outcomes = read_items(Path(path))
-        try:
-            limits = None if header["limits"] is None else AgentLimits(**header["limits"])
-            return cls(**{**header, "limits": limits, "outcomes": tuple(outcomes)})
-        except (KeyError, TypeError) as error:
-            raise TaskError(f"{path}: the header is malformed ({error})") from error
+        return cls(
+            suite=header.suite,
+            version=header.version,
+            sha256=header.sha256,
+            outcomes=tuple(outcomes),
+            identity=header.identity,
+            limits=header.limits,
+            batch_size=header.batch_size,
+        )
 
 
 def evaluate(
@@ -114,18 +125,33 @@ def evaluate(
 ) -> Evaluation:
     """Run every task with greedy decoding and score it.
 
-    Tasks with an `answer` run the whole tool loop and are right when the final answer is. Tasks with `accepted_calls`
-    (BFCL) stop after the first turn, without executing anything, and are right when its calls are. `limits` None are
-    the suite's own. `progress` counts the finished tasks, those of an earlier run included.
+    Tasks with an `answer` run the whole tool loop and are right if the final answer is. Tasks with `accepted_calls`
+    (BFCL) stop after the first turn without executing anything, and are right if its calls are.
 
-    `items` is the file for the outcomes. While the evaluation runs they stand in ITEMS.partial, batch by batch, and the
-    same call after a kill runs only what is missing there. A finished file of the same suite, limits and `identity`
-    (which model it was; required with `items`) is read back, unless a journal stands beside it; `again` measures anew.
-    Outcomes of another measurement are replaced, and `on_note` (default: a logged warning) is told so.
+    With `items`, the outcomes go to a file. While the evaluation runs they are in ITEMS.partial, batch by batch, and
+    the same call after a kill runs only the missing batches. A finished file of the same suite, limits and `identity`
+    is read back instead, unless there is a journal beside it. A file of another measurement is replaced.
 
-    Raises: EngineError when the runtime dies, StudentError when the template refuses a prompt, OutputError when `items`
-    cannot be written (finished batches stay in the journal), TaskError when `items` holds something else, ValueError
-    for `items` without `identity`.
+    Args:
+        engine: the model to measure.
+        suite: the tasks.
+        limits: limits of every conversation. Default: the suite's.
+        executor: runs the tools. Default: a new one, closed at the end.
+        items: JSONL file for the outcomes. Default: no file.
+        identity: which model this is (see `identity_of`); required with `items`.
+        again: measure again instead of reading back a finished file.
+        progress: called with the number of finished tasks, including those of an interrupted evaluation.
+        on_note: called with a sentence when another measurement is replaced. Default: log a warning.
+
+    Returns:
+        The outcomes of all tasks, in the suite's order.
+
+    Raises:
+        EngineError: when the runtime dies.
+        StudentError: when the chat template refuses a prompt.
+        OutputError: when `items` cannot be written. Finished batches stay in the journal.
+        TaskError: when `items` is not a file of outcomes.
+        ValueError: for `items` without `identity`.
     """
     limits = limits or suite.limits
     plan = Evaluation(suite.name, suite.version, suite.sha256, (), identity, limits, engine.batch_size)
@@ -134,14 +160,14 @@ def evaluate(
         journal = None
         if items is not None:
             if not identity:
-                raise ValueError("items need the model's identity: outcomes of two models must never be mixed")
+                raise ValueError("items need the model's identity: a file must not mix the outcomes of two models")
             note = on_note or logging.getLogger(__name__).warning
             if (stored := _stored(Path(items), plan, note)) is not None and not again:
                 return stored
             ids = [[task.id for _, task in batch.tasks] for batch in batches]
-            journal = stack.enter_context(Journal(Path(items), plan.header(), ids, note))
+            journal = stack.enter_context(Journal(Path(items), plan.header, ids, note))
             if again and len(journal.batches) == len(batches):
-                journal.restart()  # that was the last measurement, killed before it could remove its journal
+                journal.restart()  # the last measurement finished, and was killed before it removed its journal
         executor = executor or stack.enter_context(ToolExecutor())
         finished = [] if journal is None else list(journal.batches)
         stage = f"evaluate on {suite.name}"
@@ -155,7 +181,7 @@ def evaluate(
             if journal is not None:
                 journal.append(finished[-1])
         progress(stage, len(suite.tasks), len(suite.tasks))
-        evaluation = replace(plan, outcomes=_in_suites_order(batches, finished))
+        evaluation = replace(plan, outcomes=_in_suite_order(batches, finished))
         if items is not None and journal is not None:
             evaluation.write_jsonl(items)
             journal.remove()
@@ -164,14 +190,14 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Tasks that run side by side, with their places in the suite."""
+    """Tasks that run at the same time, with their indices in the suite."""
 
     tasks: Sequence[tuple[int, Task]]
     limits: AgentLimits
 
 
 def _batches(tasks: Sequence[Task], limits: AgentLimits, size: int) -> list[_Batch]:
-    """Tasks that run the whole loop, then those that end after the first turn, `size` at a time."""
+    """Tasks that run the whole loop, then tasks that end after the first turn, `size` at a time."""
     batches = []
     for first_turn_only in (False, True):
         chosen = [(i, task) for i, task in enumerate(tasks) if (task.accepted_calls is not None) == first_turn_only]
@@ -180,19 +206,20 @@ def _batches(tasks: Sequence[Task], limits: AgentLimits, size: int) -> list[_Bat
     return batches
 
 
-def _in_suites_order(batches: Sequence[_Batch], finished: Sequence[Sequence[Outcome]]) -> tuple[Outcome, ...]:
-    places = chain.from_iterable((place for place, _ in batch.tasks) for batch in batches)
-    by_place = dict(zip(places, chain.from_iterable(finished), strict=True))
-    return tuple(by_place[place] for place in range(len(by_place)))
+def _in_suite_order(batches: Sequence[_Batch], finished: Sequence[Sequence[Outcome]]) -> tuple[Outcome, ...]:
+    indices = chain.from_iterable((index for index, _ in batch.tasks) for batch in batches)
+    by_index = dict(zip(indices, chain.from_iterable(finished), strict=True))
+    return tuple(by_index[index] for index in range(len(by_index)))
 
 
 def finished_evaluation(
     items: str | Path, suite: Suite, identity: str, limits: AgentLimits | None = None
 ) -> Evaluation | None:
-    """The evaluation that stands in `items`, when it measured just this and no journal of a newer one stands beside it.
+    """The evaluation in the file `items`, or None if it measured something else or a newer one has begun (there is a
+    journal).
 
-    Its batch size may be another: that moves no more than the last digits of a logit.
-    Raises: TaskError when `items` holds something else than outcomes.
+    A different batch size is accepted: it changes only the last digits of a logit.
+    Raises: TaskError when `items` is not a file of outcomes.
     """
     limits = limits or suite.limits
     plan = Evaluation(suite.name, suite.version, suite.sha256, (), identity, limits)
@@ -202,8 +229,8 @@ def finished_evaluation(
 def _stored(items: Path, plan: Evaluation, note: Callable[[str], None]) -> Evaluation | None:
     if not items.exists():
         return None
-    stored = Evaluation.from_jsonl(items)  # also when it will be replaced: a file that is no such thing must not be
+    stored = Evaluation.from_jsonl(items)  # even if it will be replaced: a file of something else must not be
     if replace(stored, outcomes=(), batch_size=None) != replace(plan, batch_size=None):
-        note(f"{items} holds another measurement; it is replaced when this one is finished")
+        note(f"{items} contains another measurement; this one replaces it when it is finished")
         return None
     return None if partial_path(items).exists() else stored

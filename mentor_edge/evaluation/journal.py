@@ -1,11 +1,11 @@
-"""Files of outcomes: the finished one, and the journal from which a killed evaluation goes on.
+"""Files of outcomes: the finished file, and the journal that lets a killed evaluation resume.
 
-A finished file is JSON lines: `{"evaluation": HEADER}`, then one outcome per task, in the suite's order. HEADER says
-what was measured: suite, version, sha256 of the suite, identity of the model, limits, batch size.
+A finished file is JSON lines: `{"evaluation": HEADER}`, then one outcome per task, in the suite's order. `Header` is
+what was measured.
 
-PATH.partial is the journal: the same header, then outcomes in the order in which batches ran. Every batch is on the
-disk before the next one starts. Going on keeps whole batches and drops what is half-written; batches keep their
-boundaries, so that no number depends on where the evaluation was killed.
+PATH.partial is the journal: the same header, then outcomes in the order in which batches ran. Every batch is on disk
+before the next one starts. Resuming keeps whole batches and drops a half-written one. Batches keep their boundaries, so
+no figure depends on where the evaluation was killed.
 """
 
 from __future__ import annotations
@@ -14,56 +14,87 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import ValidationError
+
 from mentor_edge.errors import OutputError, TaskError
 from mentor_edge.evaluation.outcome import Outcome
 from mentor_edge.files import explained_write_errors, write_jsonl
+from mentor_edge.results import Result
 from mentor_edge.rows import read_rows
+from mentor_edge.tasks.types import AgentLimits
 
 FORMAT = 1
 _PATIENCE = 1.0
 
-Header = Mapping[str, Any]
-"""What was measured, as JSON."""
+
+class Header(Result):
+    """What was measured."""
+
+    suite: str
+    """Name of the suite."""
+    version: str
+    """Version of the suite."""
+    sha256: str
+    """Hash of the suite."""
+    identity: str
+    """Which model was measured."""
+    limits: AgentLimits | None
+    """Limits of every conversation; None if no engine ran."""
+    batch_size: int | None
+    """Tasks that ran at the same time; None if no engine ran."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The header as a dictionary."""
+        return self.model_dump(mode="json")
+
+
+def _header_row(header: Header) -> dict[str, Any]:
+    return {"evaluation": {"format": FORMAT, **header.to_json()}}
 
 
 def write_items(path: Path, header: Header, outcomes: Iterable[Outcome]) -> None:
     """Write a finished file, whole or not at all. Raises: OutputError."""
-    write_jsonl(path, [{"evaluation": {"format": FORMAT, **header}}, *(outcome.to_json() for outcome in outcomes)])
+    write_jsonl(path, [_header_row(header), *(outcome.to_json() for outcome in outcomes)])
 
 
-def read_items(path: Path) -> tuple[dict[str, Any], list[Outcome]]:
+def read_items(path: Path) -> tuple[Header, list[Outcome]]:
     """The header and the outcomes of a finished file.
 
-    Raises: TaskError when it cannot be read, has no header of this format, or has malformed rows (all told at once).
+    Raises: TaskError when the file cannot be read, has no header of this format, or has malformed rows (the first five
+    are listed together).
     """
 
-    def parse(row: Any) -> dict[str, Any] | Outcome:
+    def parse(row: Any) -> Header | Outcome:
         return _header(row) if isinstance(row, dict) and "evaluation" in row else Outcome.from_json(row)
 
     header, *outcomes = read_rows(path, parse, what="items")
-    if not isinstance(header, dict) or not all(isinstance(outcome, Outcome) for outcome in outcomes):
+    if not isinstance(header, Header) or not all(isinstance(outcome, Outcome) for outcome in outcomes):
         raise TaskError(f"{path} does not begin with one header", "`mentor-edge evaluate` writes such files")
     return header, [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
 
 
-def _header(row: Any) -> dict[str, Any]:
-    """Raises: ValueError for a row that is no header of this format."""
-    header = row.get("evaluation") if isinstance(row, dict) else None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"evaluation: no header of format {FORMAT}")
-    return {key: value for key, value in header.items() if key != "format"}
+def _header(row: Any) -> Header:
+    """Raises: ValueError for a row that is not a header of this format."""
+    values = row.get("evaluation") if isinstance(row, dict) else None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ValueError(f"evaluation: expected a header of format {FORMAT}")
+    try:
+        return Header(**{key: value for key, value in values.items() if key != "format"})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"evaluation: the header is malformed ({first['loc'][0]}: {first['msg']})") from error
 
 
 class Journal:
-    """PATH.partial, open and locked while an evaluation runs. `batches` are the outcomes of those that are finished.
+    """PATH.partial, open and locked while an evaluation runs. `batches` has the outcomes of the finished batches.
 
-    `task_ids` are those of every batch, in the order in which they run. A journal of another measurement is started
-    anew, and `on_note` told so. Used as a context manager; it leaves nothing behind when no batch was finished.
+    `task_ids` are the ids of every batch, in the order in which batches run. A journal of another measurement is
+    emptied, and `on_note` is called. Use it as a context manager; it removes the file if no batch was finished.
 
     Raises: OutputError when the file cannot be written or another process is writing it.
     """
@@ -78,13 +109,13 @@ class Journal:
             self._file = self.path.open("a+b")
             try:
                 self._lock()
-                self._resume({"evaluation": {"format": FORMAT, **header}}, task_ids, on_note)
+                self._resume(header, task_ids, on_note)
             except BaseException:
                 self._close()
                 raise
 
     def _lock(self) -> None:
-        # Tool processes inherit the lock; after a kill they need a moment to notice that their caller is gone.
+        # Tool processes inherit the lock. After a kill they need a moment to notice that their parent is gone.
         until = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -96,29 +127,29 @@ class Journal:
                     ) from error
             time.sleep(_PATIENCE / 20)
 
-    def _resume(
-        self, header: dict[str, Any], task_ids: Sequence[Sequence[str]], on_note: Callable[[str], None]
-    ) -> None:
+    def _resume(self, header: Header, task_ids: Sequence[Sequence[str]], on_note: Callable[[str], None]) -> None:
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
-        first = json.dumps(header).encode() + b"\n"
+        first = json.dumps(_header_row(header)).encode() + b"\n"
         if lines[:1] != [first]:
             if len(lines) > 1:
-                on_note(f"{self.path} holds another measurement{_difference(lines[0], header)}; it is started anew")
+                on_note(
+                    f"{self.path} contains another measurement{_difference(lines[0], header)}; starting from scratch"
+                )
             self._file.truncate(0)
             self._write(first)
             return
         kept = 1
         for ids in task_ids:
-            found = _parsed(lines[kept : kept + len(ids)])
-            if [outcome.task_id for outcome in found] != list(ids):
+            batch = _parsed(lines[kept : kept + len(ids)])
+            if [outcome.task_id for outcome in batch] != list(ids):
                 break
-            self.batches.append(found)
+            self.batches.append(batch)
             kept += len(ids)
         self._file.truncate(sum(map(len, lines[:kept])))
 
     def append(self, outcomes: Sequence[Outcome]) -> None:
-        """Add a batch; it is on the disk when this returns. Raises: OutputError."""
+        """Add a batch; it is on disk when this returns. Raises: OutputError."""
         with explained_write_errors(self.path):
             self._write(b"".join(json.dumps(outcome.to_json()).encode() + b"\n" for outcome in outcomes))
         self.batches.append(list(outcomes))
@@ -131,7 +162,7 @@ class Journal:
         self.batches.clear()
 
     def remove(self) -> None:
-        """Remove the file: its outcomes stand in a finished one."""
+        """Remove the file, after a finished file has replaced it."""
         self.path.unlink(missing_ok=True)
 
     def _write(self, data: bytes) -> None:
@@ -140,30 +171,30 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def _close(self) -> None:
-        with suppress(OSError):  # what a full disk did not take
+        with suppress(OSError):  # closing flushes, which fails on a full disk
             self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        # The file is asked, not `batches`: Ctrl-C may come when a batch is on the disk and not in the list yet.
-        if not self.batches and not self._holds_outcomes():
+        # Look at the file, not at `batches`: Ctrl-C may come between writing a batch and adding it to the list.
+        if not self.batches and not self._has_outcomes():
             self.remove()
         self._close()
 
-    def _holds_outcomes(self) -> bool:
+    def _has_outcomes(self) -> bool:
         self._file.seek(0)
         return self._file.read().count(b"\n") > 1
 
 
 def partial_path(path: Path) -> Path:
-    """Where the journal of an items file stands."""
+    """The path of an items file's journal."""
     return path.with_name(f"{path.name}.partial")
 
 
 def _parsed(lines: Sequence[bytes]) -> list[Outcome]:
-    """The outcomes on `lines`, up to the first line that is half-written."""
+    """The outcomes on `lines`, up to the first half-written line."""
     outcomes = []
     for line in lines:
         try:
@@ -175,11 +206,11 @@ def _parsed(lines: Sequence[bytes]) -> list[Outcome]:
     return outcomes
 
 
-def _difference(line: bytes, header: dict[str, Any]) -> str:
+def _difference(line: bytes, header: Header) -> str:
     """Which parts of two headers differ, for a note."""
     try:
-        old = _header(json.loads(line))
+        old = _header(json.loads(line)).to_json()
     except ValueError:
         return ""
-    keys = [key for key, value in header["evaluation"].items() if key != "format" and old.get(key) != value]
+    keys = [key for key, value in header.to_json().items() if old[key] != value]
     return f" ({', '.join(keys)} differ)"

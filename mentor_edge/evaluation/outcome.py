@@ -1,10 +1,13 @@
-"""What became of one task: its scores, and all that is needed to trace them."""
+"""`Outcome`: the scores of one task, with everything needed to trace them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import field, fields
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, PlainSerializer, PlainValidator, Strict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from mentor_edge.messages import Ending, Message, Trajectory
 from mentor_edge.rewards import is_correct
@@ -15,86 +18,98 @@ from mentor_edge.tasks.types import Task
 MISSING = "missing"
 """The `error` of a task that has no prediction."""
 
-_PLAIN: Mapping[str, Any] = {
-    "task_id": str, "split": str, "domain": str, "correct": bool, "malformed": bool, "unknown_tool": bool,
-    "answer": str | None, "error": str | None, "calls": int, "turns": int, "tokens": int, "tool_errors": int,
-    "seconds": int | float, "metrics": dict, "expected": dict,
-}  # a table  # fmt: skip
-"""Fields that JSON holds as they are, with their types."""
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    try:
+        return tuple(row if isinstance(row, Message) else Message.from_openai(row) for row in value)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a message is malformed: {error!r}") from error
 
 
-@dataclass(frozen=True, slots=True)
+Text = Annotated[str, Strict()]
+Flag = Annotated[bool, Strict()]
+Count = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+Messages = Annotated[
+    tuple[Message, ...],
+    PlainValidator(_messages),
+    PlainSerializer(lambda messages: [message.to_openai() for message in messages]),
+]
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="ignore"))
 class Outcome:
-    """What became of one task: one row of an items file, with these fields as its keys.
+    """The outcome of one task: one row of an items file, with these fields as its keys."""
 
-    - `task_id`, `split`, `domain`: which task
-    - `correct`: the score. `error` says in one word why not, for tasks scored on their calls (`Match.error_type`), or
-      "missing" for a task without a prediction; that is wrong too, and its `ending` is None
-    - `malformed`: it ended with something that looks like a tool call and is none; `unknown_tool`: it called a tool
-      that was not offered
-    - `ending`, `answer`: how the trajectory ended, and its final answer
-    - `calls` the model asked for, `turns` it took, `tokens` it wrote, `tool_errors` it read
-    - `seconds` from the start of its batch to its end; it does not count when two outcomes are compared
-    - `metrics`: further scores from 0 to 1, such as `f1` and `passage_recall` of questions over passages
-    - `expected`: what counts as right, as `answers`, `calls` or `passages`
-    - `tools` (names), `prompt`, `messages` (after the prompt, in OpenAI's format): the whole trajectory
-    """
-
-    task_id: str
-    split: str
-    domain: str
-    correct: bool
-    malformed: bool
-    unknown_tool: bool
+    task_id: Text
+    """The task's id."""
+    split: Text
+    """The task's split."""
+    domain: Text
+    """The task's domain."""
+    correct: Flag
+    """The score."""
+    malformed: Flag
+    """Whether the conversation ended with an unreadable tool call."""
+    unknown_tool: Flag
+    """Whether the model called a tool that was not offered."""
     ending: Ending | None
-    answer: str | None
-    error: str | None
-    calls: int
-    turns: int
-    tokens: int
-    tool_errors: int
-    messages: tuple[Message, ...]
-    seconds: float = field(default=0.0, compare=False)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    expected: Mapping[str, Any] = field(default_factory=dict)
-    tools: tuple[str, ...] = ()
-    prompt: tuple[Message, ...] = ()
+    """How the trajectory ended; None without a prediction."""
+    answer: Text | None
+    """The final answer."""
+    error: Text | None
+    """Why the task is wrong, in one word: `Match.error_type` for tasks scored on their calls, "missing" for a task
+    without a prediction."""
+    calls: Count
+    """Calls that the model asked for."""
+    turns: Count
+    """Turns of the model."""
+    tokens: Count
+    """Tokens that the model wrote."""
+    tool_errors: Count
+    """Errors that tools returned."""
+    messages: Messages
+    """Everything after the prompt, in OpenAI's format."""
+    seconds: Number = field(default=0.0, compare=False)
+    """Time from the start of the task's batch to the task's end. Ignored when two outcomes are compared."""
+    metrics: dict[Text, Number] = field(default_factory=dict)
+    """Further scores from 0 to 1, such as `f1` and `passage_recall` of questions over passages."""
+    expected: dict[Text, Any] = field(default_factory=dict)
+    """What counts as right, as `answers`, `calls` or `passages`."""
+    tools: tuple[Text, ...] = ()
+    """Names of the tools offered."""
+    prompt: Messages = ()
+    """The prompt, in OpenAI's format."""
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _PLAIN} | {
-            "ending": self.ending,
-            "tools": list(self.tools),
-            "prompt": [message.to_openai() for message in self.prompt],
-            "messages": [message.to_openai() for message in self.messages],
-        }
+        """The row of an items file."""
+        row: dict[str, Any] = _ADAPTER.dump_python(self)
+        return row
 
     @staticmethod
     def from_json(row: Any) -> Outcome:
-        """Raises: ValueError naming the field that is missing or does not hold what it should."""
+        """Raises: ValueError naming the field that is missing or has an invalid value."""
         if not isinstance(row, dict):
             raise ValueError(f"expected an object, found {type(row).__name__}")
         if missing := [f.name for f in fields(Outcome) if f.name not in row]:
             raise ValueError(f"{missing[0]}: missing")
-        for name, kind in _PLAIN.items():
-            if not isinstance(row[name], kind) or (isinstance(row[name], bool) and kind is not bool):
-                raise ValueError(f"{name}: unusable, {row[name]!r}")
         try:
-            return Outcome(
-                **{name: row[name] for name in _PLAIN},
-                ending=None if row["ending"] is None else Ending(row["ending"]),
-                tools=tuple(row["tools"]),
-                prompt=tuple(map(Message.from_openai, row["prompt"])),
-                messages=tuple(map(Message.from_openai, row["messages"])),
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"a message is malformed: {error!r}") from error
+            return _ADAPTER.validate_python(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = first["loc"][0]
+            reason = first.get("ctx", {}).get("error") or f"unusable, {row[name]!r}"
+            raise ValueError(f"{name}: {reason}") from error
+
+
+_ADAPTER = TypeAdapter(Outcome)
 
 
 def outcome_of(task: Task, trajectory: Trajectory) -> Outcome:
     """Score one trajectory.
 
     A task with an `answer` is right when the final answer is. A task with `accepted_calls` is right when the calls of
-    the first turn are; a turn that cannot be read, or was cut, is never right, also where no call is wanted.
+    the first turn are; a turn that is unreadable or cut off is never right, even if the task expects no call.
     """
     correct, error = is_correct(trajectory, task), None
     if task.accepted_calls is not None:
@@ -123,7 +138,7 @@ def outcome_of(task: Task, trajectory: Trajectory) -> Outcome:
 
 
 def missing_outcome(task: Task) -> Outcome:
-    """The outcome of a task that nobody answered: wrong, whatever was asked."""
+    """The outcome of a task without a prediction: always wrong."""
     return Outcome(
         task.id,
         task.split,
@@ -160,7 +175,7 @@ def _metrics(task: Task, trajectory: Trajectory) -> dict[str, float]:
 
 
 def _first_calls(trajectory: Trajectory) -> Sequence[dict[str, Any]] | None:
-    """The calls of the first turn, or None when the model did not close it or wrote something unreadable."""
+    """The calls of the first turn, or None if the model did not close it or wrote an unreadable call."""
     if trajectory.ending not in (Ending.ANSWERED, Ending.OUT_OF_TURNS):
         return None
     return [{"name": call.name, "arguments": dict(call.arguments)} for call in trajectory.messages[0].tool_calls]

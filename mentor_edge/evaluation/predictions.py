@@ -1,6 +1,6 @@
-"""Scoring outputs that were made elsewhere: the same rows and the same report as an engine's evaluation.
+"""Scoring outputs made elsewhere. The rows and the report are those of an engine's evaluation.
 
-JSON lines, one object per task, with the task's `id` and exactly one of
+The file is JSON lines, one object per task, with the task's `id` and exactly one of
 
     {"id": "...", "text": "..."}        a raw turn of the model, read by our parser
     {"id": "...", "calls": [...]}       the calls of the first turn, each {"name": "...", "arguments": {...}}
@@ -30,12 +30,12 @@ from mentor_edge.tool_calls import ParsedTurn, parse_turn
 def score_predictions(path: str | Path, suite: Suite) -> Evaluation:
     """Score the predictions in a file on the tasks of a suite.
 
-    A task without a prediction is wrong, also where no call is wanted; it stays in every denominator and is counted as
-    missing. Tasks with `accepted_calls` are scored on the first turn alone. A turn that cannot be read ends its
-    conversation, as it does in the agent. Tokens and seconds are not known.
+    A task without a prediction is wrong, even if it expects no call; it stays in every denominator and counts as
+    missing. Tasks with `accepted_calls` are scored on the first turn alone. An unreadable turn ends its conversation,
+    as it does in the agent. Tokens and seconds are unknown.
 
-    Raises: TaskError when the file cannot be read, or for rows that are malformed, of tasks that the suite does not
-    have, or of one task twice; the first five of those are told together.
+    Raises: TaskError when the file cannot be read, or for malformed rows, unknown tasks and repeated tasks; the first
+    five of those are listed together.
     """
     path = Path(path)
     tasks = {task.id: task for task in suite.tasks}
@@ -44,10 +44,10 @@ def score_predictions(path: str | Path, suite: Suite) -> Evaluation:
         identity = field(row, "id", str)
         if identity not in tasks:
             raise ValueError(f"id: the suite {suite.name} has no task {identity!r}")
-        given = [form for form in _FORMS if form in row]
-        if len(given) != 1:
-            raise ValueError(f"expected one of {', '.join(_FORMS)}, found {' and '.join(given) or 'none'}")
-        return identity, _FORMS[given[0]](row, tasks[identity])
+        forms = [form for form in _FORMS if form in row]
+        if len(forms) != 1:
+            raise ValueError(f"expected one of {', '.join(_FORMS)}, found {' and '.join(forms) or 'none'}")
+        return identity, _FORMS[forms[0]](row, tasks[identity])
 
     predicted = dict(read_rows(path, parse, what="predictions", unique="id"))
     outcomes = tuple(
@@ -86,7 +86,7 @@ def _of_messages(row: Any, task: Task) -> Trajectory:
         else:
             raise ValueError(f"{where}.role: expected assistant or tool, found {shown(role)}")
     if not turns or isinstance(turns[0], Message):
-        raise ValueError("messages: expected the assistant's turn first; the prompt is left out")
+        raise ValueError("messages: expected the assistant's turn first; leave out the prompt")
     return _trajectory(turns[:1] if task.accepted_calls is not None else turns)
 
 
@@ -99,7 +99,7 @@ _FORMS: Mapping[str, Callable[[Any, Task], Trajectory]] = {
 
 
 def _trajectory(turns: list[ParsedTurn | Message]) -> Trajectory:
-    """The conversation, up to the first turn that cannot be read."""
+    """The conversation, up to the first unreadable turn."""
     messages: list[Message] = []
     for turn in turns:
         messages.append(turn if isinstance(turn, Message) else turn.message)

@@ -17,7 +17,7 @@ from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.evaluation.summary import Summary, by_domain, by_split
 
 _NOTES = (
-    "Intervals are Wilson's, at 95 %. Malformed: ended with a tool call that cannot be read, which is never right. "
+    "Intervals are Wilson's, at 95 %. Malformed: ended with an unreadable tool call, which is never right. "
     "Unknown: called a tool that was not offered.",
     "Calls, turns and tokens are means per task. Seconds are percentiles (50/90/99) of the time from the start of a "
     "task's batch to its end.",
@@ -25,14 +25,14 @@ _NOTES = (
 
 
 def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, notes: Sequence[str] = ()) -> list[Path]:
-    """Write the figures as Markdown, with `notes` below them and the picture beside it; returns both paths.
+    """Write the figures as Markdown, with `notes` below them, and a picture beside the file. Returns both paths.
 
     Raises: OutputError.
     """
     picture = path.with_suffix(".png")
     _draw(picture, evaluation)
     grid = figures_grid(evaluation)
-    limits = evaluation.header()["limits"]
+    limits = evaluation.header.to_json()["limits"]
     facts = {
         "suite": f"{evaluation.suite} {evaluation.version}, {len(evaluation.outcomes)} tasks",
         "suite's hash": evaluation.sha256,
@@ -56,7 +56,7 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, note
 
 
 def _groups(evaluation: Evaluation) -> Iterator[tuple[str, Summary]]:
-    """Every domain of every split, then the split as a whole where it has several."""
+    """Every domain of every split, then the whole split if it has several domains."""
     for split, whole in by_split(evaluation.outcomes).items():
         domains = by_domain(outcome for outcome in evaluation.outcomes if outcome.split == split)
         for domain, figures in domains.items():
@@ -103,7 +103,7 @@ def _row(label: str, figures: Summary, metrics: list[str]) -> list[str]:
 
 
 def statements(evaluation: Evaluation) -> Iterator[str]:
-    """How trajectories ended, per split, and what has no prediction."""
+    """How trajectories ended and how many predictions are missing, per split."""
     for split, figures in by_split(evaluation.outcomes).items():
         parts = [f"{count} {ending.replace('_', ' ')}" for ending, count in figures.endings.items()]
         if figures.missing:

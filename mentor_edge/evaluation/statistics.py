@@ -1,4 +1,5 @@
-"""Statistics of right and wrong answers: Wilson's interval, Tango's paired interval, the non-inferiority test.
+"""Statistics of one set of answers or of one pair of sets: Wilson's interval, Tango's paired interval, the
+non-inferiority test. For several runs of several students, see `mentor_edge.recipes.comparison.bootstrap`.
 
 No numpy, no scipy. An item is one task answered by both sides; order matters, since item i of one side is paired
 with item i of the other.
@@ -19,21 +20,28 @@ GATE_CONFIDENCE = 0.90
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """`estimate` is correct / n; `low` and `high` bound it. All between 0 and 1."""
+    """A share of right answers with its interval. All values are between 0 and 1."""
 
     n: int
+    """Items."""
     estimate: float
+    """Right answers / n."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateStatistic:
-    """A verdict with the interval and the margin (a proportion, 0.02 is two points) that it rests on."""
+    """A verdict with the figures behind it."""
 
     verdict: Verdict
+    """The verdict."""
     difference: PairedDifference
+    """The paired difference with its interval."""
     margin: float
+    """The largest accepted loss, as a proportion: 0.02 is two points."""
 
 
 def wilson(correct: int, n: int, confidence: float = 0.95) -> Proportion:
@@ -44,7 +52,7 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Proportion:
     """
     z = _quantile(confidence)
     if not 0 <= correct <= n:
-        raise ValueError(f"{correct} right answers of {n} is impossible")
+        raise ValueError(f"{correct} right answers of {n} are impossible")
     if n == 0:
         return Proportion(0, 0.5, 0.0, 1.0)
     estimate, spread = correct / n, z * z / n
@@ -59,8 +67,8 @@ def wilson(correct: int, n: int, confidence: float = 0.95) -> Proportion:
 def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence: float = 0.95) -> PairedDifference:
     """The difference of two paired proportions with Tango's score interval.
 
-    The interval holds every difference that the score test does not reject; unlike Wald's it is sound when few or no
-    pairs differ. Source: T. Tango (1998), Statistics in Medicine 17, 891-908.
+    The interval contains every difference that the score test does not reject. Unlike Wald's interval, it is valid when
+    few or no pairs differ. Source: T. Tango (1998), Statistics in Medicine 17, 891-908.
     Raises: ValueError for sequences of unequal length or without items, or a confidence outside (0, 1).
     """
     z = _quantile(confidence)
@@ -98,10 +106,10 @@ def non_inferiority(source: Sequence[bool], artifact: Sequence[bool], margin: fl
 
 
 def items_needed(discordance: float, margin: float) -> int:
-    """About how many items an unchanged model needs to pass `non_inferiority` with 80 % probability.
+    """Roughly how many items an unchanged model needs to pass `non_inferiority` with 80 % probability.
 
     `discordance` is the fraction of items on which the two sides disagree, half of them in each direction. Normal
-    approximation of the score test's power; with few items the true probability differs by several points.
+    approximation of the score test's power. With few items the true probability differs by several points.
 
     Raises: ValueError when `discordance` is not in [0, 1] or `margin` not in (0, 1).
     """

@@ -1,4 +1,4 @@
-"""The figures of a group of outcomes: accuracy with its interval, what went wrong, what it cost."""
+"""The figures of a group of outcomes: accuracy with its interval, failures, costs."""
 
 from __future__ import annotations
 
@@ -11,39 +11,58 @@ from typing import Any
 from mentor_edge.evaluation.outcome import MISSING, Outcome
 from mentor_edge.evaluation.statistics import wilson
 from mentor_edge.messages import Ending
+from mentor_edge.results import Result
+
+
+class Counts(Result):
+    """Right answers of a set of tasks."""
+
+    n: int
+    """Tasks."""
+    correct: int
+    """Right answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The figures of one split or domain of `n` tasks.
-
-    `accuracy` lies in [`low`, `high`], Wilson's 95 % interval. `malformed` counts tasks that ended with an unreadable
-    tool call and `missing` those without a prediction, both always wrong; `unknown_tool` counts those that called a
-    tool that was not offered, whatever they answered. `endings` counts how trajectories ended.
-
-    `calls`, `turns` and `tokens` are means per task. `seconds` holds the percentiles "p50", "p90" and "p99" of the time
-    from the start of a task's batch to its end, with linear interpolation between values. `tokens` and `seconds` are
-    None where nobody measured them. `metrics` are means over the tasks that have them. Rates are proportions.
-    """
+    """The figures of one split or domain. Rates are proportions."""
 
     n: int
+    """Tasks."""
     correct: int
+    """Right answers."""
     accuracy: float
+    """Share of right answers."""
     low: float
+    """Lower end of Wilson's 95 % interval around the accuracy."""
     high: float
+    """Upper end of the interval."""
     malformed: int
+    """Tasks that ended with an unreadable tool call; always wrong."""
     malformed_rate: float
+    """Their share."""
     unknown_tool: int
+    """Tasks that called a tool that was not offered, right or wrong."""
     unknown_tool_rate: float
+    """Their share."""
     missing: int
+    """Tasks without a prediction; always wrong."""
     endings: Mapping[str, int]
+    """How many trajectories ended in which way."""
     calls: float
+    """Mean number of calls per task."""
     turns: float
+    """Mean number of turns per task."""
     tokens: float | None
+    """Mean number of tokens per task; None if they were not counted."""
     seconds: Mapping[str, float] | None
+    """Percentiles "p50", "p90" and "p99" of the time from the start of a task's batch to the task's end, interpolated
+    linearly between values; None if no time was measured."""
     metrics: Mapping[str, float]
+    """Means of further scores, over the tasks that have them."""
 
     def to_json(self) -> dict[str, Any]:
+        """The figures as a dictionary."""
         return asdict(self)
 
 
@@ -81,8 +100,8 @@ def by_split(outcomes: Iterable[Outcome]) -> dict[str, Summary]:
 
 
 def by_domain(outcomes: Iterable[Outcome]) -> dict[str, Summary]:
-    """The figures of every domain, in order of appearance. A domain that stands in several splits is not pooled over
-    them: it appears once for each, as "domain (split)"."""
+    """The figures of every domain, in order of appearance. A domain in several splits is not pooled over them: it
+    appears once for each split, as "domain (split)"."""
     groups = _groups(outcomes, "domain", "split")
     splits = Counter(domain for domain, _ in groups)
     return {
@@ -101,6 +120,6 @@ def _groups(outcomes: Iterable[Outcome], *keys: str) -> dict[tuple[str, ...], li
 def _percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
     if not any(seconds):
         return None
-    # "inclusive" puts the smallest value at 0 % and the largest at 100 %, as numpy's default does; it wants two values.
+    # "inclusive" puts the smallest value at 0 % and the largest at 100 %, as numpy's default does. It needs two values.
     cuts = quantiles(seconds if len(seconds) > 1 else [*seconds, *seconds], n=100, method="inclusive")
     return {f"p{percent}": round(cuts[percent - 1], 4) for percent in (50, 90, 99)}

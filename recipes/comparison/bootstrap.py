@@ -1,5 +1,7 @@
 """Intervals for runs of several bases and seeds on the same items: a hierarchical percentile bootstrap.
 
+For one run, or one run against another, `mentor_edge.evaluation.statistics` has intervals that need no resampling.
+
 A replicate draws bases with replacement, then seeds within every drawn base, then items within every split. Items are
 crossed with the runs: a replicate uses the same items for every run and for both sides of a difference. The interval
 is the range between two percentiles of the replicates' scores.
@@ -9,16 +11,16 @@ data) and 5.3 (percentile interval); B. Efron and R. J. Tibshirani (1993), An In
 
 What such an interval does not cover:
 
-- Few bases and seeds. Resampling n units shows (n - 1) / n of their variance, and their small number is not paid for
-  by the wider quantiles of Student's t. With 2 bases and 3 seeds a nominal 95 % interval is too narrow where bases or
-  seeds truly differ: simulated runs of 300 items cover the true score in 81 to 84 of 100 cases when bases have a
-  standard deviation of 6 points, and in 72 when it is 10. Only where runs differ by little more than the noise of
-  their items is the coverage nominal or above.
-- A level with one unit. With one base nothing is said about other bases, with one seed nothing about other seeds;
+- Few bases and seeds. Resampling n units reproduces only (n - 1) / n of their variance, and the quantiles are not
+  widened for small n as those of Student's t are. With 2 bases and 3 seeds, a nominal 95 % interval is too narrow
+  if bases or seeds truly differ: simulated runs of 300 items cover the true score in 81 to 84 of 100 cases when bases
+  have a standard deviation of 6 points, and in 72 when it is 10. The coverage reaches the nominal level only if runs
+  differ by little more than the noise of their items.
+- A level with one unit. One base tells nothing about other bases, and one seed nothing about other seeds.
   `Interval.levels` names what was resampled.
-- Rare events. Where no item is answered differently, or every run is right on every item, the interval has no width;
-  with fewer than about ten items that differ it is too narrow. For one run against one other,
-  `mentor_edge.evaluation.statistics.paired_difference` is sound there.
+- Rare events. If no item is answered differently, or every run is right on every item, the interval has no width;
+  with fewer than about ten items that differ, it is too narrow. For one run against another,
+  `mentor_edge.evaluation.statistics.paired_difference` is valid in these cases.
 - Everything that stays the same in all runs: the suite, the amount of training, the settings of each method.
 """
 
@@ -41,25 +43,28 @@ Runs = Sequence[Sequence[Mapping[str, ArrayLike]]]
 
 _CHUNK = 500
 _DIGITS = 12
-"""Scores are fractions of small whole numbers; what lies beyond these digits is rounding, and must not decide whether
+"""Scores are fractions of small whole numbers. Digits beyond these are rounding errors, which must not decide whether
 an interval excludes zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A score or a difference of scores with its bounds, all proportions (0.02 is two points).
-
-    `per_base` holds the estimate of every base by itself; `levels` what was resampled, of "bases", "seeds", "items".
-    """
+    """A score or a difference of scores with its bounds, all proportions (0.02 is two points)."""
 
     estimate: float
+    """The value over all runs."""
     low: float
+    """Lower bound."""
     high: float
+    """Upper bound."""
     per_base: tuple[float, ...]
+    """The value of every base by itself."""
     levels: tuple[str, ...]
+    """What was resampled, of "bases", "seeds", "items"."""
 
     @property
     def excludes_zero(self) -> bool:
+        """Whether both bounds are on the same side of zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -93,8 +98,8 @@ def difference_interval(
 ) -> Interval:
     """The score of `a` minus that of `b`, paired by base, seed and item; scores are those of `accuracy_interval`.
 
-    Where one side has a single run on a base, as an untrained model has, that run is paired with every seed of the
-    other side.
+    If one side has a single run on a base, as an untrained model has, that run is paired with every seed of the other
+    side.
     Raises: ValueError as `accuracy_interval` does, and when bases, seeds or items of the two sides do not match.
     """
     if len(a) != len(b):
@@ -122,7 +127,7 @@ def _sizes(runs: Runs) -> list[int]:
 
 
 def _matrix(runs: Runs, sizes: Sequence[int], split: str) -> NDArray[np.float32]:
-    """Runs x items of one split; the single run of a base is repeated to make up its size."""
+    """Runs x items of one split. The single run of a base is repeated to match the other side."""
     rows: list[NDArray[Any]] = []
     for base, size in zip(runs, sizes, strict=True):
         for run in base if len(base) == size else [base[0]] * size:
@@ -148,7 +153,7 @@ def _interval(
     observed = np.zeros(sum(sizes))
     for split, matrix in scores.items():
         items = matrix.shape[1]
-        # Sums of small whole numbers: exact in float32, whatever the order of summation.
+        # Sums of small whole numbers are exact in float32 in any order.
         resampled += (_item_counts(split, items, replicates, seed).astype(np.float32) @ matrix.T) / float(items)
         observed += matrix.sum(axis=1, dtype=np.float64) / items
     values = _rounded((resampled * _run_weights(sizes, replicates, seed)).sum(axis=1) / len(scores))
@@ -169,7 +174,7 @@ def _item_counts(split: str, items: int, replicates: int, seed: int) -> NDArray[
     """Replicates x items: how often each replicate draws each item.
 
     The draws depend on the split's name, so that splits of the same size are resampled independently and the order of
-    splits does not matter. A count above 255 has no practical probability: it is about Poisson with mean 1.
+    splits does not matter. Counts are approximately Poisson with mean 1: none exceeds 255 in practice.
     """
     random = np.random.default_rng([seed, 1, zlib.crc32(split.encode())])
     counts = np.empty((replicates, items), np.uint8)
@@ -177,14 +182,14 @@ def _item_counts(split: str, items: int, replicates: int, seed: int) -> NDArray[
         rows = min(_CHUNK, replicates - start)
         drawn = random.integers(items, size=(rows, items)) + items * np.arange(rows)[:, None]
         counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * items).reshape(rows, items)
-    counts.setflags(write=False)  # it is shared by all callers
+    counts.setflags(write=False)  # all callers share it
     return counts
 
 
 def _run_weights(sizes: Sequence[int], replicates: int, seed: int) -> NDArray[np.float64]:
     """Replicates x runs: the weight of each run, 1 in total.
 
-    A base that is drawn twice has its seeds drawn twice, independently; the sum of the two draws is one multinomial.
+    If a base is drawn twice, its seeds are drawn twice, independently. The sum of the two draws is one multinomial.
     """
     random = np.random.default_rng([seed, 0])
     bases = len(sizes)

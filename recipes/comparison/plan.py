@@ -1,7 +1,7 @@
-"""What `mentor-edge compare` is going to do: methods, bases, seeds, noises, checked as a whole before anything runs.
+"""The plan of a comparison: methods, bases, seeds, noises. It is checked as a whole before anything runs.
 
-A comparison is read from a recipe file. Its student, tasks, adapter, number of updates and rollouts are shared by all
-methods; its optional `compare` section says the rest:
+The plan is read from a recipe file. All methods share its student, tasks, adapter, number of updates and rollouts. The
+optional `compare` section has the rest:
 
     compare:
       methods: {sft: {train: {learning_rate: 1.0e-3}}, mine: {recipe: mentor, reward: {matching: calls}}}
@@ -46,40 +46,55 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     },
     "sft-minimal": {"recipe": "sft", "tasks": {"references": 4, "keep_references": "shortest"}},
 }  # a table  # fmt: skip
-"""Methods by name. "a+b" is a, then b from where it ended, half of the updates each."""
+"""Methods by name. "a+b" trains with a, then continues with b, with half of the updates each."""
 
 MOST_SEEDS = 10
 _SECTION = ("methods", "seeds", "bases", "teacher_noise", "evaluation")
 _COUNTS = {"id": 160, "para": 160, "comb": 160, "distract": 160, "names": 80, "long": 80, "irrel": 80, "lookup": 80}
 _CURVE_COUNTS = {"id": 40, "para": 20, "comb": 20, "distract": 20}
 _TEST, _VALIDATION, _CURVE = 0, 1001, 1002
-"""Seeds of the nano draws: reported, for choosing settings, and for learning curves. They share no question."""
+"""Seeds of the nano draws: for reported figures, for choosing settings, and for learning curves. The draws share no
+question."""
 
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell: which recipes run one after the other, on which base. `settings` identify it on resuming."""
+    """One cell: the recipes that run one after the other on one base."""
 
     key: str
+    """Name of the cell's directory."""
     base: str
+    """The student to start from."""
     method: str
+    """Name of the method."""
     seed: int | None
+    """Seed of the training; None for an untrained base."""
     teacher_noise: str | None
+    """Noise of the teacher; None if the method does not use the teacher."""
     stages: tuple[Mapping[str, Any], ...]
+    """Settings of each recipe; empty for an untrained base."""
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """A checked comparison: everything that decides its result."""
+    """A checked comparison: everything that its result depends on."""
 
     shared: Mapping[str, Any]
+    """The recipe settings that all methods share."""
     methods: Mapping[str, tuple[Mapping[str, Any], ...]]
+    """The settings of each method's stages."""
     bases: tuple[str, ...]
+    """The students to start from."""
     seeds: int
+    """Seeds per method."""
     teacher_noise: tuple[str | None, ...]
+    """Noises of the teacher; (None,) for tasks whose teacher is not a program."""
     updates: int
+    """Optimizer updates of every cell."""
     evaluation: Mapping[str, Any]
+    """What to measure on: `suite`, `data`, `limit`."""
     validation: bool
+    """Whether to measure on the validation draw."""
 
     @classmethod
     def read(
@@ -93,9 +108,9 @@ class ComparisonPlan:
         validation: bool = False,
         overrides: Sequence[str] = (),
     ) -> ComparisonPlan:
-        """Read a recipe file; arguments stand in for what its `compare` section says.
+        """Read a recipe file. Arguments replace the values of its `compare` section.
 
-        Raises: ConfigError with every mistake, those of each method's own configuration included.
+        Raises: ConfigError with every mistake, including those in each method's own configuration.
         """
         shared = read_yaml(path, overrides)
         section = shared.pop("compare", {})
@@ -106,8 +121,8 @@ class ComparisonPlan:
         ]
         problems += _shared_mistakes(shared)
         tasks = tasks_section(shared.get("tasks", {}))
-        given = section.get("methods", {})
-        own = given if isinstance(given, dict) else {name: {} for name in given}
+        listed = section.get("methods", {})
+        own = listed if isinstance(listed, dict) else {name: {} for name in listed}
         names = list(methods or own or ("sft", "sparse", "strict", "mentor"))
         chosen = {name: _stages(name, own, problems) for name in names}
         seeds = section.get("seeds", 3) if seeds is None else seeds
@@ -136,7 +151,7 @@ class ComparisonPlan:
             evaluation=section.get("evaluation") or {"suite": "nano"},
         )
         if not nano and "evaluation" not in section:
-            problems.append(f"compare.evaluation: say what to measure on (suite: {', '.join(SUITES)}; data: PATH)")
+            problems.append(f"compare.evaluation: name what to measure on (suite: {', '.join(SUITES)}; data: PATH)")
         problems += plan._evaluation_mistakes()
         if not problems:
             for cell in plan.cells():
@@ -150,7 +165,7 @@ class ComparisonPlan:
         return plan
 
     def cells(self) -> Iterator[CellPlan]:
-        """Every cell, the untrained bases first; a method that does not use the teacher has one for all noises."""
+        """Every cell, the untrained bases first. A method that does not use the teacher has one cell for all noises."""
         for base in self.bases:
             yield CellPlan(f"{_file_name(base)}-base", base, "base", None, None, ())
         for seed, noise, base in itertools.product(range(self.seeds), self.teacher_noise, self.bases):
@@ -164,7 +179,7 @@ class ComparisonPlan:
                 yield CellPlan(key, base, method, seed, own_noise, stages)
 
     def recipe(self, cell: CellPlan, stage: int, *, start: Mapping[str, Any], output_dir: Path) -> Recipe:
-        """The recipe of one stage of a cell. `start` holds `student` or `from_run`.
+        """The recipe of one stage of a cell. `start` is either `student` or `from_run`.
 
         Raises: ConfigError.
         """
@@ -174,11 +189,11 @@ class ComparisonPlan:
         settings: dict[str, Any] = {}
         for name in kind.config_type.model_fields:
             value = self.shared.get(name)
-            # Batch sizes and rates of one kind of training say nothing about the other.
+            # Batch sizes and rates of one kind of training do not transfer to the other.
             if value is None or name in ("recipe", "student", "from_run", "output_dir", "seed"):
                 continue
             if name == "reward" and self.shared.get("recipe") != kind.name:
-                value = {"extra": value.get("extra", ())}  # a user's own rewards go with every method, weights do not
+                value = {"extra": value.get("extra", ())}  # a user's own rewards apply to every method, weights do not
             settings[name] = value if name != "train" or of_same_kind else {}
         if "tasks" in settings:
             settings["tasks"] = tasks_section(settings["tasks"])
@@ -194,21 +209,21 @@ class ComparisonPlan:
         if cell.teacher_noise is not None:
             forced["tasks"] = {"teacher_noise": cell.teacher_noise}
         if "rollout" in kind.config_type.model_fields:
-            forced["train"]["stop_after_dead_steps"] = steps + 1  # a method that learns nothing is a result
+            forced["train"]["stop_after_dead_steps"] = steps + 1  # a method that learns nothing is a result, too
         return kind(**_merged(settings, forced))
 
     def mistakes(self, cell: CellPlan) -> list[str]:
-        """What is wrong with the configuration of a cell's stages."""
-        found: list[str] = []
+        """The mistakes in the configuration of a cell's stages."""
+        mistakes: list[str] = []
         for stage in range(len(cell.stages)):
             try:
                 self.recipe(cell, stage, start={"student": "nano"}, output_dir=Path("unused"))
             except ConfigError as error:
-                found += error.problems
-        return found
+                mistakes += error.problems
+        return mistakes
 
     def suite(self) -> Suite:
-        """The items that every cell answers; nano items share no question with any seed's training tasks.
+        """The items that every cell answers. Nano items share no question with the training tasks of any seed.
 
         Raises: TaskError.
         """
@@ -217,13 +232,13 @@ class ComparisonPlan:
         return _nano_draw(_VALIDATION if self.validation else _TEST, self._limit, self.evaluation.get("limit"))
 
     def curve_suite(self) -> Suite | None:
-        """The items of the learning curves; nano only."""
+        """The items of the learning curves; None for suites other than nano."""
         limit = self.evaluation.get("limit")
         return _nano_draw(_CURVE, self._limit, limit) if self.evaluation["suite"] == "nano" else None
 
     @property
     def core(self) -> tuple[str, ...]:
-        """The splits of the headline number."""
+        """The splits of the headline score."""
         if self.evaluation["suite"] == "nano":
             return CORE_OOD
         suite = self.suite()
@@ -249,7 +264,7 @@ class ComparisonPlan:
         return []
 
     def fingerprint(self, cell: CellPlan) -> dict[str, Any]:
-        """What a finished cell's result depends on, as JSON."""
+        """Everything that a finished cell's result depends on, as JSON. Resuming compares it."""
         stages = [
             self.recipe(cell, stage, start={"student": "nano"}, output_dir=Path("cell")).config.model_dump(mode="json")
             for stage in range(len(cell.stages))
@@ -257,7 +272,7 @@ class ComparisonPlan:
         return {"base": cell.base, "stages": stages, "evaluation": dict(self.evaluation), "validation": self.validation}
 
     def to_json(self) -> dict[str, Any]:
-        """The settings as comparison.json keeps them."""
+        """The settings that comparison.json stores."""
         return {
             "shared": {
                 key: value for key, value in self.shared.items() if key not in ("output_dir", "seed", "student")
@@ -270,7 +285,7 @@ class ComparisonPlan:
 
 
 def _shared_mistakes(shared: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the settings that methods share, read as the recipe that they name."""
+    """The mistakes in the shared settings, read as the recipe that they name."""
     name = shared.get("recipe", "mentor")
     if not isinstance(name, str) or name not in RECIPES:
         return [f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"]
@@ -291,19 +306,19 @@ def _stages(name: str, own: Mapping[str, Any], problems: list[str]) -> tuple[Map
         stage = _merged(METHODS.get(part, {}), values)
         if stage.get("recipe") not in RECIPES:
             known = ", ".join(dict.fromkeys((*METHODS, *own)))
-            problems.append(f"method {part!r} is unknown (known: {known}; a+b is a, then b)")
+            problems.append(f"method {part!r} is unknown (known: {known}; a+b trains with a, then with b)")
             continue
         stages.append(stage)
     return tuple(stages)
 
 
 def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """`first` with `second` on top, section by section."""
+    """`first` with the values of `second` on top, section by section."""
     result = dict(first)
     for key, value in second.items():
         below = result.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(below, value) if both else value  # type: ignore[arg-type]
+        both_sections = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(below, value) if both_sections else value  # type: ignore[arg-type]
     return result
 
 
@@ -314,7 +329,7 @@ def _kind(recipe: type[Recipe]) -> Any:
 @functools.cache
 def _nano_draw(draw: int, trained: int, limit: int | None) -> Suite:
     """One draw of the nano splits, at most `limit` items of each. It shares no question with the first `trained`
-    training tasks of any seed, nor with the draw that is reported.
+    training tasks of any seed, nor with the draw for reported figures.
     """
     taken: list[Task] = [task for seed in range(MOST_SEEDS) for task in training_suite(trained, seed=seed).tasks]
     if draw != _TEST:

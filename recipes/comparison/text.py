@@ -73,7 +73,7 @@ def difference_text(row: Difference) -> str:
 
 
 def difference_sentence(row: Difference) -> str:
-    """A difference in plain words; the side that does better is named as such only where the interval excludes zero."""
+    """A difference in plain words. It calls one side better only if the interval excludes zero."""
     method, against, split, digits = row.method, row.against, row.split, _digits(row)
     estimate, low, high = (100 * value for value in (row.estimate, row.low, row.high))
     if not row.excludes_zero:
@@ -88,12 +88,12 @@ def difference_sentence(row: Difference) -> str:
 
 
 def _digits(row: Difference) -> int:
-    """One decimal, or two where one would print a bound that excludes zero as zero."""
+    """One decimal, or two if one decimal would print a nonzero bound of an interval that excludes zero as zero."""
     return 2 if row.excludes_zero and min(abs(row.low), abs(row.high)) < 0.0005 else 1
 
 
 def noise_title(noise: str | None) -> str:
-    return "No teacher's traces" if noise is None else f"Teacher noise: {noise}"
+    return "Without the teacher's traces" if noise is None else f"Teacher noise: {noise}"
 
 
 def of_noise(rows: Sequence[_Row], noise: str | None) -> list[_Row]:
@@ -111,7 +111,7 @@ def accuracy_grid(comparison: Comparison, noise: str | None, columns: Sequence[s
 
 
 def difference_grid(comparison: Comparison, noise: str | None, columns: Sequence[str]) -> Grid:
-    """Pairs as rows; cells whose interval excludes zero are strong."""
+    """Pairs as rows. Cells whose interval excludes zero are strong."""
     rows = {(row.method, row.against, row.split): row for row in of_noise(comparison.differences, noise)}
     cells = {key: (Strong if row.excludes_zero else str)(difference_text(row)) for key, row in rows.items()}
     pairs = list(dict.fromkeys((method, against) for method, against, _ in rows))
@@ -130,7 +130,7 @@ def cost_grid(comparison: Comparison) -> Grid:
 
 
 def curve_grid(comparison: Comparison) -> Grid:
-    """Where each learning curve ends, and its highest point."""
+    """The end of each learning curve, and its highest point."""
     rows = []
     for row in comparison.curves:
         best = max(range(len(row.steps)), key=lambda i: row.mean[i])
@@ -145,43 +145,43 @@ def multiplicity_sentence(comparison: Comparison) -> str:
     counts = comparison.multiplicity
     by_chance = (1 - comparison.statistics.confidence) * counts.shown
     repeated = counts.shown - counts.distinct
-    again = f" ({repeated} of them repeat another under a further noise)" if repeated else ""
+    again = f" ({repeated} of them repeat another one under a different noise)" if repeated else ""
     return (
         f"{counts.shown} differences are shown{again}; the intervals of {counts.excluding_zero} exclude zero. "
-        f"They are not corrected for multiplicity: if no method differed from any other, about {by_chance:.0f} would "
-        "be expected to exclude zero by chance, more where intervals are too narrow."
+        f"They are not corrected for multiplicity: if no methods differed, about {by_chance:.0f} intervals would be "
+        "expected to exclude zero by chance, and more if intervals are too narrow."
     )
 
 
 def limits(comparison: Comparison) -> list[str]:
-    """What the numbers do not show."""
+    """What the figures do not show."""
     bases, seeds = len(comparison.bases), len(comparison.seeds)
     nominal = f"{100 * comparison.statistics.confidence:g} %"
     statements = []
     if bases == 1:
-        statements.append("There is one base: bases are not resampled, and nothing is said about other students.")
+        statements.append("There is one base: bases are not resampled, and nothing follows for other students.")
     if seeds == 1:
-        statements.append("There is one seed: seeds are not resampled, and nothing is said about other training runs.")
+        statements.append("There is one seed: seeds are not resampled, and nothing follows for other training runs.")
     if bases > 1 or seeds > 1:
         counts = " and ".join(f"{n} {name}" for n, name in ((bases, "bases"), (seeds, "seeds")) if n > 1)
         statements.append(
-            f"With {counts} a percentile bootstrap is too narrow in the usual sense: resampling n units shows (n - 1) "
-            f"/ n of their variance and takes no account of how few they are. Where bases or seeds truly differ, the "
-            f"nominal {nominal} interval covers the truth less often than that."
+            f"With {counts}, the intervals of a percentile bootstrap are too narrow: resampling n units reproduces "
+            f"only (n - 1) / n of their variance and does not account for small n. If bases or seeds truly differ, the "
+            f"nominal {nominal} interval covers the true value less often than that."
         )
     statements += [
         multiplicity_sentence(comparison),
         "An interval that includes zero does not show that two methods are equal.",
-        "An interval without width (every run right, or wrong, on every item; no item answered differently) says only "
-        "that resampling could not change the score. With fewer than about ten items that differ, intervals are too "
-        "narrow as well.",
-        "All numbers hold for this suite, these bases, this amount of training and these settings of each method.",
+        "An interval without width (every run right, or wrong, on every item; no item answered differently) means only "
+        "that resampling could not change the score. With fewer than about ten items that differ, intervals are also "
+        "too narrow.",
+        "All figures are for this suite, these bases, this amount of training and these settings of each method.",
     ]
     if comparison.missing:
         statements.append(
             f"The grid is incomplete: {len(comparison.missing)} runs are missing ({'; '.join(comparison.missing)}"
-            "). A difference rests on the bases and seeds that both of its sides have; accuracies of different methods "
-            "may rest on different runs."
+            "). A difference uses the bases and seeds that both of its sides have; accuracies of different methods may "
+            "come from different runs."
         )
     return statements
 
@@ -203,7 +203,7 @@ def document(comparison: Comparison) -> list[Block]:
     blocks += [
         Heading(2, "Paired differences"),
         Paragraph(
-            "The same bases, seeds and items on both sides. Cells in bold have an interval that excludes zero; the "
+            "Both sides have the same bases, seeds and items. Cells in bold have an interval that excludes zero; the "
             f"sentences are about core. {multiplicity_sentence(comparison)}"
         ),
         Picture("differences"),
@@ -218,7 +218,7 @@ def document(comparison: Comparison) -> list[Block]:
     if comparison.curves:
         blocks += [
             Heading(2, "Learning curves"),
-            Paragraph("Validation accuracy in percent; brackets hold the lowest and the highest seed, no interval."),
+            Paragraph("Validation accuracy in percent. Brackets contain the lowest and highest seed, not an interval."),
             Picture("curves"),
             curve_grid(comparison),
         ]
@@ -238,7 +238,7 @@ def _facts(comparison: Comparison) -> Iterator[str]:
     yield f"Teacher noise: {', '.join(noise or 'none used' for noise in comparison.teacher_noise)}"
     alike = [row.method for row in comparison.costs if row.teacher_noise is None]
     if alike and comparison.teacher_noise != (None,):
-        yield f"Without the teacher's traces, so the same under every noise: {', '.join(alike)}"
+        yield f"Do not use the teacher's traces, so the same under every noise: {', '.join(alike)}"
     updates = sorted({round(row.updates) for row in trained})
     if updates:
         spread = f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}, see costs"

@@ -76,7 +76,7 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, student: Path) -> None:
     )
     assert "3 mistakes" in unknown and all(word in unknown for word in ("stepz", "lore", "seed"))
     assert "no student here" in failure("fit", NANO_GSM8K, *here[:2], "--set", "student=no student here", cwd=tmp_path)
-    assert "is no run, artifact, GGUF file" in failure("evaluate", student.parent, cwd=tmp_path)
+    assert "is not a run, an artifact, a GGUF file" in failure("evaluate", student.parent, cwd=tmp_path)
     assert "there is no suite 'chess'" in failure("evaluate", student, "--suite", "chess", cwd=tmp_path)
     assert "--data PATH" in failure("evaluate", student, "--suite", "bfcl", cwd=tmp_path)
     assert "unknown quantization 'q9'" in failure("export", student, "--gguf", "q9", "--out", "a", cwd=tmp_path)
@@ -145,7 +145,7 @@ def test_doctor_decodes_with_this_llama_cpp(tmp_path: Path) -> None:
     assert "decodes quantized models" in findings["llama.cpp"]["message"]
 
 
-def test_ctrl_c_says_one_line_and_resume_is_offered(tmp_path: Path) -> None:
+def test_ctrl_c_prints_one_line_that_offers_to_resume(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mentor_edge", "quickstart", "--smoke", "--out", "out"]
     child = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -173,7 +173,7 @@ def test_run_offers_the_tools_that_are_named(tmp_path: Path, nano_student: Path)
     assert answered["messages"][0]["role"] == "assistant" and answered["ending"] in done.stderr
 
 
-def test_fit_says_what_the_last_step_was_like_and_goes_on_from_another_run(tmp_path: Path, nano_student: Path) -> None:
+def test_fit_reports_the_last_step_and_starts_from_another_run(tmp_path: Path, nano_student: Path) -> None:
     (tmp_path / "own.py").write_text("def brevity(trajectory, task):\n    return 1 / (1 + len(trajectory.calls))\n")
     (tmp_path / "recipe.yaml").write_text(
         "recipe: mentor\noutput_dir: a\ntasks: {limit: 12}\n"

@@ -69,9 +69,9 @@ def test_a_file_is_measured_once_and_reported(tmp_path: Path, gguf: Path) -> Non
     assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
 
     again = run(gguf, "--limit", "2", "--json", cwd=tmp_path)
-    assert "measured before; --again measures anew" in again.stderr and json.loads(again.stdout) == result
-    anew = run(gguf, "--limit", "2", "--again", cwd=tmp_path)
-    assert anew.returncode == 0 and "measured before" not in anew.stderr and "done in" in anew.stderr
+    assert "measured before; use --again to measure it again" in again.stderr and json.loads(again.stdout) == result
+    repeated = run(gguf, "--limit", "2", "--again", cwd=tmp_path)
+    assert repeated.returncode == 0 and "measured before" not in repeated.stderr and "done in" in repeated.stderr
     assert Evaluation.from_jsonl(tmp_path / result["items"]) == found, "greedy decoding gives the same rows"
     other = json.loads(run(gguf, "--limit", "1", "--json", cwd=tmp_path).stdout)
     assert other["items"] != result["items"], "another number of tasks is another suite"
@@ -86,7 +86,7 @@ def test_the_identity_of_a_directory_is_that_of_its_model_files(tmp_path: Path, 
     assert identity_of(copy) != identity_of(student)
 
 
-def test_an_interrupted_evaluation_of_a_file_goes_on(tmp_path: Path, gguf: Path) -> None:
+def test_an_interrupted_evaluation_of_a_file_resumes(tmp_path: Path, gguf: Path) -> None:
     arguments = (gguf, "--limit", "24", "--items", "items.jsonl")  # 192 tasks, 64 at a time
     partial = tmp_path / "items.jsonl.partial"
     child = subprocess.Popen(command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -171,7 +171,7 @@ def test_bad_input_is_one_clear_error_and_nothing_is_left(tmp_path: Path, studen
     with serving(lambda body: completion({}), refusal(401, f"bad key {KEY}")) as server:
         gone = server.url.replace("127.0.0.1", "127.0.0.2")
         cases: list[tuple[tuple[str | Path, ...], str]] = [
-            ((tmp_path,), "is no run, artifact, GGUF file"),
+            ((tmp_path,), "is not a run, an artifact, a GGUF file"),
             ((student, "--suite", "tasks.jsonl"), "tasks.jsonl:1: "),
             ((student, "--items", "tasks.jsonl"), "tasks.jsonl:1: task_id: missing"),
             (predictions, "no.jsonl:1: id: the suite bfcl has no task 'x'"),

@@ -65,8 +65,8 @@ def test_figures_can_be_traced_to_files_and_items(finished: Path) -> None:
         assert (path.stat().st_size, sha256_of(path)) == (file["bytes"], file["sha256"])
     for name, accuracy in summary["accuracy"].items():
         items = Evaluation.from_jsonl(out / f"evaluation-{name}.jsonl")
-        assert items.counts(domain="id") == accuracy["id"]
-        assert items.counts(domain="comb") == accuracy["ood"]["comb"]
+        assert items.counts(domain="id").model_dump() == accuracy["id"]
+        assert items.counts(domain="comb").model_dump() == accuracy["ood"]["comb"]
     report = (out / "report.md").read_text()
     assert all((out / picture).stat().st_size > 5000 for picture in ("training.png", "gate.png") if picture in report)
     assert report.count(".png)") == 2

@@ -13,7 +13,7 @@ from helpers.scripted_engine import ScriptedEngine, call_text
 from mentor_edge.errors import OutputError, TaskError
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.evaluation.outcome import Outcome
-from mentor_edge.evaluation.summary import by_domain, by_split, summarize
+from mentor_edge.evaluation.summary import Counts, by_domain, by_split, summarize
 from mentor_edge.messages import Ending, Message
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.execution.executor import ToolExecutor
@@ -60,18 +60,18 @@ def test_answers_are_scored_and_every_ending_is_kept(evaluation):
 
 
 def test_counts_are_of_all_of_a_split_and_of_a_domain(evaluation):
-    assert evaluation.counts() == {"n": 8, "correct": 3}
-    assert evaluation.counts(split="id") == {"n": 7, "correct": 2}
-    assert evaluation.counts(domain="irrel") == {"n": 1, "correct": 1}
-    assert evaluation.counts(split="id", domain="irrel") == {"n": 0, "correct": 0}
-    assert evaluation.by_domain() == {"sums": {"n": 7, "correct": 2}, "irrel": {"n": 1, "correct": 1}}
+    assert evaluation.counts() == Counts(n=8, correct=3)
+    assert evaluation.counts(split="id") == Counts(n=7, correct=2)
+    assert evaluation.counts(domain="irrel") == Counts(n=1, correct=1)
+    assert evaluation.counts(split="id", domain="irrel") == Counts(n=0, correct=0)
+    assert evaluation.by_domain() == {"sums": Counts(n=7, correct=2), "irrel": Counts(n=1, correct=1)}
     assert (evaluation.malformed, evaluation.unknown_tools) == (1, 1)
 
 
 def test_some_outcomes_can_be_looked_at_alone(evaluation):
     chosen = evaluation.only({"none", "right", "of another suite"})
     assert [outcome.task_id for outcome in chosen.outcomes] == ["right", "none"]
-    assert chosen.counts() == {"n": 2, "correct": 2} and chosen.sha256 == evaluation.sha256
+    assert chosen.counts() == Counts(n=2, correct=2) and chosen.sha256 == evaluation.sha256
 
 
 def test_an_outcome_says_what_the_model_did(evaluation):
@@ -96,12 +96,12 @@ def test_the_summary_never_pools_splits(evaluation):
     assert id_split["tokens"] > 0 and 0 < id_split["seconds"]["p50"] <= id_split["seconds"]["p99"]
 
 
-def test_rows_hold_all_that_a_number_rests_on_and_are_read_back(evaluation, tmp_path):
+def test_rows_contain_everything_behind_a_figure_and_are_read_back(evaluation, tmp_path):
     path = tmp_path / "items.jsonl"
     evaluation.write_jsonl(path)
     header, *rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert header["evaluation"]["sha256"] == evaluation.sha256 and header["evaluation"]["limits"]["tool_rounds"] == 3
-    assert sum(row["correct"] for row in rows) == evaluation.counts()["correct"]
+    assert sum(row["correct"] for row in rows) == evaluation.counts().correct
     row = next(row for row in rows if row["task_id"] == "unknown")
     assert row["prompt"] == [{"role": "user", "content": "<unknown>"}] and row["expected"] == {"answers": ["5"]}
     assert "add" in row["tools"] and [m["role"] for m in row["messages"]] == ["assistant", "tool", "assistant"]
@@ -115,14 +115,23 @@ def test_rows_hold_all_that_a_number_rests_on_and_are_read_back(evaluation, tmp_
     [
         (lambda lines: [lines[0], lines[1][:50]], r":2: not JSON"),
         (lambda lines: [lines[0], lines[1].replace('"correct": true', '"correct": 1')], r":2: correct: unusable, 1"),
-        (lambda lines: [lines[0], lines[1].replace('"ending": "answered"', '"ending": "lost"')], ":2: 'lost'"),
-        (lambda lines: [lines[0], lines[1].replace('"role"', '"rôle"')], ":2: a message is malformed"),
+        (
+            lambda lines: [lines[0], lines[1].replace('"ending": "answered"', '"ending": "lost"')],
+            ":2: ending: unusable, 'lost'",
+        ),
+        (
+            lambda lines: [lines[0], lines[1].replace('"role"', '"rôle"')],
+            ":2: (messages|prompt): a message is malformed",
+        ),
         (lambda lines: [lines[0], "[]"], ":2: expected an object"),
         (lambda lines: [lines[0], "{}"], ":2: task_id: missing"),
-        (lambda lines: [lines[0].replace('"format": 1', '"format": 2'), lines[1]], ":1: evaluation: no header"),
+        (
+            lambda lines: [lines[0].replace('"format": 1', '"format": 2'), lines[1]],
+            ":1: evaluation: expected a header of format 1",
+        ),
         (lambda lines: lines[1:], "does not begin with one header"),
         (lambda lines: [lines[0], lines[0]], "does not begin with one header"),
-        (lambda lines: [lines[0].replace('"version"', '"verse"')], "header is malformed"),
+        (lambda lines: [lines[0].replace('"version"', '"verse"')], ":1: evaluation: the header is malformed"),
         (lambda lines: [], "holds no items"),
     ],
 )
@@ -251,4 +260,4 @@ def test_a_mixed_suite_keeps_its_order_decodes_greedily_and_reports_progress(exe
 
 def test_an_empty_suite_is_an_empty_evaluation(executor):
     found = evaluate(ScriptedEngine({}), Suite("s", "1", ()), limits=LIMITS, executor=executor)
-    assert found.counts() == {"n": 0, "correct": 0} and found.by_domain() == {}
+    assert found.counts() == Counts(n=0, correct=0) and found.by_domain() == {}

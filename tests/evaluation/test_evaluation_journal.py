@@ -1,4 +1,4 @@
-"""Evaluations that go on after a kill."""
+"""Evaluations that resume after a kill."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def child(items: Path, mode: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_evaluation_goes_on_and_repeats_nothing(tmp_path, uninterrupted):
+def test_a_killed_evaluation_resumes_and_repeats_nothing(tmp_path, uninterrupted):
     items, partial = tmp_path / "items.jsonl", tmp_path / "items.jsonl.partial"
     with child(items, "kill") as process:
         while not (tmp_path / "ready").exists():
@@ -189,7 +189,7 @@ def test_a_journal_of_another_measurement_is_never_mixed_in(tmp_path, journal, c
     notes: list[str] = []
     found = evaluate(one, items=items, on_note=notes.append, **options)
     assert sum(one.batches) == 10 and len(found.outcomes) == 10
-    assert len(notes) == 1 and f"another measurement ({named} differ); it is started anew" in notes[0]
+    assert len(notes) == 1 and f"another measurement ({named} differ); starting from scratch" in notes[0]
 
 
 def test_what_was_measured_is_read_back_until_it_is_asked_for_again(tmp_path, uninterrupted):
@@ -210,7 +210,7 @@ def test_what_was_measured_is_read_back_until_it_is_asked_for_again(tmp_path, un
 
     notes: list[str] = []
     measure(items, other := engine(), identity="another model", on_note=notes.append)
-    assert other.batches == BATCHES and "holds another measurement; it is replaced" in notes[0]
+    assert other.batches == BATCHES and "contains another measurement; this one replaces it" in notes[0]
     assert Evaluation.from_jsonl(items).identity == "another model"
 
 
@@ -231,7 +231,7 @@ def test_an_evaluation_that_could_not_begin_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_hold_something_else_are_not_overwritten(tmp_path):
+def test_files_of_something_else_are_not_overwritten(tmp_path):
     precious = tmp_path / "tasks.jsonl"
     precious.write_text('{"id": "mine"}\n')
     for again in (False, True):

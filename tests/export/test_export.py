@@ -130,7 +130,7 @@ def test_tensors_have_the_types_that_the_manifest_says(artifact: Artifact) -> No
 def test_the_f32_file_flips_nothing(artifact: Artifact, reference: Evaluation) -> None:
     f32 = next(row for row in artifact.summary() if row["quant"] == "f32")
     assert f32["flips"] == 0
-    assert reference.counts()["correct"] > 6  # there was something to flip
+    assert reference.counts().correct > 6  # there was something to flip
     ran = Evaluation.from_jsonl(artifact.directory / "gate" / "gguf-f32.jsonl").outcomes
     assert [item.messages for item in ran] == [outcome.messages for outcome in reference.outcomes]
 
@@ -190,7 +190,7 @@ def test_a_merged_run_exports_and_keeps_what_it_learned(nano_student: Path, taug
     merged = merge(run.student, run.adapter, tmp_path / "merged")
     assert (nano_student / "model.safetensors").read_bytes() == before
     assert (merged / "chat_template.jinja").read_text() == TEMPLATE
-    scores = [evaluate_directory(path, taught).counts()["correct"] for path in (nano_student, merged)]
+    scores = [evaluate_directory(path, taught).counts().correct for path in (nano_student, merged)]
     assert scores[1] > scores[0] or scores[1] == len(taught.tasks)
     made = export(merged, out=tmp_path / "out", suite=taught, gguf=["f32"], margin=MARGIN)
     assert (made.manifest.entries[0].verdict, made.summary()[0]["flips"]) == ("pass", 0)
@@ -212,7 +212,7 @@ def test_evaluations_of_files_can_be_limited_by_the_caller(artifact: Artifact, t
     done: list[int] = []
     small = suite_of(taught.tasks[:3])
     result = evaluate_file(artifact.path("gguf", "f16"), small, done.append)
-    assert (result.counts()["n"], done[-1]) == (3, 3)
+    assert (result.counts().n, done[-1]) == (3, 3)
 
 
 # Verdicts that come from a real export

@@ -112,7 +112,7 @@ def no_manifest(bench: Bench, work: Path) -> None:
     (artifact / MANIFEST).unlink()
     with pytest.raises(ArtifactError, match="holds no artifact"):
         Artifact.load(artifact)
-    with pytest.raises(RunError, match="is no run, artifact"):
+    with pytest.raises(RunError, match="is not a run, an artifact"):
         resolve_target(artifact, None)
     verify(artifact)
 

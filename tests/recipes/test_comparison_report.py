@@ -134,11 +134,11 @@ def test_markdown_says_what_was_compared_and_what_it_does_not_show(comparison):
         "Updates per run: 50",
         "Items: 300 (id 60, para 60",
         "core: mean of the accuracies on para, comb, distract",
-        "so the same under every noise: base, sparse",
+        "Do not use the teacher's traces, so the same under every noise: base, sparse",
         "4,000 replicates over bases, seeds, items",
-        "With 2 bases and 2 seeds a percentile bootstrap is too narrow",
+        "With 2 bases and 2 seeds, the intervals of a percentile bootstrap are too narrow",
         "not corrected for multiplicity",
-        "84 differences are shown (7 of them repeat another under a further noise)",
+        "84 differences are shown (7 of them repeat another one under a different noise)",
         "| mentor | clean | 4 | 50 | 12,345 | 0 | 2.2 |",
         "| mentor | clean | nano@0 | 2 | 50 | 80.0 [80.0, 80.0] |",
         *(f"({link})" for link in LINKS.values()),
@@ -172,8 +172,14 @@ def test_conclusions_turn_with_the_numbers():
 def test_one_base_and_one_seed_are_named_as_limits():
     cells = [make_cell("nano@0", "base"), make_cell("nano@0", "sparse", 0)]
     markdown = comparison_markdown(summarise(cells, settings={}), {})
-    assert "There is one base" in markdown and "There is one seed" in markdown and "too narrow in the" not in markdown
-    assert "### No teacher's traces" in markdown and "replicates over items" in markdown and "![" not in markdown
+    assert (
+        "There is one base" in markdown
+        and "There is one seed" in markdown
+        and "bootstrap are too narrow" not in markdown
+    )
+    assert (
+        "### Without the teacher's traces" in markdown and "replicates over items" in markdown and "![" not in markdown
+    )
 
 
 def test_missing_runs_are_named():
