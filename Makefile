@@ -1,23 +1,26 @@
-# Everything a new machine needs: Python 3.11 and a C compiler.
-#   make quickstart   install and run the whole loop        ARGS="--out DIR --resume --smoke"
-#   make test         install and run the test suite
+# A new machine needs Python 3.11 and a C compiler.
+#   make quickstart   install, then run the whole loop      ARGS="--out DIR --resume --smoke"
+#   make test         install, then run lint, types and every test that takes seconds
+#   make test-slow    run the tests that take minutes
+#   make lint         run lint and types only
+#   make api          rewrite docs/api.md from the docstrings
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# More arguments for pip, such as another package index.
+# Further arguments for pip, such as another package index.
 PIP_ARGS ?=
 
-# llama-cpp-python is built from source. On x86 machines with AMX, gcc 12 miscompiles AMX code: quantized models crash.
-# Compilers for other processors do not know the flags.
+# llama-cpp-python is built from source. On x86 machines with AMX, gcc 12 miscompiles AMX code and quantized models crash.
+# Compilers for other processors do not know these flags.
 ifneq (,$(filter x86_64 amd64,$(shell uname -m)))
 NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 endif
 LLAMA_BUILD := CMAKE_ARGS="-DLLAVA_BUILD=OFF" CFLAGS="$(CFLAGS) $(NO_AMX)" CXXFLAGS="$(CXXFLAGS) $(NO_AMX)"
 INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(LLAMA_BUILD) $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: quickstart install test test-slow lint clean
+.PHONY: quickstart install test test-slow lint api clean
 
 quickstart: install
 	$(BIN)/mentor-edge quickstart $(ARGS)
@@ -26,14 +29,14 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.11"; exit 1; }
+		{ echo "Python 3.11 or later is needed; choose one with: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing pinned packages; building llama.cpp takes 3 to 5 minutes the first time."
 	$(INSTALL) torch
 	$(INSTALL) -e '.[dev]'
-	@# BFCL's own checker, for tests only: an oracle. What it asks for (dozens of API clients) is not needed for that.
+	@# BFCL's own checker is the oracle of some tests. They do not need its dependencies (dozens of API clients).
 	$(INSTALL) --no-deps bfcl_eval
-	@# pip may hold a wheel that was built with other flags: try it, and build it anew when it crashes.
+	@# pip may have cached a wheel that was built with other flags: try it, and rebuild it if it crashes.
 	@$(BIN)/mentor-edge doctor || { echo "Rebuilding llama-cpp-python."; \
 		$(INSTALL) --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python && \
 		$(BIN)/mentor-edge doctor; }
@@ -50,6 +53,9 @@ test-slow: install
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+api: install
+	$(BIN)/python docs/generate_api.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

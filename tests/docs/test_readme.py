@@ -16,7 +16,15 @@ from helpers.paths import DATA, ROOT
 from mentor_edge.cli.app import app
 
 README = ROOT / "README.md"
-DOCUMENTS = [README, *sorted((ROOT / "recipes" / "configs").glob("*.yaml")), *sorted((ROOT / "docs").glob("*.md"))]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = [
+    README,
+    CONTRIBUTING,
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / "docs/results").glob("*.md"),
+]
+DOCUMENTS = [*PAGES, *sorted((ROOT / "recipes" / "configs").glob("*.yaml"))]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -47,12 +55,46 @@ def test_the_readme_names_the_two_commands_that_the_makefile_has() -> None:
     assert named == {"quickstart", "test"} and named <= targets
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README.read_text(encoding="utf-8"))
-    assert links and not [link for link in links if not (ROOT / link).exists()]
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-PYTHON = [(path.name, block) for path in DOCUMENTS if path.suffix == ".md" for block in blocks(path, "python")]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_commands_of_the_contributors_page_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    named = set(re.findall(r"^make ([a-z-]+)$|`make ([a-z-]+)`", text, flags=re.MULTILINE))
+    assert named and {name for pair in named for name in pair if name} <= targets
+    for file, word in re.findall(r"pytest (\S+\.py)(?: -k (\w+))?$", text, flags=re.MULTILINE):
+        assert not word or word in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", [CONTRIBUTING, ROOT / "docs" / "architecture.md"], ids=lambda page: page.name)
+def test_named_paths_and_names_exist(page: Path) -> None:
+    """Every path in backticks exists, and so does every name that is said to be in the file before it."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        spans = re.findall(r"`([^`\n]+)`", line)
+        paths = [span for span in spans if re.fullmatch(r"[\w./-]+/[\w./-]*|[\w-]+\.(md|txt|toml)", span)]
+        for path in paths:
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
+        names = [span.partition(".")[0] for span in spans if re.fullmatch(r"[A-Z]\w+(\.\w+)*|[a-z]+_[a-z]+", span)]
+        modules = [ROOT / path for path in paths if path.endswith(".py")]
+        if len(modules) == 1 and names and line.startswith("|"):
+            source = modules[0].read_text(encoding="utf-8")
+            assert [name for name in names if name not in source] == [], f"{page.name}: {line}"
+
+
+PYTHON = [(path.name, block) for path in PAGES if path.name != "api.md" for block in blocks(path, "python")]
 
 
 @pytest.mark.parametrize("block", [block for _, block in PYTHON], ids=[name for name, _ in PYTHON])
