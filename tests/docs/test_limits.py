@@ -9,8 +9,8 @@ import pytest
 from helpers.paths import ROOT
 from mentor_edge.errors import GateFailed, GateInconclusive, MentorEdgeError
 from mentor_edge.export.gate import MARGIN
-from mentor_edge.export.gguf.families import FAMILIES
-from mentor_edge.export.onnx.build import ARCHITECTURES
+from mentor_edge.export.gguf.families import FAMILIES as GGUF_FAMILIES
+from mentor_edge.export.onnx.families import FAMILIES as ONNX_FAMILIES
 from mentor_edge.messages import ToolCall
 from mentor_edge.tool_calls import parse_turn
 
@@ -25,22 +25,18 @@ def limit(start: str) -> str:
 
 
 def families(bullet: str) -> set[str]:
-    """The families that a bullet lists after "covers", spelled as in class names."""
-    listed = re.split(r", | and ", re.split(r"[.(]| \(|, with", bullet.partition("covers ")[2])[0])
-    return {name.replace(" ", "").strip() for name in listed}
-
-
-def names(architectures: object) -> set[str]:
-    return {name.removesuffix("ForCausalLM") for name in architectures}  # type: ignore[attr-defined]
+    """The families that a bullet lists after "covers"."""
+    listed = re.split(r"\.|, with", bullet.partition("covers ")[2])[0]
+    return set(re.split(r", | and ", listed))
 
 
 def test_families_of_both_formats() -> None:
-    assert families(limit("GGUF export")) == names(FAMILIES)
-    assert families(limit("ONNX export")) == names(ARCHITECTURES)
+    assert families(limit("GGUF export")) == {family.name for family in GGUF_FAMILIES.values()}
+    assert families(limit("ONNX export")) == set(ONNX_FAMILIES.values())
 
 
 def test_rope_scalings() -> None:
-    known = {scaling for family in FAMILIES.values() for scaling in family.scalings} - {"default"}
+    known = {scaling for family in GGUF_FAMILIES.values() for scaling in family.scalings} - {"default"}
     spelled = {"linear": "linear", "yarn": "yarn", "llama3": "Llama 3's"}
     bullet = limit("GGUF export")
     assert known == spelled.keys() and all(word in bullet for word in spelled.values())
