@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -93,6 +94,7 @@ def _run(code: str, timeout: float | None, memory_bytes: int, wrapping: Sequence
     """Raises: ToolFailure with what the model should read."""
     if timeout is None and tool_worker.seconds_per_call is not None:
         timeout = 0.9 * tool_worker.seconds_per_call
+    deadline = None if timeout is None else time.monotonic() + timeout
     limits = code_limits(memory_bytes, own_user_namespace=bool(wrapping))
     before = child_ids()
     with (
@@ -114,7 +116,7 @@ def _run(code: str, timeout: float | None, memory_bytes: int, wrapping: Sequence
             start_new_session=True,
         )
         try:
-            in_time = _wait(process, timeout)
+            in_time = _wait(process, deadline)
         finally:
             _terminate(process, before)
         printed, reported = _read_start(output), _read_start(report)
@@ -135,13 +137,13 @@ def _interpreter() -> list[str]:
     return [_INTERPRETER, "-I", "-S", "-u", "-c"]
 
 
-def _wait(process: subprocess.Popen[bytes], timeout: float | None) -> bool:
-    """Wait for the exit. Returns False when `timeout` (seconds) is over first."""
+def _wait(process: subprocess.Popen[bytes], deadline: float | None) -> bool:
+    """Wait for the exit. Returns False when the deadline (monotonic seconds) comes first."""
     descriptor = os.pidfd_open(process.pid)
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(None if timeout is None else timeout * 1000))
+        return bool(poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
     finally:
         os.close(descriptor)
 
