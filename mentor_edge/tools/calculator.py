@@ -1,8 +1,8 @@
 """The twelve calculator tools of the MENTOR paper (arXiv 2510.18383).
 
 Names are the paper's; argument names and descriptions are ours (the paper's schemas are not in its released code).
-Results are exact where floats are (12, not 12.0) and rounded to ten decimals where they are not (0.3, not
-0.30000000000000004): a model has to copy them digit by digit.
+Whole results are ints (12, not 12.0); others are rounded to ten decimals (0.3, not 0.30000000000000004). A model has to
+copy them digit by digit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mentor_edge.tools.types import Tool
 
 
 def normalized(value: float) -> float:
-    """`value` without float noise: ten decimals, and an int when that is whole.
+    """Remove float noise: round `value` to ten decimals, and return an int if that is whole.
 
     Raises: ValueError for NaN, infinities and complex results.
     """

@@ -1,14 +1,14 @@
-"""Tools by the names that configurations and commands have for them.
+"""Loads tools by the specs that configurations and commands use.
 
 | in YAML | on the command line | tools |
 |---|---|---|
 | `calculator`, or the name of one of its tools | the same | the twelve calculator tools, or that one |
-| `python` | the same | runs code that the model writes; never there unless it is named |
+| `python` | the same | runs code that the model writes; never offered unless you name it |
 | `{mcp: "python server.py"}`, `{mcp: "http://127.0.0.1:8000/mcp"}` | `"mcp:python server.py"` | an MCP server's |
 | `{search: corpus.jsonl}` | `search:corpus.jsonl` | `search` in a local corpus |
 | `{import: "package.module:name"}`, `{import: "file.py:name"}` | `import:file.py:name` | a `Tool`, function or class |
 
-`{mcp: ..., env: ...}` gives the server environment variables: a mapping, or a list of names whose values it inherits.
+`{mcp: ..., env: ...}` sets environment variables of the server: a mapping, or a list of names whose values it inherits.
 """
 
 from __future__ import annotations
@@ -29,26 +29,29 @@ from mentor_edge.tools.definition import tool, tool_set
 from mentor_edge.tools.types import Tool
 
 ToolSpec = str | Mapping[str, Any]
-"""Where tools come from: see the table above."""
+"""Names where tools come from; the table above lists the forms."""
 
 _CALCULATOR = {one.name: one for one in CALCULATOR}
 
 
 @dataclass(frozen=True)
 class ToolBox:
-    """Tools in alphabetical order, as the agent offers them, and the servers behind them.
+    """Loaded tools, and the servers behind them.
 
-    Use as a context manager, or call `close`: the tools of a server work only until then.
+    Use it as a context manager, or call `close`. After that the tools of servers no longer work.
     """
 
     tools: tuple[Tool, ...]
+    """In alphabetical order, as the agent offers them."""
     _servers: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @cached_property
     def by_name(self) -> dict[str, Tool]:
+        """The tools by their names."""
         return {tool.name: tool for tool in self.tools}
 
     def close(self) -> None:
+        """End the servers."""
         self._servers.close()
 
     def __enter__(self) -> ToolBox:
@@ -59,10 +62,10 @@ class ToolBox:
 
 
 def load_tools(specs: Sequence[ToolSpec]) -> ToolBox:
-    """The tools of all `specs`; servers are started, modules imported, corpora opened.
+    """Load the tools of all `specs`: start servers, import modules, open corpora.
 
-    Raises: ConfigError with all mistakes: unknown specs, what cannot be started, imported or opened and why, two tools
-    with one name. Nothing is left running then.
+    Raises: ConfigError with all mistakes: unknown specs, what could not be started, imported or opened and why, two
+    tools with the same name. Servers that were started are ended first.
     """
     problems: list[str] = []
     origins: dict[str, str] = {}
@@ -71,26 +74,26 @@ def load_tools(specs: Sequence[ToolSpec]) -> ToolBox:
         for spec in specs:
             try:
                 source = _parsed(spec)
-                found = source.open(servers)
+                loaded = source.open(servers)
             except ValueError as error:
                 problems.append(f"tools: {error}")
                 continue
             except MentorEdgeError as error:
-                said = "; ".join(" ".join(part.split()) for part in (error.problem, error.hint) if part)
-                problems.append(f"tools: {source}: {said}")
+                reason = "; ".join(" ".join(part.split()) for part in (error.problem, error.hint) if part)
+                problems.append(f"tools: {source}: {reason}")
                 continue
-            for one in found:
+            for one in loaded:
                 if one.name in origins:
                     problems.append(f"tools: {one.name!r} comes from {origins[one.name]} and from {source}")
                 origins.setdefault(one.name, str(source))
-            tools += found
+            tools += loaded
         if problems:
             raise ConfigError(problems)
         return ToolBox(tuple(sorted(tools, key=lambda one: one.name)), servers.pop_all())
 
 
 def spec_mistakes(specs: Sequence[ToolSpec]) -> list[str]:
-    """What is wrong with `specs` as they are written; nothing is started or imported."""
+    """Check how `specs` are written, without starting or importing anything."""
     problems = []
     for spec in specs:
         try:
@@ -125,9 +128,9 @@ def _parsed(spec: ToolSpec) -> _Source:
         if spec in _PLAIN:
             return _Source(spec)
         if kind in _WITH_TARGET:
-            raise ValueError(f"{spec!r} does not say what to take: {kind}:...")
+            raise ValueError(f"{spec!r} needs a target: {kind}:...")
         forms = [f"{name}:..." for name in _WITH_TARGET]
-        raise ValueError(f"{spec!r} is no tool{did_you_mean(spec, [*_PLAIN, *forms])}")
+        raise ValueError(f"{spec!r} is not a tool{did_you_mean(spec, [*_PLAIN, *forms])}")
     if not isinstance(spec, Mapping):
         raise ValueError(f"{spec!r} is neither text nor a mapping")
     named = [key for key in spec if key in _WITH_TARGET]
@@ -183,16 +186,16 @@ def _imported(source: _Source, servers: ExitStack) -> Sequence[Tool]:
     if ":" not in source.target:
         raise ValueError(f"{source}: write import:package.module:name or import:file.py:name")
     try:
-        found = import_object(source.target)
+        imported = import_object(source.target)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
-    if isinstance(found, Tool):
-        return (found,)
-    if inspect.isclass(found):
-        return tool_set(found)
-    if callable(found):
-        return (tool(found),)
-    raise ValueError(f"{source}: expected a Tool, a function or a class, found {type(found).__name__}")
+    if isinstance(imported, Tool):
+        return (imported,)
+    if inspect.isclass(imported):
+        return tool_set(imported)
+    if callable(imported):
+        return (tool(imported),)
+    raise ValueError(f"{source}: expected a Tool, a function or a class, found {type(imported).__name__}")
 
 
 _OPENERS: Mapping[str, Callable[[_Source, ExitStack], Sequence[Tool]]] = {

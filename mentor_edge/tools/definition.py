@@ -1,7 +1,7 @@
-"""Making tools of Python: `tool` of a typed function, `tool_set` of a class.
+"""Making tools from Python: `tool` from a typed function, `tool_set` from a class.
 
-The schema comes from the signature through pydantic, the description from the first paragraph of the docstring, those
-of parameters from `Annotated[..., Field(description=...)]`. What a model could not use is refused when it is defined.
+pydantic builds the schema from the signature. The description is the first paragraph of the docstring; parameters are
+described by `Annotated[..., Field(description=...)]`. A definition that a model could not use is refused at once.
 """
 
 from __future__ import annotations
@@ -26,13 +26,26 @@ _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
 
 def tool(function: Callable[..., Any]) -> Tool:
-    """Make a `Tool` of a typed function with a docstring, synchronous or `async`.
+    """Make a `Tool` from a typed function with a docstring.
 
-    Arguments arrive as their annotations say: enums, dates, nested pydantic models. Numbers for a `float` stay whole
-    where the model wrote them so.
+    The function receives what its annotations say: enums, dates, nested pydantic models. A `float` parameter receives
+    an int when the model wrote a whole number, so large numbers keep their digits.
 
-    Raises: ToolDefinitionError naming the tool and the parameter, for a missing docstring or annotation, a type or a
-    default that JSON has no words for, parameters that cannot be passed by name, a name that chat APIs refuse.
+        @tool
+        def forecast(city: str, days: Annotated[int, Field(ge=1, le=7)] = 1) -> list[str]:
+            \"""Weather of the next days.\"""
+            return ["sunny"] * days
+
+    Args:
+        function: a function, synchronous or `async`. Its name and the first paragraph of its docstring are what the
+            model reads.
+
+    Returns:
+        The tool. Call `tool.function` to run it in this process.
+
+    Raises:
+        ToolDefinitionError: the docstring or an annotation is missing, JSON cannot express a type or a default, a
+            parameter cannot be passed by name, or chat APIs refuse the name. The message names tool and parameter.
     """
     if inspect.isclass(function):
         raise ToolDefinitionError(f"{function.__name__} is a class", "make its methods tools with tool_set")
@@ -40,15 +53,33 @@ def tool(function: Callable[..., Any]) -> Tool:
 
 
 def tool_set(cls_or_factory: type | Callable[[], Any]) -> tuple[Tool, ...]:
-    """Make tools of the public methods of a class, in their order. They share one instance per conversation.
+    """Make tools from the public methods of a class. They share one instance per conversation.
 
-    Public methods are functions that the class itself defines and whose names do not start with an underscore;
-    inherited ones, properties and other attributes are no tools. The instance is made without arguments when a
-    conversation first calls one of the tools; to give it arguments, pass a `functools.partial` of the class or a
-    function that is annotated to return it.
+    A public method is a function that the class itself defines and whose name does not start with an underscore.
+    Inherited methods, properties and other attributes do not become tools.
 
-    Raises: ToolDefinitionError as `tool` does, and for static and class methods, a class without public methods, one
-    that cannot be made without arguments.
+        class Counter:
+            def __init__(self) -> None:
+                self.count = 0
+
+            def step(self, by: int = 1) -> int:
+                \"""Add to the counter and return it.\"""
+                self.count += by
+                return self.count
+
+        tools = tool_set(Counter)
+
+    Args:
+        cls_or_factory: the class, or a callable that makes an instance without arguments: a `functools.partial` of the
+            class, or a function whose return annotation is the class. It is called when a conversation first calls one
+            of the tools.
+
+    Returns:
+        The tools, in the order of the methods.
+
+    Raises:
+        ToolDefinitionError: a method is not a valid `tool`, or is a static or class method; the class has no public
+            methods, cannot be made without arguments, or is unknown because the factory has no return annotation.
     """
     cls = _class_of(cls_or_factory)
     for parameter in _signature(cls_or_factory).parameters.values():
@@ -58,7 +89,7 @@ def tool_set(cls_or_factory: type | Callable[[], Any]) -> tuple[Tool, ...]:
         ):
             raise ToolDefinitionError(
                 f"tool set {cls.__name__!r} cannot be made without {parameter.name!r}",
-                f"give it a default, or pass functools.partial({cls.__name__}, {parameter.name}=...)",
+                f"give the parameter a default, or pass functools.partial({cls.__name__}, {parameter.name}=...)",
             )
     tools = []
     for name, attribute in vars(cls).items():
@@ -72,11 +103,12 @@ def tool_set(cls_or_factory: type | Callable[[], Any]) -> tuple[Tool, ...]:
         if inspect.isfunction(attribute):
             parameters = list(_signature(attribute).parameters.values())
             if not parameters:
-                raise ToolDefinitionError(f"tool set {cls.__name__!r}: {name!r} takes no self", "add the parameter")
+                raise ToolDefinitionError(f"tool set {cls.__name__!r}: {name!r} has no self parameter", "add it")
             tools.append(_define(attribute, parameters[1:], state=cls_or_factory))
     if not tools:
         raise ToolDefinitionError(
-            f"tool set {cls.__name__!r} defines no public methods", "inherited methods are no tools: define them here"
+            f"tool set {cls.__name__!r} defines no public methods",
+            "inherited methods do not count: define them here",
         )
     return tuple(tools)
 
@@ -121,7 +153,7 @@ def _define(
     defaults = {
         p.name: _json_default(name, p, adapters[p.name]) for p in parameters if p.default is not inspect.Parameter.empty
     }
-    convertible = {key: adapter for key, adapter in adapters.items() if not _passes_as_it_is(types_of[key])}
+    convertible = {key: adapter for key, adapter in adapters.items() if not _needs_no_conversion(types_of[key])}
     return Tool(
         name,
         description.split("\n\n")[0],
@@ -138,7 +170,7 @@ def _annotation(function: Callable[..., Any], name: str, parameter: inspect.Para
         raise ToolDefinitionError(f"{where} cannot be passed by name", "models pass all arguments by name")
     if parameter.annotation is parameter.empty:
         raise ToolDefinitionError(f"{where} has no type annotation", "the annotation is what the model reads; write it")
-    # One at a time, and not that of the result: get_type_hints fails on the first name that it does not know.
+    # One at a time, and without the return type: get_type_hints fails at the first name it cannot resolve.
     alone = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
     names = getattr(inspect.unwrap(function), "__globals__", {})
     try:
@@ -157,7 +189,7 @@ def _adapter(name: str, parameter: inspect.Parameter, annotation: Any) -> TypeAd
     except PydanticUserError as error:
         raise ToolDefinitionError(
             f"tool {name!r}: parameter {parameter.name!r} has a type without JSON Schema: {error.message}",
-            "use types that JSON has, enums, dates or pydantic models",
+            "use JSON types, enums, dates or pydantic models",
         ) from error
     return adapter
 
@@ -169,21 +201,24 @@ def _json_default(name: str, parameter: inspect.Parameter, adapter: TypeAdapter[
         default = adapter.dump_python(parameter.default, mode="json")
     except ValidationError as error:
         raise ToolDefinitionError(
-            f"{where} is not of its type: {error.errors()[0]['msg']}", "annotate what it is, such as `int | None`"
+            f"{where} does not fit its annotation: {error.errors()[0]['msg']}",
+            "include the type of the default in the annotation, such as `int | None`",
         ) from error
     except PydanticSerializationError as error:
-        raise ToolDefinitionError(f"{where} has no JSON", "use None and fill it in inside the function") from error
+        raise ToolDefinitionError(
+            f"{where} cannot be expressed in JSON", "use None and set the value inside the function"
+        ) from error
     return default
 
 
 def _schema(adapters: Mapping[str, TypeAdapter[Any]], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON Schema of the parameters. Nested types stand where they are used, as small models do not follow
-    references; only recursive ones stay under `$defs`."""
-    found, shared = TypeAdapter.json_schemas([(key, "validation", adapter) for key, adapter in adapters.items()])
+    """JSON Schema of the parameters. Nested types are inlined, because small models do not follow references; only
+    recursive types stay under `$defs`."""
+    generated, shared = TypeAdapter.json_schemas([(key, "validation", adapter) for key, adapter in adapters.items()])
     definitions = shared.get("$defs", {})
-    schemas = {key: found[key, "validation"] for key in adapters}
+    schemas = {key: generated[key, "validation"] for key in adapters}
     try:
-        schemas = {key: _flat(schema, definitions) for key, schema in schemas.items()}
+        schemas = {key: _inlined(schema, definitions) for key, schema in schemas.items()}
         definitions = {}
     except RecursionError:
         pass
@@ -201,42 +236,42 @@ def _schema(adapters: Mapping[str, TypeAdapter[Any]], defaults: Mapping[str, Any
     }
 
 
-def _flat(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
-    """`schema` without titles, and with what its references stand for in their place.
+def _inlined(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
+    """`schema` without titles, and with each reference replaced by its definition.
 
     Raises: RecursionError for a type that contains itself.
     """
     if isinstance(schema, list):
-        return [_flat(part, definitions, inside) for part in schema]
+        return [_inlined(part, definitions, inside) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    flat: dict[str, Any] = {}  # its keys sorted, as pydantic sorts those of a model: schemas must stay what they were
+    flat: dict[str, Any] = {}  # keys end up sorted as pydantic sorts those of a model: schemas must not change
     for key, value in schema.items():
         if key == "$ref":
             target = value.removeprefix("#/$defs/")
             if target in inside:
                 raise RecursionError(target)
-            flat = {**_flat(definitions[target], definitions, (*inside, target)), **flat}
-        elif key in ("properties", "patternProperties"):  # a parameter may be called "title"
-            flat[key] = {name: _flat(part, definitions, inside) for name, part in value.items()}
+            flat = {**_inlined(definitions[target], definitions, (*inside, target)), **flat}
+        elif key in ("properties", "patternProperties"):  # a parameter may be named "title"
+            flat[key] = {name: _inlined(part, definitions, inside) for name, part in value.items()}
         elif key in ("default", "const", "enum", "examples"):
             flat[key] = value
-        elif key not in ("title", "discriminator"):  # the latter, an extension, refers to $defs in its own way
-            flat[key] = _flat(value, definitions, inside)
+        elif key not in ("title", "discriminator"):  # discriminator, an extension, points to $defs
+            flat[key] = _inlined(value, definitions, inside)
     return dict(sorted(flat.items()))
 
 
-def _passes_as_it_is(annotation: Any) -> bool:
-    """Whether a JSON value that fits the schema needs no conversion. It would cost time, and digits: pydantic makes
-    whole numbers floats where a float is wanted. An `int` does need it, as 1.0 is an integer to JSON Schema."""
+def _needs_no_conversion(annotation: Any) -> bool:
+    """Whether the function can take the JSON value unchanged. Conversion costs time, and digits: pydantic turns whole
+    numbers into floats for a `float` parameter. An `int` needs conversion, because 1.0 is an integer in JSON Schema."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         described = all(isinstance(extra, FieldInfo | str) for extra in arguments[1:])
-        return described and _passes_as_it_is(arguments[0])
+        return described and _needs_no_conversion(arguments[0])
     if origin is Literal:
         return all(type(value) in (str, bool, type(None)) for value in arguments)
     if origin in (Union, types.UnionType, list, dict):
-        return all(_passes_as_it_is(argument) for argument in arguments)
+        return all(_needs_no_conversion(argument) for argument in arguments)
     return annotation in (str, float, bool, types.NoneType, None, list, dict, Any, object)
 
 

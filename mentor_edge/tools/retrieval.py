@@ -1,7 +1,7 @@
-"""Search over a local corpus: SQLite's full-text index (FTS5), built once and reused.
+"""Search over a local corpus with SQLite's full-text index (FTS5), which is built once and reused.
 
-English text: words are stemmed (Porter) and compared without case and accents; a query is the OR of its words without
-stop words; passages are ranked by BM25, a match in the title counting double.
+For English text: words are stemmed (Porter) and compared without case and accents. A query is the OR of its words,
+without stop words. BM25 ranks the passages; a match in the title counts double.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mentor_edge.rows import field, iter_rows
 from mentor_edge.tools.types import Tool
 
 INDEX_VERSION = 1
-"""Raise it when an index of the same corpus would hold something else, so that cached ones are built anew."""
+"""Increase it when the index of an unchanged corpus would change, so that cached indexes are rebuilt."""
 
 LONGEST_TEXT = 500
 LONGEST_TITLE = 100
 LONGEST_RESULT = 5000
-"""Characters that the search tool gives of one passage's text, of its title, and of all texts together."""
+"""Characters that the search tool returns of one passage's text, of its title, and of all texts together."""
 
 _MOST_PASSAGES = 20
 _MOST_WORDS = 64
@@ -52,35 +52,38 @@ SELECT doc_id, title, text FROM passages WHERE passages MATCH ? ORDER BY bm25(pa
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of a corpus. `doc_id` is unique in it."""
+    """A piece of a corpus."""
 
     doc_id: str
+    """Unique in the corpus."""
     title: str
     text: str
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Passages that can be searched. `sha256` is that of the corpus file, `index` the file searched in its place.
+    """Passages that can be searched.
 
-    It holds no connection, so it may be copied, pickled and used after a fork: every process opens its own.
+    A corpus has no open connection, so you may copy it, pickle it and use it after a fork: each process opens its own.
     """
 
     sha256: str
+    """Hash of the corpus file."""
     index: Path
+    """The SQLite file that is searched."""
 
     @classmethod
     def open(cls, corpus_jsonl: Path, index: Path | None = None) -> Corpus:
-        """The corpus in a file of lines `{"doc_id": text or whole number, "title": text, "text": text}`.
+        """Open a corpus file, and build its index if there is no intact one.
 
-        The index is built unless a whole one of this corpus is there; both files are read through to know. It is kept
-        in `index`, or else in the cache (`mentor_edge.files.cache_directory`) under the corpus file's SHA-256. Beside
-        it stands `<index>.json`, written last, which says what it was built from and its hash: an index that is cut
-        off, damaged, of other text or of another version is built anew. Processes that build at once do not disturb
-        each other.
+        Each line of the file is `{"doc_id": text or whole number, "title": text, "text": text}`. The index is stored in
+        `index`, or else in the cache (`mentor_edge.files.cache_directory`) under the SHA-256 of the corpus file. The
+        file `<index>.json` next to it, written last, records what the index was built from and its hash. An index that
+        is truncated, damaged, from other text or of another version is rebuilt; both files are read in full to find
+        out. Several processes may build the same index at once.
 
-        Raises: TaskError naming file and line for a corpus that is missing, empty or malformed; OutputError when the
-        index cannot be written.
+        Raises: TaskError with file and line when the corpus is missing, empty or malformed; OutputError when the index
+        cannot be written.
         """
         try:
             sha256 = sha256_of(corpus_jsonl)
@@ -90,13 +93,16 @@ class Corpus:
             ) from error
         index = cache_directory() / "corpora" / f"{sha256}.v{INDEX_VERSION}.sqlite" if index is None else index
         corpus = cls(sha256, index.absolute())
-        if not corpus._is_whole():
+        if not corpus._is_intact():
             corpus._build(corpus_jsonl)
         return corpus
 
     def search(self, query: str, top_n: int = 5) -> list[Passage]:
-        """The `top_n` passages that match best, best first. Any text is a query: it is read as a list of words, of
-        which the first 64 that are no stop words count. A query without such a word finds nothing."""
+        """The `top_n` passages that match best, best first.
+
+        Any text is a valid query: a list of words, of which the first 64 that are not stop words count. A query with
+        stop words only matches nothing.
+        """
         words = dict.fromkeys(word for word in _WORD.findall(query.lower()) if word not in _STOP_WORDS)
         if not words:
             return []
@@ -106,6 +112,7 @@ class Corpus:
 
     @cached_property
     def doc_ids(self) -> frozenset[str]:
+        """The ids of all passages."""
         return frozenset(doc_id for (doc_id,) in self._connection().execute("SELECT doc_id FROM passages"))
 
     def _connection(self) -> sqlite3.Connection:
@@ -118,7 +125,7 @@ class Corpus:
     def _record_path(self) -> Path:
         return self.index.with_name(f"{self.index.name}.json")
 
-    def _is_whole(self) -> bool:
+    def _is_intact(self) -> bool:
         with suppress(OSError, ValueError):
             return bool(json.loads(self._record_path.read_bytes()) == self._record())
         return False
@@ -128,14 +135,14 @@ class Corpus:
             temporary.unlink(missing_ok=True)  # left by a build that was killed
             try:
                 with closing(sqlite3.connect(temporary)) as database:
-                    database.execute("PRAGMA journal_mode = OFF")  # what fails here is thrown away as a whole
+                    database.execute("PRAGMA journal_mode = OFF")  # a build that fails is discarded
                     database.execute(_CREATE)
                     rows = iter_rows(corpus_jsonl, _row, what="passages", unique="doc_id")
                     database.executemany("INSERT INTO passages VALUES (?, ?, ?)", rows)
                     database.commit()
             except sqlite3.Error as error:
                 raise OutputError(
-                    f"cannot write the search index {self.index}: {error}", "free some space or choose another place"
+                    f"cannot write the search index {self.index}: {error}", "free some space or choose another path"
                 ) from error
         write_json(self._record_path, self._record())
         _connect.cache_clear()
@@ -143,8 +150,8 @@ class Corpus:
 
 @lru_cache(maxsize=16)
 def _connect(index: Path, process: int) -> sqlite3.Connection:
-    """`process` is part of the key because a connection must not be used after a fork."""
-    # An index is replaced and never changed, so that no lock is needed, nor the right to write beside it.
+    """Open an index. `process` is part of the cache key because a connection must not be used after a fork."""
+    # An index is replaced, never changed, so this needs neither a lock nor write access to its directory.
     return sqlite3.connect(f"{index.as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
 
@@ -153,10 +160,10 @@ def _row(row: Any) -> tuple[str, str, str]:
 
 
 def search_tool(corpus: Corpus) -> Tool:
-    """The tool `search(query, top_n=5)`, with `top_n` from 1 to 20.
+    """Make the tool `search(query, top_n=5)`, with `top_n` from 1 to 20.
 
-    It gives a JSON list of `{"doc_id", "title", "text"}`, best first. A text is cut to 500 characters, and to fewer
-    when more than ten passages are asked for: all texts together have at most 5,000.
+    It returns a JSON list of `{"doc_id", "title", "text"}`, best first. Each text is cut to 500 characters, and to
+    fewer if the call requests more than ten passages: all texts together have at most 5,000.
     """
 
     def search(query: str, top_n: int = 5) -> list[dict[str, str]]:

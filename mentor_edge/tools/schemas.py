@@ -1,4 +1,4 @@
-"""JSON Schemas that describe a tool's arguments, from files and servers: whether they can be used at all."""
+"""Checks JSON Schemas of tool arguments that come from files and servers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from referencing.jsonschema import DRAFT202012
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str | None:
-    """Why arguments cannot be checked against `schema`, in one line, or None when they can. Nothing is fetched: a
-    reference to another document leads nowhere."""
+    """Why arguments cannot be checked against `schema`, in one line, or None if they can.
+
+    Nothing is fetched: a reference to another document counts as unresolvable.
+    """
     if schema.get("type") != "object":
         return f"its type is {schema.get('type')!r}, not 'object'"
     try:
@@ -23,12 +25,12 @@ def schema_problem(schema: Mapping[str, Any]) -> str | None:
         for reference in _references(schema):
             resolver.lookup(reference)
     except jsonschema.SchemaError as error:
-        place = ".".join(str(part) for part in error.absolute_path)
-        return f"{place}: {error.message}" if place else error.message
+        path = ".".join(str(part) for part in error.absolute_path)
+        return f"{path}: {error.message}" if path else error.message
     except Unresolvable as error:
-        return f"the reference {error.ref!r} leads nowhere"
+        return f"the reference {error.ref!r} cannot be resolved"
     except RecursionError:
-        return "it has no end"
+        return "it refers to itself without end"
     return None
 
 

@@ -1,4 +1,4 @@
-"""`Tool`: a function a model may call, described by JSON Schema."""
+"""`Tool`: a function that a model may call, described by JSON Schema."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 import jsonschema
 
 RemoteCall = Callable[[Mapping[str, Any], float], "Future[str]"]
-"""Starts a call that runs elsewhere: (arguments, seconds it may take) -> what the model will read. The future raises
-`ToolFailure` when the call failed."""
+"""Starts a call that runs elsewhere: (arguments, seconds it may take) -> a future of what the model reads.
+
+The future raises `ToolFailure` when the call failed.
+"""
 
 
 class ToolFailure(Exception):
-    """A call went wrong, in words for the model."""
+    """A call failed. The model reads the text."""
 
 
 class Target(NamedTuple):
-    """What a call of a tool runs. Tools that differ in name and description alone have the same one."""
+    """What a call of a tool runs. Tools that differ only in name and description have the same target."""
 
     function: Callable[..., Any]
     convert: Callable[[Mapping[str, Any]], dict[str, Any]] | None
@@ -29,30 +31,50 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tool:
-    """A function a model may call.
+    """A function that a model may call.
 
-    `parameters` is the JSON Schema of the arguments. `bound` are further keyword arguments of `function` that are
-    fixed per task and never shown to the model (the rows of a lookup table, say). `state` makes the object that
-    `function` takes first: one per conversation, shared by all tools with the same `state`. `remote` replaces
-    `function` for tools that another program runs (MCP servers). `convert` turns JSON arguments into what `function`
-    takes, where that is not the same; it raises `ToolFailure` for what it cannot convert.
+    `mentor_edge.tool` makes one of a typed Python function. Construct it directly when you have a JSON Schema:
+
+        Tool("roll", "roll a die", {"type": "object", "properties": {}}, lambda: random.randint(1, 6))
+
+    Args:
+        name: what the model calls, 1 to 64 ASCII letters, digits, `_`, `-` and `.`.
+        description: what the model reads about the tool.
+        parameters: the JSON Schema of the arguments, an object.
+        function: what runs. It receives the arguments by keyword, in a child process.
+        bound: further keyword arguments of `function`, fixed per task and never shown to the model.
+        state: makes the object that `function` receives first, one per conversation.
+        remote: starts the call elsewhere, in place of `function`.
+        convert: turns JSON arguments into the types that `function` expects.
     """
 
     name: str
+    """What the model calls."""
     description: str
+    """What the model reads about the tool."""
     parameters: Mapping[str, Any]
+    """JSON Schema of the arguments. Calls are checked against it before `function` runs."""
     function: Callable[..., Any]
+    """What runs, in a child process. Its result is text, or a value that JSON can express."""
     bound: Mapping[str, Any] = field(default_factory=dict)
+    """Further keyword arguments of `function`, JSON values that the model does not see: for example the rows of a
+    lookup table that differ per task. The model cannot override them."""
     state: Callable[[], Any] | None = None
+    """Makes the object that `function` receives as its first argument. All tools with the same `state` share one object
+    per conversation."""
     remote: RemoteCall | None = None
+    """Replaces `function` for tools that another program runs, such as an MCP server."""
     convert: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    """Turns JSON arguments into the types that `function` expects. It raises `ToolFailure` for arguments that it cannot
+    convert. None: the function takes JSON values as they are."""
 
     @cached_property
     def target(self) -> Target:
+        """What a call runs."""
         return Target(self.function, self.convert, self.state)
 
     def to_openai(self) -> dict[str, Any]:
-        """The schema as chat templates and OpenAI's API take it."""
+        """The schema in the form that chat templates and OpenAI's API expect."""
         return {
             "type": "function",
             "function": {"name": self.name, "description": self.description, "parameters": dict(self.parameters)},
@@ -63,7 +85,7 @@ class Tool:
         return jsonschema.Draft202012Validator(dict(self.parameters))
 
     def argument_error(self, arguments: Mapping[str, Any]) -> str | None:
-        """Why `arguments` do not fit the schema, in one line, or None when they do."""
+        """Why `arguments` do not fit the schema, in one line, or None if they fit."""
         error = next(iter(self._validator.iter_errors(dict(arguments))), None)
         if error is None:
             return None

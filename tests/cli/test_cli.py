@@ -89,7 +89,11 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, student: Path) -> None:
     assert "cannot read none.json" in failure("report", "none.json", cwd=tmp_path)
     assert "no file and no suite 'chess'" in failure("tasks", "overlap", "nano-train", "chess", cwd=tmp_path)
     wrong = failure("run", student, "hi", "--tools", "hammer", "--tools", "ad,ceil", cwd=tmp_path)
-    assert "2 mistakes" in wrong and "'hammer' is no tool" in wrong and "'ad' is no tool (did you mean 'add'?)" in wrong
+    assert (
+        "2 mistakes" in wrong
+        and "'hammer' is not a tool" in wrong
+        and "'ad' is not a tool (did you mean 'add'?)" in wrong
+    )
 
 
 def test_a_malformed_task_names_its_line_and_field(tmp_path: Path, student: Path) -> None:

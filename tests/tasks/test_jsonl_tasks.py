@@ -125,7 +125,7 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
         ),
         (
             changed(CALLS_ROW, "tools", 0, "function", "parameters", "properties", to={"x": {"$ref": "http://0.0.0.0/"}}),
-            "the reference 'http://0.0.0.0/' leads nowhere",
+            "the reference 'http://0.0.0.0/' cannot be resolved",
         ),
         # References
         (changed(ROW, "reference", to=[]), "reference: is empty"),

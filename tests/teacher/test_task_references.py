@@ -119,7 +119,7 @@ def test_validate_says_what_is_wrong_with_file_and_tools_in_a_line(tmp_path: Pat
     for arguments, said in [
         ((path,), "tools[0]: tool 'add' has no implementation (known: none)"),
         (("none.jsonl",), "cannot read tasks from none.jsonl"),
-        ((path, "--tools", "calculater"), "'calculater' is no tool (did you mean 'calculator'?)"),
+        ((path, "--tools", "calculater"), "'calculater' is not a tool (did you mean 'calculator'?)"),
     ]:
         done = command("validate", *arguments, cwd=tmp_path)
         assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
@@ -139,7 +139,7 @@ def test_configs_take_a_tasks_file_and_tools(tmp_path: Path) -> None:
         ({"suite": "jsonl"}, "tasks: suite jsonl needs a path"),
         ({"suite": "jsonl", "path": "x", "references": 2}, "tasks.references: suite jsonl has its own references"),
         ({"suite": "nano", "tools": ["add"]}, "tasks.tools: suite nano has its own tools"),
-        ({"suite": "jsonl", "path": "x", "tools": ["ad", {"mpc": "x"}]}, "'ad' is no tool .*; .*unknown key 'mpc'"),
+        ({"suite": "jsonl", "path": "x", "tools": ["ad", {"mpc": "x"}]}, "'ad' is not a tool .*; .*unknown key 'mpc'"),
         ({"suite": "jsonl", "path": "x", "tools": 5}, "tasks.tools: .*got 5"),
     ]:
         with pytest.raises(ConfigError, match=said) as refused:

@@ -113,10 +113,10 @@ def test_a_server_runs_until_the_box_is_closed(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("calculater", "'calculater' is no tool (did you mean 'calculator'?)"),
-        ("mpc:python server.py", "'mpc:python server.py' is no tool"),
-        ("mcp:", "'mcp:' does not say what to take: mcp:..."),
-        ("mcp", "'mcp' does not say what to take: mcp:..."),
+        ("calculater", "'calculater' is not a tool (did you mean 'calculator'?)"),
+        ("mpc:python server.py", "'mpc:python server.py' is not a tool"),
+        ("mcp:", "'mcp:' needs a target: mcp:..."),
+        ("mcp", "'mcp' needs a target: mcp:..."),
         (7, "7 is neither text nor a mapping"),
         ({}, "{} must have one of the keys mcp, search, import"),
         ({"mpc": "x"}, "unknown key 'mpc' (did you mean 'mcp'?)"),
@@ -171,7 +171,7 @@ def test_servers_are_ended_when_another_spec_is_wrong(here: Path) -> None:
     )
     with pytest.raises(ConfigError) as refused:
         load_tools([f"mcp:{sys.executable} {launcher}", "ad"])
-    assert len(refused.value.problems) == 1 and "'ad' is no tool" in refused.value.problems[0]
+    assert len(refused.value.problems) == 1 and "'ad' is not a tool" in refused.value.problems[0]
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
     with pytest.raises(ConfigError, match=r"tools: mcp:no_such_program x: .*no_such_program"):

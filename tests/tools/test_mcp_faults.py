@@ -41,7 +41,7 @@ START = [
     ("crashes.py start", "ended with exit code 3; its last lines on standard error:\n  the disk is on fire"),
     ("crashes.py list", "ended with exit code 3"),
     ("slow.py never", "did not answer within 0.5 s"),
-    ("malformed.py start", "did not answer within 2 s; lines that it wrote and that are no JSON-RPC: 1"),
+    ("malformed.py start", "did not answer within 2 s; lines it wrote that are not JSON-RPC: 1"),
     ("malformed.py shape", "cannot be used: the answer is not MCP (capabilities: Field required)"),
     ("pages.py 1000", "cannot be used: it lists more than 256 tools"),
     ("no_such_script.py", "No such file or directory"),
@@ -80,8 +80,8 @@ def test_a_target_that_is_none_is_one_clear_error(target, message):
     [
         ("no object", "Input should be 'object'"),
         ("no schema", "its tool 'broken' wrongly: properties.x.type: 'nonsense' is not"),
-        ("nowhere", "the reference 'http://0.0.0.0/x' leads nowhere"),
-        ("endless", "it has no end"),
+        ("nowhere", "the reference 'http://0.0.0.0/x' cannot be resolved"),
+        ("endless", "it refers to itself without end"),
         ("no name", "name: Field required"),
     ],
 )
@@ -97,7 +97,7 @@ BAD_CALLS = [
     ("crashes.py call", "kill", "was ended by signal 9 (Killed)"),
     ("malformed.py calls", "garbage around", None),
     ("malformed.py calls", "invalid utf-8", None),
-    ("malformed.py calls", "only garbage", f"{LATE}; lines that it wrote and that are no JSON-RPC: 1"),
+    ("malformed.py calls", "only garbage", f"{LATE}; lines it wrote that are not JSON-RPC: 1"),
     ("malformed.py calls", "wrong id", LATE),
     ("malformed.py calls", "wrong version", LATE),
     ("malformed.py calls", "a list", LATE),

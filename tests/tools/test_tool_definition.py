@@ -256,8 +256,8 @@ def not_optional(x: list[str] = None) -> int:  # type: ignore[assignment]  # noq
         (odd_type, "parameter 'x' has a type without JSON Schema"),
         (takes_a_function, "parameter 'x' has a type without JSON Schema"),
         (unresolved, "parameter 'x' has a type that cannot be resolved: name 'Nowhere'"),
-        (odd_default, "parameter 'x' has no JSON"),
-        (not_optional, "the default None of parameter 'x' is not of its type"),
+        (odd_default, "parameter 'x' cannot be expressed in JSON"),
+        (not_optional, "the default None of parameter 'x' does not fit its annotation"),
     ],
 )
 def test_a_function_that_says_too_little_is_refused(function, message):
@@ -362,7 +362,7 @@ class Needy:
         (made_of(f=staticmethod(no_docstring)), "'f' is a staticmethod"),
         (made_of(f=classmethod(no_docstring)), "'f' is a classmethod"),
         (made_of(f=no_docstring), "tool 'no_docstring' has no docstring"),
-        (made_of(f=without_self), "'f' takes no self"),
+        (made_of(f=without_self), "'f' has no self parameter"),
         (made_of(_f=no_docstring, g=3), "defines no public methods"),
         (type("Child", (Counter,), {}), "defines no public methods"),
         (Needy, "cannot be made without 'database'"),

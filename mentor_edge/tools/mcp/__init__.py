@@ -1,1 +1,1 @@
-"""Tools of MCP servers."""
+"""Tools of MCP (Model Context Protocol) servers."""

@@ -1,10 +1,10 @@
-"""Tools of MCP servers: programs of any language that offer tools over the Model Context Protocol.
+"""Tools of MCP servers: programs in any language that offer tools over the Model Context Protocol.
 
-A server is a command, which is run and spoken to over its standard input and output, or the URL of one that runs
-already. What can go wrong with it becomes a failed call that the model reads, and never a hang: see `McpServer`.
-A command runs with the rights of the user, but sees no more of the environment than PATH, HOME and the like.
+A server is a command, which is started and used over its standard input and output, or the URL of a server that already
+runs. Any fault of a server becomes a failed call that the model reads, never a hang: see `McpServer`. A command runs
+with the rights of the user, but of the environment it sees only PATH, HOME and a few similar variables.
 
-All servers of a process share one thread. Nothing here survives a fork: a child gets an error, not a copy.
+All servers of a process share one thread. Nothing here survives a fork: a child process gets an error, not a copy.
 """
 
 from __future__ import annotations
@@ -32,24 +32,34 @@ from mentor_edge.tools.schemas import schema_problem
 from mentor_edge.tools.types import Tool, ToolFailure
 
 RESTARTS, RESTART_SECONDS = 3, 60.0
-"""A server that has ended is started again by the next call, this often in this time."""
+"""The next call restarts a server that has ended, but at most this often in this time."""
 
 LAST_LINES = 5
-"""How much of a server's standard error an error message quotes."""
+"""How many lines of a server's standard error an error message quotes."""
 
 T = TypeVar("T")
 
 
 class McpServer:
-    """The tools of one MCP server; a context manager, or call `close`.
+    """The tools of one MCP server. Use it as a context manager, or call `close`.
 
-    `target` is a command (one string as for a shell, or its words) or an http(s) URL. `environment` is added to what a
-    command sees, `headers` to each request to a URL. `start_timeout` and `ping_timeout` are in seconds, `output_limit`
-    in characters of one result. Tools keep the server's names; two servers may use the same one.
+    Tools keep the names that the server gives them; two servers may use the same name.
 
-    A call that takes too long fails alone: the server is told, and ended only if it does not answer a ping either. When
-    a server ends, the calls under way fail, and the next call starts it again, without what it remembered: its state
-    is shared by all conversations and lost with it.
+    A call that takes too long fails alone. The server is told to cancel it, and is ended only if it does not answer a
+    ping either. When a server ends, its calls in progress fail, and the next call restarts it. Its state, which all
+    conversations share, is lost then.
+
+    Args:
+        target: a command (one string as for a shell, or a sequence of words) or an http(s) URL.
+        name: what error messages call the server. Default: the command, or the URL without user, password and query.
+        environment: variables for a command, besides the few it inherits.
+        headers: sent with each request to a URL.
+        start_timeout: seconds until the server must have listed its tools.
+        ping_timeout: seconds until a server that missed a call's limit must answer a ping.
+        output_limit: characters of one result.
+
+    Raises:
+        ToolServerError: the command is empty or cannot be parsed.
     """
 
     def __init__(
@@ -64,22 +74,23 @@ class McpServer:
         output_limit: int = 8192,
     ) -> None:
         self._endpoint = _endpoint(target, environment or {}, headers or {})
-        self.name = name or _spoken(self._endpoint)
+        self.name = name or _display_name(self._endpoint)
         self._start_timeout = start_timeout
         self._ping_timeout = ping_timeout
         self._output_limit = output_limit
         self._pid: int | None = None
-        # The rest belongs to the loop.
+        # Only the event loop uses the rest.
         self._closed = False
         self._connection: Connection | None = None
         self._restarts: deque[float] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def tools(self) -> tuple[Tool, ...]:
-        """Connect, unless that has been done, and return what the server offers.
+        """Connect, if not connected yet, and return the tools that the server offers.
 
-        Raises: ToolServerError when it cannot be started, speaks no MCP, does not answer in time, or describes a tool
-        in a way that nobody can call.
+        Raises:
+            ToolServerError: the server cannot be started, does not speak MCP, does not answer in time, or describes a
+                tool so that it cannot be called.
         """
         if self._pid is None:
             self._pid = os.getpid()
@@ -88,7 +99,7 @@ class McpServer:
         return tuple(self._tool(listed) for listed in self._wait_for(self._list()))
 
     def close(self) -> None:
-        """End the server and every process that it has started. Calls under way fail; `tools` opens it again."""
+        """End the server and every process that it started. Calls in progress fail. `tools` opens the server again."""
         if self._pid == os.getpid():
             self._wait_for(self._close())
 
@@ -106,13 +117,13 @@ class McpServer:
         if problem is not None:
             raise ToolServerError(
                 f"{self} describes the arguments of its tool {listed.name!r} wrongly: {problem}",
-                "the server has to be corrected; it promises a JSON Schema of an object",
+                "fix the server: MCP requires a JSON Schema of an object",
             )
         return Tool(
             listed.name,
             listed.description or listed.title or "",
             listed.input_schema,
-            _runs_elsewhere,
+            _runs_on_the_server,
             remote=functools.partial(self._start, listed.name),
         )
 
@@ -130,10 +141,10 @@ class McpServer:
         finally:
             future.cancel()  # after Ctrl-C; otherwise it has ended
 
-    # From here on: on the loop.
+    # From here on: what runs on the event loop.
 
     async def _list(self) -> list[mcp_types.Tool]:
-        if self._connection is None or self._connection.over:
+        if self._connection is None or self._connection.ended:
             self._connect()
         connection = self._connection
         assert connection is not None
@@ -142,8 +153,8 @@ class McpServer:
             await connection.opened()
         except ConnectionLost as lost:
             quoted = "".join(f"\n  {line[:200]}" for line in connection.log[-LAST_LINES:])
-            said = f"; its last lines on standard error:{quoted}" if quoted else ""
-            raise ToolServerError(f"{self} {lost}{said}", _hint(self._endpoint)) from None
+            stderr_tail = f"; its last lines on standard error:{quoted}" if quoted else ""
+            raise ToolServerError(f"{self} {lost}{stderr_tail}", _hint(self._endpoint)) from None
         return connection.tools
 
     async def _call(self, name: str, arguments: Mapping[str, Any], timeout: float) -> str:
@@ -152,22 +163,25 @@ class McpServer:
         try:
             result = await within(timeout, connection.call(name, arguments))
         except TimeoutError:
-            self._keep(connection.check(self._ping_timeout))
-            raise ToolFailure(f"the tool did not return within {timeout:g} s{connection.noise_note}") from None
+            self._track(connection.check(self._ping_timeout))
+            raise ToolFailure(f"the tool did not return within {timeout:g} s{connection.malformed_note}") from None
         except ConnectionLost as lost:
             again = "" if self._closed else "; a further call tries again, but what it remembered is lost"
             raise ToolFailure(f"{self} {lost}{again}"[: self._output_limit]) from None
         except MCPError as error:
             raise ToolFailure(error.message[: self._output_limit]) from None
-        except Exception as error:  # an answer of the wrong shape
+        except Exception as error:  # a malformed answer
             raise ToolFailure(describe(error)[: self._output_limit]) from None
         return self._text(result)
 
     def _current(self) -> Connection:
-        """The connection, a new one if the last has ended. Raises: ToolFailure if it keeps ending."""
+        """The connection, or a new one if the last has ended.
+
+        Raises: ToolFailure if the server keeps ending.
+        """
         if self._closed or self._connection is None:
             raise ToolFailure(f"{self} is closed")
-        if self._connection.over:
+        if self._connection.ended:
             now = time.monotonic()
             while self._restarts and now - self._restarts[0] > RESTART_SECONDS:
                 self._restarts.popleft()
@@ -179,10 +193,10 @@ class McpServer:
 
     def _connect(self) -> None:
         self._connection = Connection(self._endpoint, self._start_timeout)
-        self._keep(self._connection.life)
+        self._track(self._connection.task)
 
-    def _keep(self, work: asyncio.Task[None] | Coroutine[Any, Any, None]) -> None:
-        """Hold on to a task until it is done, for `close` to wait for and because asyncio does not."""
+    def _track(self, work: asyncio.Task[None] | Coroutine[Any, Any, None]) -> None:
+        """Keep a reference to a task until it is done: `close` waits for it, and asyncio keeps none."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -195,7 +209,7 @@ class McpServer:
             await asyncio.wait(self._tasks)
 
     def _text(self, result: mcp_types.CallToolResult) -> str:
-        parts = [_spoken_content(block) for block in result.content]
+        parts = [_content_text(block) for block in result.content]
         has_text = any(isinstance(block, mcp_types.TextContent) for block in result.content)
         if result.structured_content is not None and not has_text:
             parts.append(json.dumps(result.structured_content, ensure_ascii=False))
@@ -209,13 +223,13 @@ class McpServer:
 
 @functools.cache
 def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
-    """The loop that runs the connections of process `pid`, which is this one: threads do not survive a fork."""
+    """The event loop for the connections of this process, whose id is `pid`: threads do not survive a fork."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="mcp", daemon=True).start()
     return loop
 
 
-def _runs_elsewhere(**arguments: Any) -> None:
+def _runs_on_the_server(**arguments: Any) -> None:
     raise NotImplementedError("an MCP server runs this tool")
 
 
@@ -231,7 +245,7 @@ def _endpoint(target: str | Sequence[str], environment: Mapping[str, str], heade
     return Endpoint(command, environment=environment)
 
 
-def _spoken(endpoint: Endpoint) -> str:
+def _display_name(endpoint: Endpoint) -> str:
     """The command or URL, without the parts of a URL that may hold secrets."""
     if endpoint.command:
         return shlex.join(endpoint.command)
@@ -241,21 +255,24 @@ def _spoken(endpoint: Endpoint) -> str:
 
 def _hint(endpoint: Endpoint) -> str:
     if endpoint.command:
-        return "run the command in a shell to see what is wrong; of the environment it gets only what is named for it"
-    return "check that the server runs, and that the URL names its MCP endpoint (often ending in /mcp)"
+        return "run the command in a shell to see what is wrong; here it sees only the environment variables you name"
+    return "check that the server runs, and that the URL is its MCP endpoint (it often ends in /mcp)"
 
 
 def _check_sendable(arguments: Mapping[str, Any]) -> None:
-    """mcp's stdio transport dies of arguments that JSON cannot hold, half of a surrogate pair for instance."""
+    """Refuse what JSON cannot express, such as half of a surrogate pair: it would end mcp's stdio transport.
+
+    Raises: ToolFailure.
+    """
     try:
         text = json.dumps({"params": {"arguments": arguments}}, allow_nan=False, ensure_ascii=False)
-        pydantic_core.from_json(text.encode())  # as nested as any server can read
+        pydantic_core.from_json(text.encode())  # fails for arguments nested deeper than servers can read
     except (ValueError, RecursionError) as error:
         raise ToolFailure(f"the arguments cannot be sent: {describe(error)}") from None
 
 
-def _spoken_content(block: mcp_types.ContentBlock) -> str:
-    """Text as it is, also that of an embedded resource; anything else by its kind and size."""
+def _content_text(block: mcp_types.ContentBlock) -> str:
+    """Text unchanged, also that of an embedded resource; anything else as its kind and size."""
     match block:
         case mcp_types.TextContent(text=text):
             return text

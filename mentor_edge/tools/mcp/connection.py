@@ -1,7 +1,7 @@
-"""One connection to an MCP server, from its start to its end. All of this runs on the loop of `mcp_client`.
+"""One connection to an MCP server, from its start to its end. All of this runs on the event loop of `client`.
 
-The protocol is mcp's: its transports and its `ClientSession`. What is added here are the limits that it does not set:
-time to start, length of a message, number of messages, and the certainty that no process is left.
+The mcp package speaks the protocol: its transports and its `ClientSession`. This module adds the limits that mcp does
+not set (time to start, length of a message, number of messages), and makes sure that no process is left.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, JSONRPCNotification
 
-from mentor_edge.tools.mcp import server_supervisor as supervise
+from mentor_edge.tools.mcp import server_supervisor
 
 TOOL_LIMIT = 256
-"""Tools that one server may offer."""
+"""How many tools one server may offer."""
 
 FLOOD_MESSAGES, FLOOD_SECONDS = 5_000, 10.0
-"""A server may send this many messages that nobody asked for in this time. mcp starts a task for each."""
+"""A server may send this many unsolicited messages in this time. mcp starts a task for each."""
 
 CLOSE_SECONDS = 5.0
-"""What a server behind a URL may take to end a session. Local ones have the bounded seconds of mcp's transport."""
+"""Time that a server behind a URL may take to end a session. For commands, mcp's transport limits it."""
 
-# mcp logs each malformed line with a traceback; without any handler, Python prints that on the user's screen.
+# mcp logs each malformed line with a traceback. Without a handler, Python would print that on the user's screen.
 for _name in ("mcp", "client"):
     logging.getLogger(_name).addHandler(logging.NullHandler())
 
@@ -46,25 +46,29 @@ T = TypeVar("T")
 
 
 class ConnectionLost(Exception):
-    """The server could not be reached or has ended; the text continues the words "the server"."""
+    """The server could not be reached, or has ended. The text completes a sentence that starts with "the server"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server is: a command to run, or a URL. `environment` is all that a command gets besides PATH, HOME and
-    the few others that mcp passes on; `headers` go with every request to a URL."""
+    """Where a server is: a command to run, or a URL."""
 
     command: tuple[str, ...] = ()
     url: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables for the command. Besides these it sees PATH, HOME and the few others that mcp passes on."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Sent with every request to the URL."""
 
     @asynccontextmanager
-    async def open(self, log: TextIO, forgotten: Callable[[], None]) -> AsyncIterator[Any]:
-        """The two streams of a transport. What a command writes to standard error goes to `log`; `forgotten` is called
-        when the server behind a URL no longer knows our session, as one that was restarted does."""
+    async def open(self, log: TextIO, on_session_lost: Callable[[], None]) -> AsyncIterator[Any]:
+        """The two streams of a transport.
+
+        A command's standard error goes to `log`. `on_session_lost` is called when the server behind a URL no longer
+        knows our session, which happens after it was restarted.
+        """
         if self.command:
-            arguments = ["-P", "-m", supervise.__name__, str(os.getpid()), *self.command]
+            arguments = ["-P", "-m", server_supervisor.__name__, str(os.getpid()), *self.command]
             parameters = StdioServerParameters(
                 command=sys.executable, args=arguments, env=dict(self.environment), encoding_error_handler="replace"
             )
@@ -75,8 +79,8 @@ class Endpoint:
             async def watch(response: httpx2.Response) -> None:
                 request = response.request
                 if response.status_code == 404 and request.method == "POST" and MCP_SESSION_ID in request.headers:
-                    forgotten()
-                _bound(response)
+                    on_session_lost()
+                _limit_size(response)
 
             async with (
                 httpx2.AsyncClient(
@@ -85,13 +89,13 @@ class Endpoint:
                     event_hooks={"response": [watch]},
                 ) as client,
                 streamable_http_client(
-                    self.url, http_client=client, max_sse_event_size=supervise.LINE_LIMIT
+                    self.url, http_client=client, max_sse_event_size=server_supervisor.LINE_LIMIT
                 ) as streams,
             ):
                 yield streams
 
 
-class _Bounded(httpx2.AsyncByteStream):
+class _LimitedStream(httpx2.AsyncByteStream):
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
         self._stream = stream
 
@@ -99,68 +103,76 @@ class _Bounded(httpx2.AsyncByteStream):
         size = 0
         async for chunk in self._stream:
             size += len(chunk)
-            if size > supervise.LINE_LIMIT:
-                raise httpx2.StreamError(f"more than {supervise.LINE_LIMIT} bytes")
+            if size > server_supervisor.LINE_LIMIT:
+                raise httpx2.StreamError(f"more than {server_supervisor.LINE_LIMIT} bytes")
             yield chunk
 
     async def aclose(self) -> None:
         await self._stream.aclose()
 
 
-def _bound(response: httpx2.Response) -> None:
-    """Limit a reply that is one JSON document; mcp reads all of it. Event streams are limited by event."""
+def _limit_size(response: httpx2.Response) -> None:
+    """Limit a reply that is one JSON document, because mcp reads all of it. Event streams are limited per event."""
     if not response.headers.get("content-type", "").startswith("text/event-stream"):
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _Bounded(response.stream)
+        response.stream = _LimitedStream(response.stream)
 
 
 class Connection:
-    """One life of a server. `tools` and calls are there once `opened` has returned; `over` stays true once set."""
+    """A server from its start to its end. `tools` is filled, and calls are possible, once `opened` has returned."""
 
     def __init__(self, endpoint: Endpoint, start_timeout: float) -> None:
         self.tools: list[mcp_types.Tool] = []
         self.log: list[str] = []
-        """The server's last lines on standard error, known when the connection is over."""
-        self.over = False
+        """The server's last lines on standard error, known when the connection has ended."""
+        self.ended = False
+        """Never becomes false again."""
         self._endpoint = endpoint
         self._start_timeout = start_timeout
-        self._reason = ""
+        self._end_reason = ""
         self._session: ClientSession | None = None
         self._checking = False
-        self._noise = 0
-        self._unasked, self._since = 0, time.monotonic()
-        self._opened, self._ending = anyio.Event(), anyio.Event()
+        self._malformed_lines = 0
+        self._unsolicited, self._counting_since = 0, time.monotonic()
+        self._opened, self._closing = anyio.Event(), anyio.Event()
         self._scope = anyio.CancelScope(deadline=anyio.current_time() + start_timeout)
-        self.life = asyncio.create_task(self._live())
+        self.task = asyncio.create_task(self._run())
+        """Runs until the server has ended and is cleaned up."""
 
     @property
-    def noise_note(self) -> str:
-        """What to add to the news that an answer did not come."""
-        return f"; lines that it wrote and that are no JSON-RPC: {self._noise}" if self._noise else ""
+    def malformed_note(self) -> str:
+        """What to add to the message that no answer came: it may have been malformed."""
+        return f"; lines it wrote that are not JSON-RPC: {self._malformed_lines}" if self._malformed_lines else ""
 
     async def opened(self) -> ClientSession:
-        """Wait until the server has answered. Raises: ConnectionLost when it has not."""
+        """Wait until the server has answered.
+
+        Raises: ConnectionLost when it has not.
+        """
         await self._opened.wait()
         if self._session is None:
-            raise ConnectionLost(self._reason)
+            raise ConnectionLost(self._end_reason)
         return self._session
 
     async def call(self, name: str, arguments: Mapping[str, Any]) -> mcp_types.CallToolResult:
-        """One call of a tool. Raises: ConnectionLost, or whatever mcp makes of an answer that is an error or none."""
+        """Call a tool.
+
+        Raises: ConnectionLost; mcp's and pydantic's errors when the answer is an error or malformed.
+        """
         session = await self.opened()
-        self._unasked -= 1  # its answer is asked for
+        self._unsolicited -= 1  # its answer is expected
         try:
             return await session.call_tool(name, dict(arguments))
         except MCPError as error:
-            if not self.over and not _is_closed(error):
+            if not self.ended and not _is_closed(error):
                 raise
             self.end("")
-            if not self._reason:
-                await asyncio.wait({self.life})
-            raise ConnectionLost(self._reason) from error
+            if not self._end_reason:
+                await asyncio.wait({self.task})
+            raise ConnectionLost(self._end_reason) from error
 
     async def check(self, seconds: float) -> None:
-        """End a command that does not answer a ping in time: it would fail every further call."""
+        """End a command that does not answer a ping in time: every further call would fail."""
         if self._session is None or self._checking or self._endpoint.url:
             return
         self._checking = True
@@ -169,86 +181,92 @@ class Connection:
         except TimeoutError:
             self.end(f"was ended: it did not answer a ping within {seconds:g} s")
         except (MCPError, ValueError):
-            pass  # an answer, if an odd one
+            pass  # an unexpected answer, but an answer
         finally:
             self._checking = False
 
     def end(self, reason: str) -> None:
-        """Begin to end the connection; `life` is the task to wait for. The first reason counts; "" is to be found."""
-        self._reason = self._reason or reason
-        self.over = True
-        self._ending.set()
+        """Start to end the connection; wait for `task` to see it ended.
+
+        The first reason counts. "" means unknown: the log may tell.
+        """
+        self._end_reason = self._end_reason or reason
+        self.ended = True
+        self._closing.set()
         if self._session is None:
             self._scope.cancel()
 
-    async def _live(self) -> None:
-        last_words = ""
+    async def _run(self) -> None:
+        logged_outcome = ""
         try:
             with tempfile.TemporaryFile("a+") as log, self._scope:
                 try:
-                    await self._talk(log)
+                    await self._run_session(log)
                 finally:
-                    last_words = self._read_log(log.fileno())
-        except Exception as error:  # an ExceptionGroup of whatever a transport met
+                    logged_outcome = self._read_log(log.fileno())
+        except Exception as error:  # a transport raises an ExceptionGroup
             self.end("" if _is_closed(error) else f"cannot be used: {describe(error)}")
         if self._scope.cancelled_caught and self._session is None:
-            self.end(f"did not answer within {self._start_timeout:g} s{self.noise_note}")
-        self.end(last_words or "closed the connection")
+            self.end(f"did not answer within {self._start_timeout:g} s{self.malformed_note}")
+        self.end(logged_outcome or "closed the connection")
         self._opened.set()
 
-    async def _talk(self, log: TextIO) -> None:
-        async with self._endpoint.open(log, self._forgotten) as (read, write), anyio.create_task_group() as tasks:
+    async def _run_session(self, log: TextIO) -> None:
+        async with self._endpoint.open(log, self._on_session_lost) as (read, write), anyio.create_task_group() as tasks:
             send, receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
             tasks.start_soon(self._filter, read, send)
             async with ClientSession(receive, write) as session:
-                await _shake_hands(session)
+                await _initialize(session)
                 self.tools = await _list_tools(session)
                 self._session = session
                 self._scope.deadline = float("inf")
                 self._opened.set()
-                await self._ending.wait()
+                await self._closing.wait()
                 self._scope.deadline = anyio.current_time() + CLOSE_SECONDS
             tasks.cancel_scope.cancel()
 
-    def _forgotten(self) -> None:
+    def _on_session_lost(self) -> None:
         self.end("has forgotten the session")
 
     async def _filter(self, read: Any, send: MemoryObjectSendStream[SessionMessage | Exception]) -> None:
-        """Pass on requests and answers. Nothing here waits for notifications, and garbage is only counted."""
+        """Forward requests and answers. Notifications are dropped, malformed lines are counted."""
         async with send:
             async for item in read:
                 if self._floods():
                     self.end(f"was ended: it sent more than {FLOOD_MESSAGES} messages in {FLOOD_SECONDS:g} s")
                     return
                 if isinstance(item, Exception):
-                    self._noise += 1
+                    self._malformed_lines += 1
                 elif not isinstance(item.message, JSONRPCNotification):
                     try:
                         await send.send(item)
                     except anyio.BrokenResourceError:  # the session is closing
                         return
-        if self._session is not None:  # otherwise the handshake fails, and says more
+        if self._session is not None:  # otherwise the failing handshake gives a better reason
             self.end("")
 
     def _floods(self) -> bool:
         now = time.monotonic()
-        if now - self._since > FLOOD_SECONDS:
-            self._since, self._unasked = now, 0
-        self._unasked += 1
-        return self._unasked > FLOOD_MESSAGES
+        if now - self._counting_since > FLOOD_SECONDS:
+            self._counting_since, self._unsolicited = now, 0
+        self._unsolicited += 1
+        return self._unsolicited > FLOOD_MESSAGES
 
     def _read_log(self, log: int) -> str:
-        """Keep the end of the log; returns what the supervisor wrote there, nothing if there is none."""
+        """Keep the last lines of the log. Returns how the server ended, as the supervisor logged it, or ""."""
         start = max(0, os.fstat(log).st_size - 4096)
         lines = os.pread(log, 4096, start).decode(errors="replace").splitlines()
-        said = lines.pop() if lines and lines[-1].startswith(supervise.MARK) else ""
+        outcome = lines.pop() if lines and lines[-1].startswith(server_supervisor.MARK) else ""
         self.log = [line for line in lines if line.strip()]
-        return said.removeprefix(supervise.MARK)
+        return outcome.removeprefix(server_supervisor.MARK)
 
 
-async def _shake_hands(session: ClientSession) -> None:
-    """`initialize`, which all servers of today understand. One that refuses it is asked for the discovery that
-    replaces it in the protocol of 2026; the other order ends or delays servers that know only `initialize`."""
+async def _initialize(session: ClientSession) -> None:
+    """Send `initialize`, which all servers of today understand.
+
+    If the server refuses it, send the discovery request that replaces it in the 2026 protocol. The other order ends or
+    delays servers that know only `initialize`.
+    """
     try:
         await session.initialize()
     except MCPError as error:
@@ -272,15 +290,18 @@ async def _list_tools(session: ClientSession) -> list[mcp_types.Tool]:
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, or TimeoutError on time. Unlike asyncio.timeout this does not wait until cancelled work
-    has wound up: mcp tells the server, and may take 5 s for that where the server reads nothing."""
+    """The result of `work`, or TimeoutError when the time is up.
+
+    Unlike asyncio.timeout, this does not wait until the cancelled work has finished: mcp informs the server, which may
+    take 5 s if the server reads nothing.
+    """
     task = asyncio.ensure_future(work)
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
     finally:
         if not task.done():
             task.cancel()
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it has been seen
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # retrieve it, or asyncio logs it
     if not done:
         raise TimeoutError
     return task.result()
@@ -293,7 +314,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _is_closed(error: Exception) -> bool:
-    """Whether this is what mcp makes of a connection that has ended. Servers use the code for errors of their own."""
+    """Whether this is mcp's error for a connection that has ended. The code alone does not tell: servers use it too."""
     cause = _cause(error)
     return isinstance(cause, MCPError) and (cause.code, cause.message) == (CONNECTION_CLOSED, "Connection closed")
 

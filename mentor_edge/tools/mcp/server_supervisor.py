@@ -1,12 +1,12 @@
-"""Runs a server and leaves none of its processes behind.
+"""Runs an MCP server and leaves none of its processes behind.
 
 Usage: `python -m mentor_edge.tools.mcp.server_supervisor CALLER COMMAND...`.
 
-CALLER is the process id of the program that wants the server. This process stands between the two: it ends the server
-when the caller dies, passes its output on as long as the lines are of a sane length, and when the server has ended,
-kills every process that it leaves behind, daemons included. The server reads the caller's input directly.
+CALLER is the process id of the program that uses the server. This process runs between the two. It ends the server when
+the caller dies, forwards the server's output as long as its lines have a reasonable length, and kills every process
+that the server leaves behind, daemons included. The server reads the caller's input directly.
 
-What it cannot do: a supervisor that is itself killed by SIGKILL takes the server along, but not the server's children.
+Limitation: if the supervisor itself is killed by SIGKILL, the server dies too, but the server's children do not.
 """
 
 from __future__ import annotations
@@ -25,26 +25,29 @@ from typing import IO
 from mentor_edge.tools.execution.process_tree import adopt_orphans, die_with_parent, kill_children
 
 MARK = "mentor-edge: the server "
-"""Begins the last line of the log, which says how the server ended."""
+"""Start of the last line of the log, which tells how the server ended."""
 
 LINE_LIMIT = 4 * 1024**2
-"""Bytes of one line of output. mcp's reader takes any length, in quadratic time: 80 s for 100 MB."""
+"""Bytes of one line of output. mcp's reader accepts any length, in quadratic time: 80 s for 100 MB."""
 
 LOG_LIMIT = 1024**2
-"""Bytes of standard error after which the log starts again."""
+"""Bytes of standard error after which the log is emptied."""
 
-GRACE = 1.0
-"""Seconds between SIGTERM and SIGKILL. The caller (mcp.os.posix) waits 2 before it kills the supervisor."""
+GRACE_SECONDS = 1.0
+"""Time between SIGTERM and SIGKILL. The caller (mcp.client.stdio) waits 2 s before it kills the supervisor."""
 
 
 class Supervisor:
-    """One server. Raises: OSError when the command cannot be started."""
+    """Starts one server and watches over it.
+
+    Raises: OSError when the command cannot be started.
+    """
 
     def __init__(self, caller: int, command: list[str]) -> None:
-        self._ending = ""
+        self._end_reason = ""
         self._code: int | None = None
         self._kill_at: float | None = None
-        self._line = self._logged = 0
+        self._line_bytes = self._logged_bytes = 0
         adopt_orphans()
         supervisor = os.getpid()
         self._server = subprocess.Popen(
@@ -56,23 +59,23 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._watch_signals()
         self._watch_caller(caller)
-        self._watch_pipe(self._server.stdout, self._pass_on)
+        self._watch_pipe(self._server.stdout, self._forward)
         self._watch_pipe(self._server.stderr, self._log)
 
     def run(self) -> int:
-        """Wait for the server and clean up after it; returns its exit code as a shell would."""
+        """Wait for the server and clean up after it. Returns its exit code as a shell would."""
         while (code := self._reap()) is None:
             left = None if self._kill_at is None else max(0.0, self._kill_at - time.monotonic())
             if left == 0.0:
                 self._signal(signal.SIGKILL)
-            self._handle(left or None)
+            self._handle_events(left or None)
         kill_children()
-        while self._handle(0.0):  # what the pipes still hold
+        while self._handle_events(0.0):  # output that is still in the pipes
             pass
-        how = (
+        outcome = (
             f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code} ({signal.strsignal(-code)})"
         )
-        say(self._ending or how)
+        write_last_line(self._end_reason or outcome)
         return code if code >= 0 else 128 - code
 
     def _watch_signals(self) -> None:
@@ -86,38 +89,38 @@ class Supervisor:
 
     def _watch_caller(self, caller: int) -> None:
         try:
-            ending = os.pidfd_open(caller)
+            descriptor = os.pidfd_open(caller)
         except ProcessLookupError:
             self._stop()
             return
 
         def died() -> None:
-            self._selector.unregister(ending)
+            self._selector.unregister(descriptor)
             self._stop()
 
-        self._selector.register(ending, selectors.EVENT_READ, died)
+        self._selector.register(descriptor, selectors.EVENT_READ, died)
 
-    def _watch_pipe(self, pipe: IO[bytes] | None, take: Callable[[bytes], None]) -> None:
+    def _watch_pipe(self, pipe: IO[bytes] | None, consume: Callable[[bytes], None]) -> None:
         assert pipe is not None
 
         def read() -> None:
             chunk = os.read(pipe.fileno(), 65536)
             if chunk:
-                take(chunk)
+                consume(chunk)
             else:
                 self._selector.unregister(pipe)
 
         self._selector.register(pipe, selectors.EVENT_READ, read)
 
-    def _handle(self, timeout: float | None) -> bool:
-        """Wait for an event and deal with it; False when there was none in time."""
+    def _handle_events(self, timeout: float | None) -> bool:
+        """Wait for events and handle them. Returns False when there was none in time."""
         events = self._selector.select(timeout)
         for key, _ in events:
             key.data()
         return bool(events)
 
     def _reap(self) -> int | None:
-        """The server's exit code, None while it runs. Adopted daemons that have ended are reaped as well."""
+        """The server's exit code, or None while it runs. Also reaps adopted daemons that have ended."""
         with suppress(ChildProcessError):
             while self._code is None:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -128,32 +131,32 @@ class Supervisor:
         return self._code
 
     def _stop(self) -> None:
-        self._kill_at = self._kill_at or time.monotonic() + GRACE
+        self._kill_at = self._kill_at or time.monotonic() + GRACE_SECONDS
         self._signal(signal.SIGTERM)
 
     def _signal(self, number: int) -> None:
         if self._code is None:  # not Popen.send_signal, which may reap the server before `_reap` does
             os.kill(self._server.pid, number)
 
-    def _pass_on(self, chunk: bytes) -> None:
-        if self._ending:
+    def _forward(self, chunk: bytes) -> None:
+        if self._end_reason:
             return
         _, newline, tail = chunk.rpartition(b"\n")
-        self._line = len(tail) if newline else self._line + len(chunk)
-        if self._line > LINE_LIMIT:
-            self._ending = f"was ended: it wrote a line of more than {LINE_LIMIT} bytes"
+        self._line_bytes = len(tail) if newline else self._line_bytes + len(chunk)
+        if self._line_bytes > LINE_LIMIT:
+            self._end_reason = f"was ended: it wrote a line of more than {LINE_LIMIT} bytes"
             self._signal(signal.SIGKILL)
             return
         try:
             _write(1, chunk)
-        except BrokenPipeError:  # nobody reads any more
+        except BrokenPipeError:  # the caller has closed its end
             self._stop()
 
     def _log(self, chunk: bytes) -> None:
-        if self._logged > LOG_LIMIT:
+        if self._logged_bytes > LOG_LIMIT:
             os.ftruncate(2, 0)
-            self._logged = 0
-        self._logged += len(chunk)
+            self._logged_bytes = 0
+        self._logged_bytes += len(chunk)
         _write(2, chunk)
 
 
@@ -162,9 +165,9 @@ def _write(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def say(ending: str) -> None:
-    """Write the last line of the log."""
-    _write(2, f"{MARK}{ending}\n".encode())
+def write_last_line(outcome: str) -> None:
+    """Log how the server ended."""
+    _write(2, f"{MARK}{outcome}\n".encode())
 
 
 def main() -> int:
@@ -172,7 +175,7 @@ def main() -> int:
     try:
         supervisor = Supervisor(caller, command)
     except OSError as error:
-        say(f"cannot be started: {error.strerror}: {command[0]}")
+        write_last_line(f"cannot be started: {error.strerror}: {command[0]}")
         return 127
     return supervisor.run()
 
