@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_endpoint import KEY, Answer, completion, refusal, scripted, serving
 
+from helpers.endpoint_server import KEY, Answer, completion, refusal, scripted, serving
 from helpers.paths import DATA
 from helpers.scripted_engine import call_text
 from helpers.tiny_models import make_student

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.scripted_engine import call_text
+from helpers.endpoint_server import ADD_TEXT, KEY, Answer, calls, completion, refusal, scripted, serving
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import ChatRequest, Reply, Sampling
 from mentor_edge.engines.endpoint import EndpointEngine, checked_url, only_model, read_turn
@@ -27,84 +24,7 @@ from mentor_edge.tools.calculator import CALCULATOR
 from mentor_edge.tools.execution.executor import ToolExecutor
 from mentor_edge.tools.types import Tool
 
-KEY = "sk-very-secret"
 LIMITS = AgentLimits(tool_rounds=3, tokens_per_turn=100, completion_tokens=1000)
-
-
-@dataclass
-class Answer:
-    """An HTTP answer; `body` is sent as JSON unless it is bytes."""
-
-    body: Any
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-def completion(message: dict[str, Any], finish: str = "stop", **usage: int) -> Answer:
-    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
-    return Answer({"object": "chat.completion", "choices": [choice], **({"usage": usage} if usage else {})})
-
-
-def calls(*named: tuple[str, Any]) -> dict[str, Any]:
-    """A message with calls as a server makes them out, with ids of its own; arguments are text as they are."""
-    return {
-        "content": None,
-        "tool_calls": [
-            {"id": f"srv-{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
-            for i, (name, arguments) in enumerate(named)
-        ],
-    }
-
-
-def refusal(status: int, message: str, **more: Any) -> Answer:
-    return Answer({"error": {"message": message, **more}}, status, {"retry-after-ms": "1"})
-
-
-@dataclass
-class Server:
-    url: str
-    requests: list[dict[str, Any]] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def serving(answer: Callable[[dict[str, Any]], Answer], models: Answer | None = None) -> Iterator[Server]:
-    """A server that answers every chat completion with `answer(its body)`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            server.requests.append(body)
-            server.keys.append(self.headers["Authorization"])
-            self.send(answer(body) if self.path == "/v1/chat/completions" else Answer(b"no such page", 404))
-
-        def do_GET(self) -> None:
-            listed = models or Answer({"object": "list", "data": [{"id": "small"}, {"id": "large"}]})
-            self.send(listed if self.path == "/v1/models" else Answer(b"no such page", 404))
-
-        def send(self, sent: Answer) -> None:
-            body = sent.body if isinstance(sent.body, bytes) else json.dumps(sent.body).encode()
-            self.send_response(sent.status)
-            headers = {"Content-Type": "application/json", "Content-Length": str(len(body))} | sent.headers
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            with suppress(BrokenPipeError):  # the client did not wait
-                self.wfile.write(body)
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server = Server(f"http://127.0.0.1:{http.server_port}/v1")
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()
 
 
 def ask(answer: Callable[[dict[str, Any]], Answer] | Answer, **options: Any) -> Reply | None:
@@ -186,7 +106,6 @@ def test_a_batch_is_under_way_at_once_and_comes_back_in_order():
 
 TAGS = "</tool_call><tool_call>"
 ADD = ToolCall("add", {"a": 2, "b": 3})
-ADD_TEXT = call_text("add", '{"a": 2, "b": 3}')
 
 
 @pytest.mark.parametrize(
@@ -361,24 +280,6 @@ def test_the_only_model_needs_no_name():
 
 
 # The agent and the evaluation over it
-
-
-def scripted(body: dict[str, Any]) -> Answer:
-    """Answers by question and turn, as a model with tools does."""
-    question, turn = body["messages"][0]["content"], sum(m["role"] == "assistant" for m in body["messages"])
-    usage = {"completion_tokens": 10}
-    if question == "endless":
-        return completion(calls(("add", '{"a": 2, "b": 3}')), **usage)
-    if question == "long" and turn == 1:
-        return refusal(400, "beyond the context window")
-    if question == "broken":
-        return completion(calls(("add", '{"a": 2,')), **usage)
-    if question == "cut":
-        return completion({"content": "It is"}, finish="length", **usage)
-    if turn == 0:
-        named = ("teleport", "{}") if question == "unknown" else ("add", '{"a": 2, "b": 3}')
-        return completion(calls(named) if question != "text" else {"content": f"Adding. {ADD_TEXT}"}, **usage)
-    return completion({"content": rf"\boxed{{{body['messages'][-1]['content']}}}"}, **usage)
 
 
 QUESTIONS = ("server", "text", "unknown", "broken", "cut", "long", "endless")
