@@ -1,4 +1,4 @@
-"""The twelve calculator operations as the nano world speaks of them: clauses, descriptions, operands."""
+"""The twelve calculator operations in the nano world: their clauses, descriptions and operands."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ TOOL_BY_OPERATION: dict[str, Tool] = {tool.name: tool for tool in CALCULATOR}
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of a story.
-
-    `clauses` are its phrasings: the first is in domain, the others are paraphrases. `descriptions` are what a tool
-    that does it may be called; the last one is kept for the `names` split. `operands` draws the constants of a clause;
-    `arguments` puts the running value and the constants into the tool's arguments.
-    """
+    """One operation of a story."""
 
     name: str
     clauses: tuple[str, str, str]
+    """Its phrasings: the first is in domain, the others are paraphrases."""
     descriptions: tuple[str, str, str]
+    """Descriptions of a tool that does it; the last one is kept for the `names` split."""
     operands: Callable[[random.Random], tuple[int, ...]]
+    """Draws the constants of a clause."""
     arguments: Callable[[float, tuple[float, ...]], Mapping[str, Any]]
+    """The tool's arguments for the running value and the constants."""
     accepts: Callable[[float], bool] = lambda value: True
+    """Whether the operation fits a running value."""
 
     def apply(self, value: float, constants: tuple[float, ...]) -> float:
+        """The next running value."""
         return float_or_int(TOOL_BY_OPERATION[self.name].function(**self.arguments(value, constants)))
 
 
 def float_or_int(value: float) -> float:
+    """`value` as an int if it is whole."""
     return int(value) if float(value).is_integer() else value
 
 

@@ -1,8 +1,8 @@
-r"""Generation of nano problems: short stories whose every clause is one tool call.
+r"""Generation of nano problems: short stories in which each clause is one tool call.
 
 "tom has 23 pens. tom gets 15 more. tom loses 4. what is the result?" asks for add(23, 15), subtract(38, 4) and the
-answer \boxed{34}. Besides stories there are lookups in a table that only the tools can read, and problems whose tool
-is missing (the answer is then "none").
+answer \boxed{34}. There are also lookups in a table that only the tools can read, and problems whose tool is missing
+(the answer is then "none").
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import hashlib
 import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from mentor_edge.messages import ToolCall
 from mentor_edge.tasks.nano.operations import OPERATIONS, TOOL_BY_OPERATION, float_or_int
@@ -27,17 +26,17 @@ MISSING_TOOL_ANSWER = "none"
 
 
 def stable_fraction(text: str) -> float:
-    """A number in [0, 1) that depends on `text` alone: the same hold-out on every machine."""
+    """A number in [0, 1) that depends only on `text`, so that hold-outs are the same on every machine."""
     return int.from_bytes(hashlib.md5(text.encode(), usedforsecurity=False).digest()[:4], "big") / 2**32
 
 
 def held_out_pair(first: str, second: str) -> bool:
-    """Whether this sequence of two operations is kept for the `comb` split (a quarter of all pairs)."""
+    """Whether this sequence of two operations is reserved for the `comb` split (a quarter of all pairs)."""
     return stable_fraction(f"{first}>{second}") < 0.25
 
 
 def held_out_word(word: str) -> bool:
-    """Whether a made-up tool name or a good is kept for testing (a quarter of them)."""
+    """Whether a made-up word (the name of a tool or of a good) is reserved for testing. A quarter of them are."""
     return stable_fraction(word) < 0.25
 
 
@@ -47,20 +46,24 @@ WORDS = tuple(a + b for a, b in itertools.product(_SYLLABLES, _SYLLABLES) if a !
 
 @dataclass(frozen=True)
 class Step:
-    """One call that solves part of a problem; `operation` is the calculator's name or the lookup's."""
+    """One call that solves part of a problem."""
 
     operation: str
+    """The calculator's or the lookup's own name, even if the tool is offered under a made-up one."""
     call: ToolCall
     result: str
+    """The tool's result as text."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A question, the tools offered, the minimal sequence of calls, and the answer."""
+    """A generated problem with its solution."""
 
     question: str
     tools: tuple[Tool, ...]
+    """The tools offered."""
     steps: tuple[Step, ...]
+    """The minimal sequence of calls."""
     answer: str
 
 
@@ -69,25 +72,25 @@ class Style:
     """How problems are drawn. The defaults are the in-domain style."""
 
     lengths: Mapping[int, float] = field(default_factory=lambda: {1: 0.5, 2: 0.5})
-    """Number of steps -> weight."""
+    """The weight of each number of steps."""
     pairs: str = "seen"
     """"seen": no held-out pair of operations; "held_out": two steps, held-out pairs only."""
     phrasings: Sequence[int] = (0,)
     """Which of an operation's clauses may be used."""
     tools: tuple[int, int] = (4, 4)
-    """Fewest and most tools offered."""
+    """The fewest and the most tools offered."""
     alias: float = 0.0
     """Probability that a tool carries a made-up name."""
     descriptions: Sequence[int] = (0, 1)
     """Which of an operation's descriptions a tool with a made-up name may carry."""
     unseen_aliases: bool = False
-    """Made-up names and goods come from the held-out part."""
+    """Take made-up names and goods from the held-out words."""
     shuffle_tools: bool = False
     """Offer tools in random instead of alphabetical order."""
 
 
 def draw_story(rng: random.Random, style: Style, *, missing_tool: bool = False) -> Problem:
-    """A story of `style`. With `missing_tool`, the tool of its first step is not offered and the answer is "none"."""
+    """Draw a story. With `missing_tool`, the tool of its first step is not offered and the answer is "none"."""
     length = 2 if style.pairs == "held_out" else rng.choices(*zip(*style.lengths.items(), strict=True))[0]
     while True:
         operations = tuple(rng.choice(tuple(OPERATIONS)) for _ in range(length))
@@ -125,7 +128,7 @@ def draw_story(rng: random.Random, style: Style, *, missing_tool: bool = False) 
 def _draw_values(
     rng: random.Random, operations: Sequence[str]
 ) -> tuple[float, list[tuple[int, ...]], list[float]] | None:
-    """Start, constants and results for a chain of operations, or None when the chain seems impossible."""
+    """Start, constants and results of a chain of operations, or None if thirty draws give no valid chain."""
     for _ in range(30):
         value = start = _draw_start(rng, operations[0])
         constants: list[tuple[int, ...]] = []
@@ -156,7 +159,7 @@ def _draw_start(rng: random.Random, operation: str) -> float:
 
 
 def _offer(rng: random.Random, operation: str, style: Style, taken: set[str]) -> Tool:
-    """The tool of an operation as a problem offers it: under its own name or under a made-up one that is not taken."""
+    """The tool of an operation as a problem offers it: under its own name, or under a made-up one not in `taken`."""
     tool = TOOL_BY_OPERATION[operation]
     if rng.random() >= style.alias:
         return tool
@@ -164,12 +167,12 @@ def _offer(rng: random.Random, operation: str, style: Style, taken: set[str]) ->
     name = rng.choice(names)
     while name in taken:
         name = rng.choice(names)
-    # A single choice draws nothing, so that suites of one version stay what they are.
+    # A single choice must not draw a random number: that would change the suites of this version.
     which = style.descriptions[0] if len(style.descriptions) == 1 else rng.choice(style.descriptions)
     return Tool(name, OPERATIONS[operation].descriptions[which], tool.parameters, tool.function)
 
 
-def _in_order(rng: random.Random, tools: Any, style: Style) -> tuple[Tool, ...]:
+def _in_order(rng: random.Random, tools: Iterable[Tool], style: Style) -> tuple[Tool, ...]:
     listed = sorted(tools, key=lambda tool: tool.name)
     if style.shuffle_tools:
         rng.shuffle(listed)
@@ -177,7 +180,7 @@ def _in_order(rng: random.Random, tools: Any, style: Style) -> tuple[Tool, ...]:
 
 
 def look_up(item: str, table: Mapping[str, int]) -> int:
-    """A cell of a hidden table.
+    """Read a cell of a hidden table.
 
     Raises: KeyError when the item is not in the table.
     """
@@ -192,7 +195,7 @@ _QUANTITIES = {
 
 
 def draw_lookup(rng: random.Random, style: Style) -> Problem:
-    """A question about a hidden table, with a multiplication on top half of the time."""
+    """Draw a question about a hidden table. Half of them need a multiplication too."""
     quantity = rng.choice(tuple(_QUANTITIES))
     _, single, several = _QUANTITIES[quantity]
     goods = [word for word in WORDS if held_out_word(word) == style.unseen_aliases]

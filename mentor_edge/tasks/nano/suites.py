@@ -1,4 +1,4 @@
-"""The nano suite: the in-domain split, seven out-of-domain splits, training tasks, and the warm-start mixture."""
+"""The nano suite: the in-domain split, seven out-of-domain splits, training tasks, and practice for the warm start."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ _OOD_STORIES: dict[str, Style] = {
     "long": Style(lengths={3: 0.5, 4: 0.5}),
 }
 CORE_OOD = ("para", "comb", "distract")
-"""The splits that a student of this size can do at all; the headline numbers and the gate use them."""
+"""The out-of-domain splits that a student of this size can learn. The headline numbers and the gate use them."""
 GATED = ("id", *CORE_OOD)
+"""The domains that the gate tests."""
 OOD_DOMAINS = (*_OOD_STORIES, "irrel", "lookup")
 
 
 @dataclass(frozen=True)
 class Practice:
-    """What a warm start practises. `lookups` and `missing_tools` are fractions of its conversations."""
+    """What a warm start practises."""
 
     style: Style
     lookups: float
+    """The fraction of conversations that are lookups."""
     missing_tools: float
+    """The fraction of conversations whose tool is missing."""
 
 
 _PRACTICE_STYLE = Style(
@@ -48,10 +51,12 @@ PRACTICE: Mapping[str, Practice] = {
     "nano": Practice(_PRACTICE_STYLE, lookups=0.12, missing_tools=0.08),
     "nano-broad": Practice(_BROAD_STYLE, lookups=0.14, missing_tools=0.20),
 }
-"""What each embedded student practises before it is distilled. "nano" stays near the floor of four of the seven OOD
-splits. "nano-broad" sees more long chains and missing tools and fewer made-up names, which lifts `long`, `irrel` and
-`lookup`. `names` stays on the floor whatever the share of made-up names (0.2 to 0.95 were tried, up to 720 steps): even
-among names it has practised, a student of two layers finds the tool of a description no more often than chance."""
+"""What each embedded student practises before it is distilled.
+
+"nano" stays near the floor of four of the seven OOD splits. "nano-broad" practises more long chains and missing tools
+and fewer made-up names, which lifts `long`, `irrel` and `lookup`. `names` stays on the floor at any share of made-up
+names (0.2 to 0.95 were tried, up to 720 steps): even among names that it has practised, a student of two layers finds
+the tool of a description no more often than chance."""
 
 DEFAULT_COUNTS: Mapping[str, int] = {
     "id": 600,
@@ -75,10 +80,10 @@ def _draw(domain: str, rng: random.Random) -> Problem:
     return draw_story(rng, _OOD_STORIES[domain])
 
 
-def _task(problem: Problem, identity: str, domain: str, noise: Noise, rng: random.Random, references: int = 1) -> Task:
+def _task(problem: Problem, task_id: str, domain: str, noise: Noise, rng: random.Random, references: int = 1) -> Task:
     first, *others = (demonstrate(problem, noise, rng) for _ in range(references))
     return Task(
-        identity,
+        task_id,
         (Message("user", problem.question),),
         problem.tools,
         "id" if domain == "id" else "ood",
@@ -90,45 +95,49 @@ def _task(problem: Problem, identity: str, domain: str, noise: Noise, rng: rando
 
 
 def training_suite(count: int, *, seed: int = 0, noise: Noise = Noise.MILD, references: int = 1) -> Suite:
-    """In-domain tasks to distil on, each with `references` traces of the imperfect teacher; no question stands twice.
+    """Generate `count` in-domain tasks to distil on, all with different questions.
 
-    The questions depend on the seed alone, and a task's traces on nothing but its place, the noise and their number:
-    methods and noises are compared on the same questions.
+    Each task has `references` traces of the imperfect teacher. The questions depend only on the seed. A task's traces
+    depend only on the seed, the task's index, the noise and their number. Methods and noises are therefore compared on
+    the same questions.
     """
     rng = random.Random(f"nano train {seed}")
     tasks: dict[str, Task] = {}
     while len(tasks) < count:
         problem = draw_story(rng, ID_STYLE)
         if problem.question not in tasks:
-            place = len(tasks)
-            teacher = random.Random(f"nano teacher {seed} {place}")
-            tasks[problem.question] = _task(problem, f"train-{place}", "id", noise, teacher, references)
+            index = len(tasks)
+            teacher_rng = random.Random(f"nano teacher {seed} {index}")
+            tasks[problem.question] = _task(problem, f"train-{index}", "id", noise, teacher_rng, references)
     return Suite("nano-train", f"{TRAINING_VERSION}-{noise}", tuple(tasks.values()))
 
 
 def evaluation_suite(counts: Mapping[str, int] | None = None, *, seed: int = 0, exclude: Suite | None = None) -> Suite:
-    """The test splits, disjoint from each other's questions and from those of `exclude`."""
-    seen = {task.prompt[-1].content for task in exclude.tasks} if exclude is not None else set()
+    """Generate the test splits: `counts` tasks of each domain, or `DEFAULT_COUNTS` if None.
+
+    They share no question with each other, nor with `exclude`. Only lookups may repeat a question, over another table.
+    """
+    questions = {task.prompt[-1].content for task in exclude.tasks} if exclude is not None else set()
     tasks = []
     for domain, count in (DEFAULT_COUNTS if counts is None else counts).items():
         rng = random.Random(f"nano evaluation {domain} {seed}")
         drawn = 0
         while drawn < count:
             problem = _draw(domain, rng)
-            # Lookups are few; what differs between two of them is the table behind the question.
-            if problem.question in seen and domain != "lookup":
+            # There are few different lookups, and two with one question differ in the table behind it.
+            if problem.question in questions and domain != "lookup":
                 continue
-            seen.add(problem.question)
+            questions.add(problem.question)
             tasks.append(_task(problem, f"{domain}-{drawn}", domain, Noise.CLEAN, rng))
             drawn += 1
     return Suite("nano", VERSION, tuple(tasks), LIMITS)
 
 
 def warm_start_stream(seed: int = 0, practice: Practice = PRACTICE["nano"]) -> Iterator[Task]:
-    """Endless practice with clean traces: the stand-in for pretraining.
+    """Generate endless practice with clean traces: the stand-in for pretraining.
 
-    It never holds a held-out pair of operations, a tool name or a good kept for testing, or a chain of four. It does
-    hold paraphrases, lookups and missing tools, so those splits are outside of what is distilled, not unseen.
+    It never contains a held-out pair of operations, a tool name or a good reserved for testing, or a chain of four. It
+    does contain paraphrases, lookups and missing tools: those splits are outside of what is distilled, but not unseen.
     """
     rng = random.Random(f"nano warm start {seed}")
     while True:

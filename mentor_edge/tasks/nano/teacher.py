@@ -1,8 +1,8 @@
 """The programmatic teacher of the nano world, with declared imperfections.
 
-Real teachers solve a problem with calls to spare: they verify, take detours, swap operands. How much of that a trace
-holds decides whether imitation or reinforcement learns more from it, so the noise is a setting, stated in every result.
-All traces end in the right answer.
+Real teachers make more calls than a problem needs: they verify, take detours, swap operands. How much of that a trace
+contains decides whether imitation or reinforcement learns more from it. The noise is therefore a setting, and every
+result states it. All traces end in the right answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mentor_edge.tasks.nano.problems import Problem, Step
 
 _COMMUTATIVE = ("add", "multiply")
 _DETOURS = {"abs_value": {}, "round_number": {"digits": 2}}
-"""Operations that leave a non-negative value with at most two decimals as it is."""
+"""Operations that do not change a non-negative value with at most two decimals, with their other arguments."""
 
 
 class Noise(StrEnum):
@@ -30,11 +30,11 @@ class Noise(StrEnum):
 @dataclass(frozen=True, slots=True)
 class _Rates:
     swap: float
-    """Probability that a commutative call has its operands exchanged."""
+    """Probability that a commutative call swaps its operands."""
     repeat: float
     """Probability that a call is made a second time, as a verification."""
     detour: float
-    """Probability of a call that changes nothing after a step, when a tool for it is offered."""
+    """Probability of a final call that does not change the value, if a tool for it is offered."""
 
 
 RATES = {
@@ -45,7 +45,7 @@ RATES = {
 
 
 def demonstrate(problem: Problem, noise: Noise, rng: random.Random) -> Trajectory:
-    """A reference trajectory for `problem`: the minimal calls plus the noise."""
+    """A reference for `problem`: the minimal calls plus the noise."""
     rates = RATES[noise]
     steps: list[Step] = []
     for step in problem.steps:
@@ -76,7 +76,7 @@ def _detour(problem: Problem, rng: random.Random) -> Step | None:
 
 
 def trajectory_of(steps: list[Step], answer: str) -> Trajectory:
-    """The messages of a demonstration: one call per turn, its result, and at last the boxed answer."""
+    """The trajectory of a demonstration: one call per turn, followed by its result, and the boxed answer at the end."""
     messages: list[Message] = []
     for step in steps:
         messages.append(Message("assistant", "", (step.call,)))
