@@ -1,9 +1,9 @@
 r"""Whether two LaTeX formulas mean the same.
 
-They are compared by math-verify (https://github.com/huggingface/math-verify); it and sympy are imported at the
-first comparison that needs them. Sympy computes whatever it is given, so formulas are measured before it sees them, and
-it gets no powers, factorials or products that grow out of bounds. The measure alone has to do in most threads; in the
-main thread a timer also ends what is slow in spite of it.
+math-verify (https://github.com/huggingface/math-verify) compares them; it and sympy are imported at the first
+comparison that needs them. Sympy computes every expression it is given, however long that takes. Formulas are therefore
+measured first, and those with powers, factorials or products that grow out of bounds never reach it. In most threads
+this measure is the only protection; in the main thread a timer also stops what is slow nevertheless.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LONGEST = 300
 _SECONDS = 3.0
 _TOLERANCE = 1e-6
 
-# Sums, integrals and limits are left out: evaluating them has no bound that could be read off the text.
+# Sums, integrals and limits are left out: the text gives no bound for the time to evaluate them.
 _COMMANDS = frozenset({
     r"\frac", r"\sqrt", r"\pi", r"\cdot", r"\times", r"\div", r"\pm", r"\infty", r"\cup", r"\cap", r"\setminus",
     r"\in", r"\le", r"\leq", r"\ge", r"\geq", r"\lt", r"\gt", r"\ne", r"\neq", r"\emptyset", r"\sin", r"\cos",
@@ -52,7 +52,7 @@ _SHORT_WORDS = frozenset({
     "wed", "thu", "fri", "sat", "sun",
 })  # a table  # fmt: skip
 _OPERATOR = re.compile(r"[\d\\^_=<>+*/|]")
-# Numbers joined by dashes, slashes or colons are dates, scores, ranges and times, and no arithmetic; "B12" is a name.
+# Numbers joined by dashes, slashes or colons are dates, scores, ranges and times, not arithmetic. "B12" is a name.
 _NAMED = re.compile(r"\d+(?:[-:]\d+)+|\d+(?:/\d+){2,}|.*\d\s+\.?\d.*", re.DOTALL)
 _NAME = re.compile(r"\\[A-Za-z]+|([A-Za-z]\d)")
 
@@ -62,20 +62,20 @@ class _TooSlow(BaseException):
 
 
 def is_formula(text: str) -> bool:
-    """Whether a text may be mathematics, which words, names and dates are not."""
+    """Whether a text may be mathematics, rather than words, a name or a date."""
     text = _MATRIX.sub(" ", text)
     if not _PLAIN.fullmatch(text) or _NAMED.fullmatch(text):
         return False
     words = [word for word in _WORD.findall(text) if word[0] != "\\"]
     if any(len(word) > 3 or word.lower() in _SHORT_WORDS for word in words):
         return False
-    if any(found[1] for found in _NAME.finditer(text)):
+    if any(match[1] for match in _NAME.finditer(text)):
         return False
     return _OPERATOR.search(text) is not None or ("-" in text and all(len(word) == 1 for word in words))
 
 
 def symbolically_equal(first: str, second: str) -> bool:
-    """Whether two LaTeX expressions mean the same; False when either cannot be read or would take too long.
+    """Whether two LaTeX expressions mean the same. False if either cannot be read or would take too long.
 
     Order does not matter. Never raises.
     """
@@ -85,7 +85,7 @@ def symbolically_equal(first: str, second: str) -> bool:
 
 
 def clear_caches() -> None:
-    """Forget all formulas compared so far."""
+    """Forget all formulas compared so far, for measurements."""
     _compared.cache_clear()
     _parsed.cache_clear()
 
@@ -93,14 +93,15 @@ def clear_caches() -> None:
 @functools.lru_cache(maxsize=8192)
 def _compared(first: str, second: str) -> bool:
     try:
+        _library()  # importing it takes seconds on a busy machine, which are not the formula's
         with _lock, _deadline(_SECONDS):
             left, right = _parsed(first), _parsed(second)
             return left is not None and right is not None and _same(left, right)
-    except (_TooSlow, Exception):  # sympy raises nearly anything on odd input, and no odd input is worth a crash
+    except (_TooSlow, Exception):  # sympy raises nearly any exception on odd input
         return False
 
 
-# The parser shares its tables between calls; reentrant, as a caller's signal handler may judge an answer too.
+# The parser shares its tables between calls. Reentrant, because a caller's signal handler may compare answers too.
 _lock = threading.RLock()
 
 
@@ -111,9 +112,9 @@ def _library() -> tuple[Any, Any, Any, Any]:
     import sympy
     from latex2sympy2_extended import NormalizationConfig
 
-    # Its only messages are that a timeout is off and that one was hit.
+    # It only logs that a timeout is disabled or was hit.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    # Units and number styles were read before; its own clean-up also drops lone letters as units.
+    # Units and number styles have been read before. Its own clean-up would also drop lone letters as units.
     cleaning = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none")
     parse = functools.partial(
         math_verify.parse,
@@ -121,15 +122,15 @@ def _library() -> tuple[Any, Any, Any, Any]:
         fallback_mode="no_fallback",
         parsing_timeout=None,
     )
-    # allow_set_relation_comp: without it 1 < x < 2 equals (1, 2) in one order only.
+    # Without allow_set_relation_comp, 1 < x < 2 equals (1, 2) in one order only.
     verify = functools.partial(math_verify.verify, timeout_seconds=None, allow_set_relation_comp=True)
     return parse, verify, sympy.Float, sympy.core.relational.Relational
 
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(latex: str) -> Any:
-    found = _library()[0](f"${latex}$")
-    return found[0] if found else None
+    expressions = _library()[0](f"${latex}$")
+    return expressions[0] if expressions else None
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -143,7 +144,10 @@ def _same(first: Any, second: Any) -> bool:
 
 
 def _same_relation(first: Any, second: Any) -> bool:
-    """Whether one is the other times a number. math-verify solves them, and takes two without solutions as the same."""
+    """Whether one is the other times a number.
+
+    math-verify would solve them, and call any two without solutions equal.
+    """
     import sympy
 
     larger = (sympy.StrictGreaterThan, sympy.GreaterThan)
@@ -157,7 +161,7 @@ def _same_relation(first: Any, second: Any) -> bool:
 
 
 def _constant(expression: Any) -> complex | None:
-    """The value of an expression without variables; None for all others, among them sets and matrices."""
+    """The value of an expression without variables. None for all others, sets and matrices included."""
     if not getattr(expression, "is_number", False):
         return None
     value = complex(expression.doit().evalf())
@@ -165,23 +169,23 @@ def _constant(expression: Any) -> complex | None:
 
 
 def _is_bounded(latex: str) -> bool:
-    """Whether sympy is sure to be done with an expression soon: a rough measure from above, on the text alone."""
+    """Whether sympy is sure to finish an expression soon, by a rough upper bound that needs only the text."""
     if len(latex) > _LONGEST or not _PLAIN.fullmatch(latex) or _BIG_FACTORIAL.search(latex):
         return False
     bare = _MATRIX.sub(" ", latex)
     commands = _COMMAND.findall(bare)
     if not set(commands) <= _COMMANDS | _GREEK or len(commands) > 40:
         return False
-    # Trigonometric simplification is the slowest that is left; bars and subscripts are slow to parse.
+    # Of what remains, trigonometric simplification is slowest; bars and subscripts are slow to parse.
     trigonometric = sum(bare.count(name) for name in (r"\sin", r"\cos", r"\tan", r"\cot", r"\sec", r"\csc", r"\arc"))
     if trigonometric > 3 or bare.count("|") > 6 or bare.count("_") > 10:
         return False
-    # Functions and powers of matrices take minutes: only a matrix alone is compared.
+    # Functions and powers of matrices take minutes, so a matrix must be the whole expression.
     if len(bare) < len(latex) and (trigonometric or not _ONE_MATRIX.fullmatch(latex)):
         return False
     if any(len(digits) > 40 for digits in _DIGITS.findall(bare)):
         return False
-    # A factorial may be an exponent, and so may one over the index of a root.
+    # A factorial may be an exponent, and the index of a root is one too.
     if ("!" in bare and "^" in bare) or _ODD_ROOT.search(bare):
         return False
     shape = _groups(bare)
@@ -200,9 +204,10 @@ def _is_bounded(latex: str) -> bool:
 
 
 def _groups(latex: str) -> tuple[int, int] | None:
-    """How many brackets hold a sum, and the highest degree; None when brackets do not match, or nest deeply or powers.
+    """How many brackets contain a sum, and the highest degree.
 
-    A power of a bracket multiplies: every such exponent counts as if it applied to all else.
+    None if brackets do not match or nest too deeply, or if powers nest. The exponent of a bracket counts as if it
+    applied to everything else.
     """
     sums, degree, highest, depth, exponents = 0, 1, 1, 0, 0
     open_sums: list[bool] = []
@@ -241,7 +246,7 @@ def _exponent(text: str) -> int:
     group, depth = text, 0
     for position, character in enumerate(text):
         depth += (character in _OPENING) - (character in _CLOSING)
-        # Without brackets LaTeX takes one sign; math-verify takes all digits of a number.
+        # Without brackets, LaTeX reads one character as the exponent; math-verify reads all digits of a number.
         if depth <= 0 and not (character.isdigit() or character in "-."):
             group = text[: position + 1]
             break
@@ -250,25 +255,25 @@ def _exponent(text: str) -> int:
 
 @contextlib.contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Raise _TooSlow inside when the time is over. Does nothing outside of the main thread, where no timer works.
+    """Raise _TooSlow inside when the time is up. Outside of the main thread, where timers do not work, do nothing.
 
-    A timer that the caller has set rings when it should, or right after, if it should have rung inside.
+    A timer that the caller has set still fires on time, or right after this if its time was inside.
     """
     handler = signal.getsignal(signal.SIGALRM) if hasattr(signal, "SIGALRM") else None
-    # None is a handler that Python did not set and cannot restore.
+    # None means a handler that Python did not set and cannot restore.
     if handler is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     active, start = True, time.monotonic()
 
-    def ring(number: int, frame: FrameType | None) -> None:
+    def on_alarm(number: int, frame: FrameType | None) -> None:
         if active:
             raise _TooSlow
 
     remaining, interval = signal.getitimer(signal.ITIMER_REAL)
     try:
         try:
-            signal.signal(signal.SIGALRM, ring)
+            signal.signal(signal.SIGALRM, on_alarm)
             signal.setitimer(signal.ITIMER_REAL, seconds)
             yield
         finally:

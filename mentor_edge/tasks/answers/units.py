@@ -1,10 +1,10 @@
-"""Units in answers: what the words after a number scale it by, and which unit they name."""
+"""Units in answers: the scale and the unit that the words after a number name."""
 
 from __future__ import annotations
 
 import re
 
-# A dollar sign that is money, after those around LaTeX are gone.
+# Replaces a dollar sign that means money. Those that delimit LaTeX have been removed by then.
 MONEY = "\uff04"
 _SCALES = {
     "dozen": 12.0,
@@ -24,8 +24,8 @@ UNIT_NAMES = {
     "millilitre": "ml", "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "second": "s", "sec": "s", "per": "/",
     "people": "person", "men": "man", "women": "woman", "children": "child",
 }  # a table  # fmt: skip
-# A lone letter or a pair is a factor ("3x", "2 ab"), unless it is one of these, and letters next to the number must be
-# one of the long ones even then: "5m" may be a product.
+# One or two letters are a factor ("3x", "2 ab"), unless they are one of _SHORT_UNITS. Letters that touch the number
+# must be one of _GLUED_UNITS: "5m" may be a product.
 _SHORT_UNITS = frozenset({
     "m", "g", "s", "l", "h", "n", "j", "w", "v", "k", "c", "f", "in", "ft", "yd", "mi", "of", "am", "pm", "hz", "pa",
     "kj", "mw", "kw", "gb", "mb", "tb", "hr", "lb", "oz", "a", "an",
@@ -35,7 +35,7 @@ _GLUED_UNITS = frozenset({
     "mph", "kmh", "kph", "kwh", "usd", "eur", "gbp", "gb", "mb",
 })  # a table  # fmt: skip
 # Words after which the number before them is not the whole answer.
-_NO_UNITS = frozenset({
+_NOT_UNITS = frozenset({
     "and", "or", "no", "not", "half", "quarter", "third", "times", "plus", "minus", "squared", "cubed", "more",
     "less", "than", "over", "under", "point", "to", "from", "between", "by", "with", "remainder", "divided",
     "multiplied", "negative", "if", "when", "unless", "choose", "factorial", "power", "root", "wrong", "either",
@@ -48,7 +48,7 @@ _LONGEST_UNIT = 60
 
 
 def unit_of(text: str) -> tuple[float, str] | None:
-    """What a text after a number scales it by, and the unit it names ("" for none); None when it is no unit."""
+    """The scale and the unit that a text after a number names ("" for no unit). None if it is not a unit."""
     rest = text.strip().rstrip(".,;:")
     if len(rest) > _LONGEST_UNIT:
         return None
@@ -62,7 +62,7 @@ def unit_of(text: str) -> tuple[float, str] | None:
                 continue
             glued = index == 0 and not text[0].isspace()
             known = part in _GLUED_UNITS or (not glued and part in _SHORT_UNITS)
-            if part in _NO_UNITS or not (known or (len(part) > 2 and not glued)):
+            if part in _NOT_UNITS or not (known or (len(part) > 2 and not glued)):
                 return None
             if part in ("square", "sq", "cubic"):
                 square = "^3" if part == "cubic" else "^2"

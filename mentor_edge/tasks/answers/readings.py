@@ -1,0 +1,259 @@
+"""Reading answers: what a text is as a number with a unit, a formula, a collection of answers, or words."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from mentor_edge.tasks.answers import formulas, units
+
+# Commas only group thousands ("1,2" is not a number). No two parts can match the same digits: linear in any text.
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
+NUMBER = re.compile(rf"[-+]?{_DIGITS}", re.ASCII)
+"""A plain number, with or without commas between thousands."""
+INTEGER = re.compile(r"[-+]?[\d,]+", re.ASCII)
+"""An integer, given that the text is a `NUMBER`."""
+_MOST_NESTED = 4
+
+
+def finite_number(numeral: str) -> float | None:
+    """The value of a plain number, or None if it is too large for a float."""
+    value = float(numeral.replace(",", ""))
+    return value if math.isfinite(value) else None
+
+
+def canonical_digits(integer: str) -> str:
+    """An integer's digits as text, which are exact at any length."""
+    digits = integer.lstrip("+-").replace(",", "").lstrip("0") or "0"
+    return f"-{digits}" if integer[0] == "-" and digits != "0" else digits
+
+
+# Text ----------------------------------------------------------------------------------------------------------------
+
+_SYMBOLS = str.maketrans(
+    {
+        "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u00d7": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
+        "\u2044": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+        "\u222a": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "θ": r"\theta ", "²": "^2", "³": "^3",
+        "½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "º": "°",
+        "\u2018": "'", "\u2019": "'", "“": '"', "”": '"', "\uff05": "%", "\uff08": "(", "\uff09": ")", "\uff0c": ",",
+    }
+)  # a table  # fmt: skip
+_ESCAPED = re.compile(r"(?<!\\)\\([%$#&_ ])")
+_REWRITTEN = [
+    (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])\.?|\\!"), ""),
+    (re.compile(r"(?<=\d)\\,(?=\d{3})|\{,\}"), ","),
+    (re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])"), " "),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\degrees?(?![A-Za-z])"), "°"),
+    (re.compile(r"\*\*(?=[\d({])"), "^"),
+    (re.compile(r"\\?\b(?:infinity|infty|oo|inf)\b"), r"\\infty "),
+    (re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])"), r"\\pi "),
+    (re.compile(r"(?<![\\A-Za-z])sqrt(?![A-Za-z])\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+]
+_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm)\s*\{([^{}]*)\}")
+_LAST_TEXT = re.compile(_TEXT.pattern + r"(\s*\^\s*\{?-?[1-3]\}?)?\s*\.?$")
+_LABEL = re.compile(r"([A-Za-z](?:_\w|'|\([a-z]\))?|\([a-z](?:, ?[a-z])+\))\s*(?:=|\\in(?![A-Za-z]))\s*(?=[^\s=])")
+_CONJUNCTION = re.compile(r"\s+(?:and|or)\s+", re.IGNORECASE)
+_FIRST_CONJUNCTION = re.compile(r"(?:and|or)\s+", re.IGNORECASE)
+_ARTICLE = re.compile(r"(?<!\w)(?:an?|the)\s+(?=\w\w)")
+
+
+def squeezed(text: str) -> str:
+    """The text without spaces, except for one between digits: "1 2" is not "12"."""
+    joined = "".join(
+        f" {part}" if before[-1:].isdigit() and part[0].isdigit() else part
+        for before, part in itertools.pairwise(["", *text.split()])
+    )
+    return joined or text
+
+
+def _cleaned(text: str) -> str:
+    if not text.isascii():
+        text = "".join(str(int(c)) if c.isdecimal() and c > "\x7f" else c for c in text.translate(_SYMBOLS))
+    # An escaped dollar means money. So do other dollars, unless they come in pairs, as around LaTeX.
+    text = _ESCAPED.sub(lambda match: {"$": units.MONEY, " ": r"\ "}.get(match[1], match[1]), text)
+    if text.count("$") % 2 == 0:
+        text = text.replace("$", "")
+    text = text.replace("$", units.MONEY)
+    for ends in (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ('"', '"'), ("`", "`"):
+        if len(text) > len("".join(ends)) and text.startswith(ends[0]) and text.endswith(ends[1]):
+            text = text[len(ends[0]) : -len(ends[1])].strip()
+    for pattern, new in _REWRITTEN:
+        text = pattern.sub(new, text)
+    return text.strip()
+
+
+# Numbers -------------------------------------------------------------------------------------------------------------
+
+_QUANTITY = re.compile(
+    rf"""(?P<sign>[-+]?)\s*(?P<money>[{units.MONEY}€£¥₹¢]?)\s*(?P<inner_sign>[-+]?)\s*
+    (?:(?P<whole>\d+)?\s*\\frac\s*(?:\{{\s*(?P<top>-?{_DIGITS})\s*\}}|(?P<short_top>\d))
+       \s*(?:\{{\s*(?P<bottom>{_DIGITS})\s*\}}|(?P<short_bottom>\d))
+    |(?:(?P<plain_whole>\d+)\s+)?(?P<plain_top>{_DIGITS})\s*/\s*(?P<plain_bottom>{_DIGITS})
+    |(?P<numeral>\d{{1,3}}(?:\ \d{{3}})+(?!\d)|{_DIGITS})
+       (?:\s*(?:\\times|\\cdot|[*x])\s*10\s*\^\s*(?:\{{\s*(?P<power>[-+]?\d{{1,3}})\s*\}}|(?P<short_power>\d{{1,3}})))?
+    )(?P<rest>.*)""",
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+_POWER_OF_TEN = re.compile(r"10\s*\^\s*(?:\{\s*(-?\d{1,3})\s*\}|(\d{1,3}))", re.ASCII)
+
+
+class _Quantity(NamedTuple):
+    value: float
+    integer: str  # canonical digits when written out as an integer
+    unit: str
+    formula: str  # the value without its unit, as LaTeX; empty if it cannot be written exactly
+
+
+def _quantity(text: str) -> _Quantity | None:
+    power = _POWER_OF_TEN.fullmatch(text)
+    if power:
+        ten = float(f"1e{power[1] or power[2]}")
+        return _Quantity(ten, "", "", text) if math.isfinite(ten) else None
+    match = _QUANTITY.fullmatch(text)
+    if not match or (match["sign"] and match["inner_sign"]):
+        return None
+    ending = units.unit_of(match["rest"])
+    if ending is None:
+        return None
+    scale, unit = ending
+    value = _value(match)
+    if value is None:
+        return None
+    negative = "-" in (match["sign"], match["inner_sign"])
+    money = units.UNIT_NAMES.get(match["money"], "")
+    numeral = (match["numeral"] or "").replace(" ", ",")
+    written_out = scale == 1 and not (match["power"] or match["short_power"]) and INTEGER.fullmatch(numeral)
+    integer = canonical_digits("-" * negative + numeral) if written_out else ""
+    value *= -scale if negative else scale
+    top, bottom = match["top"] or match["short_top"], match["bottom"] or match["short_bottom"]
+    if integer or not top or match["whole"] or scale != 1:
+        formula = integer or (f"{value}" if "e" not in f"{value}" else "")
+    else:
+        formula = rf"{'-' * negative}\frac{{{top}}}{{{bottom}}}"
+    return _Quantity(value, integer, unit if unit == money or not money else money + unit, formula)
+
+
+def _value(match: re.Match[str]) -> float | None:
+    """The number in a match of _QUANTITY, without sign and scale."""
+    value: float | None
+    if match["numeral"]:
+        value = finite_number(match["numeral"].replace(" ", ""))
+        if value is not None:
+            value *= float(f"1e{match['power'] or match['short_power'] or 0}")
+    else:
+        whole = finite_number(match["whole"] or match["plain_whole"] or "0")
+        top = finite_number(match["top"] or match["short_top"] or match["plain_top"])
+        bottom = finite_number(match["bottom"] or match["short_bottom"] or match["plain_bottom"])
+        if whole is None or top is None or not bottom:
+            return None
+        mixed = bool(match["whole"] or match["plain_whole"])
+        if mixed and not 0 <= top < bottom:  # "2 3/2" is not a mixed number
+            return None
+        value = whole + top / bottom
+    return value if value is not None and math.isfinite(value) else None
+
+
+# Readings ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an answer was read as. `number`, `items` and `formula` are empty if it is not of that kind."""
+
+    key: str
+    """Answers with equal keys are equal."""
+    label: str = ""
+    """The x of "x = 5"."""
+    unit: str = ""
+    number: float | None = None
+    integer: str = ""
+    """The digits of an integer that is written out."""
+    brackets: str = ""
+    """The brackets around `items`: "()", "[)", "{}" or, for a list without brackets, ","."""
+    items: tuple[Reading, ...] = ()
+    formula: str = ""
+    """The answer as LaTeX, without its unit."""
+
+
+@functools.lru_cache(maxsize=8192)
+def read(text: str, nested: int = 0) -> Reading:
+    """Read an answer. `nested` counts the brackets and labels around it."""
+    body, unit = _without_text_unit(text if nested else _cleaned(text))
+    body = _TEXT.sub(r" \1 ", body).strip()
+    body = body.rstrip(".,;: ") or body
+    quantity = _quantity(body)
+    if quantity is not None:
+        # The unit may be on both sides: "$5 \text{ dollars}".
+        unit = quantity.unit if unit in ("", quantity.unit) else quantity.unit + unit
+        return Reading(
+            squeezed(body), unit=unit, number=quantity.value, integer=quantity.integer, formula=quantity.formula
+        )
+    if nested < _MOST_NESTED:
+        collection = _collection(body, nested)
+        if collection is not None:
+            return collection
+        label = _LABEL.match(body)
+        if label:
+            last = read(body[label.end() :].rpartition("=")[2].strip(), nested + 1)
+            if last.key:
+                return replace(last, label="".join(label[1].split()), unit=unit or last.unit)
+    if formulas.is_formula(body):
+        return Reading(squeezed(body), unit=unit, formula=body)
+    words = _ARTICLE.sub("", body.replace(",", " ").casefold().strip("'\"*_ ")).rstrip(".!?;:")
+    return Reading(squeezed(words) or text)
+
+
+def _without_text_unit(text: str) -> tuple[str, str]:
+    r"""A text and the unit in its last `\text{...}`; the whole text and no unit if that contains something else."""
+    last = _LAST_TEXT.search(text)
+    if last and formulas.is_formula(text[: last.start()].strip()):
+        ending = units.unit_of(f" {last[1]}{last[2] or ''}")
+        if ending is not None and ending[0] == 1:
+            return text[: last.start()].strip(), ending[1]
+    return text, ""
+
+
+def _collection(body: str, nested: int) -> Reading | None:
+    """A tuple, interval, set or list without brackets, or the content of single brackets. None for anything else."""
+    left, right = (2 if body.startswith("\\{") else 1), (2 if body.endswith("\\}") else 1)
+    pieces = None
+    if body[:left] in ("(", "[", "{", "\\{") and len(body) >= left + right:
+        pieces = _pieces(body[left:-right])
+    if pieces is not None and body[-1] in ")]}":
+        brackets = body[left - 1] + body[-1]
+        if len(pieces) == 1 and brackets in ("()", "{}") and pieces[0]:
+            return read(pieces[0], nested + 1)
+        if all(pieces):
+            return Reading(squeezed(body), brackets=brackets, items=tuple(read(p, nested + 1) for p in pieces))
+        return None
+    pieces = _pieces(body)
+    if pieces is None or "\\begin" in body:
+        return None
+    only_numbers = len(pieces) == 1
+    if only_numbers:
+        pieces = _CONJUNCTION.split(body)
+    if len(pieces) < 2 or not all(pieces):
+        return None
+    items = tuple(read(_FIRST_CONJUNCTION.sub("", piece), nested + 1) for piece in pieces)
+    if all(item.number is not None and not item.unit if only_numbers else item.items or item.formula for item in items):
+        return Reading(squeezed(body), brackets=",", items=items)
+    return None
+
+
+def _pieces(text: str) -> list[str] | None:
+    """A text split at commas and semicolons outside of brackets. None if brackets do not match."""
+    pieces, depth, begin = [], 0, 0
+    for position, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth < 0:
+            return None
+        if depth == 0 and character in ",;":
+            pieces.append(text[begin:position].strip())
+            begin = position + 1
+    return None if depth else [*pieces, text[begin:].strip()]
