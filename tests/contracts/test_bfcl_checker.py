@@ -1,4 +1,8 @@
-"""Our verdicts against those of BFCL's own checker (bfcl_eval, Apache-2.0), which is installed for tests only."""
+"""The verdicts of `mentor_edge.tasks.call_matching` against those of BFCL's own checker.
+
+Upstream: `bfcl_eval/eval_checker/ast_eval/ast_checker.py` of the bfcl_eval wheel 2026.3.23 (ShishirPatil/gorilla,
+Apache-2.0), which is installed only for tests.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,15 @@ Checker = Callable[[str, list[dict[str, Any]], list[Any], Calls], bool]
 
 @pytest.fixture(scope="module")
 def checker() -> Checker:
-    """BFCL's AST checker. Its module imports the client of every model provider to look one flag up, whether dots in
-    names became underscores: a stub stands in for that while it is imported. What it cannot judge counts as refused."""
+    """BFCL's AST checker. Calls that make it raise count as refused.
+
+    Its module imports the client of every model provider to look up one flag: whether dots in names became underscores.
+    A stub replaces those clients during the import.
+    """
     pytest.importorskip("bfcl_eval", reason="BFCL's own checker is not installed: pip install --no-deps bfcl_eval")
     models = ModuleType("bfcl_eval.constants.model_config")
     models.MODEL_CONFIG_MAPPING = {"ours": SimpleNamespace(underscore_to_dot=False)}
-    with mock.patch.dict(sys.modules, {models.__name__: models}):  # takes back all that was imported in it
+    with mock.patch.dict(sys.modules, {models.__name__: models}):  # afterwards sys.modules is as before
         from bfcl_eval.constants.enums import Language
         from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker
 
@@ -63,7 +70,7 @@ def test_verdicts_on_golden_answers_and_corruptions_are_the_checkers_own(checker
     assert set(differing) == {("parallel_178", "reordered calls")}
 
 
-# Any value, any answer: what the data do not hold either
+# Any value and any answer, beyond those in the data
 
 LEAVES = st.sampled_from([0, 1, True, False, 1.0, 0.5, "", "a", "A", "a b", "it's", 'it"s', "1", None])
 LISTS = st.lists(LEAVES, max_size=2)

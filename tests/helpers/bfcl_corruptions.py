@@ -1,7 +1,7 @@
-"""BFCL in tests: where the data stands, golden answers and systematic corruptions of them, made from the ground truth.
+"""BFCL in tests: its data, and golden answers and systematic corruptions of them, made from the ground truth.
 
-A corruption has a kind. Those of the kinds in `REFUSED` are never right; what is right among the others (another case,
-other punctuation, another order) is for BFCL's own checker to say.
+Every corruption has a kind. Corruptions of the kinds in `REFUSED` are never right. BFCL's own checker decides which of
+the others are right (another case, other punctuation, another order).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from mentor_edge.tasks import bfcl
 from mentor_edge.tasks.types import Task
 
 Calls = list[dict[str, Any]]
-Edit = tuple[str, Any]  # what was done, and what came of it
+Edit = tuple[str, Any]  # the kind of change, and the changed value
 
 EXCERPT = DATA / "bfcl"
-NO_ANSWER = "a text that no answer holds"
-MARKS = " ,./-_*^" + "'\":!\t"  # the first eight do not count
+NO_ANSWER = "a text that no answer contains"
+MARKS = " ,./-_*^" + "'\":!\t"  # comparing ignores the first eight
 
-# Kinds that are always refused, with the reason; None where it depends on what the other calls are.
+# Kinds that are always refused, with the reason. None if it depends on the other calls.
 REFUSED = {
     "renamed function": "wrong_function",
     "call of another function": None,
@@ -42,17 +42,17 @@ REFUSED = {
 
 
 def data_directory(name: str) -> Path:
-    """The "excerpt" that stands beside the tests or the "full" data. Skips the test where they are absent."""
+    """The "excerpt" in tests/data, or the "full" data; without them the test is skipped."""
     if name == "excerpt":
         return EXCERPT
-    root = SHARED
-    if not (root / "bfcl").is_dir():
-        pytest.skip("the BFCL files are not here: set MENTOR_EDGE_DATA to a folder that holds bfcl/")
-    return root / "bfcl"
+    path = SHARED / "bfcl"
+    if not path.is_dir():
+        pytest.skip("the BFCL files are missing: set MENTOR_EDGE_DATA to a folder that contains bfcl/")
+    return path
 
 
 def native_functions(directory: Path) -> dict[str, list[dict[str, Any]]]:
-    """The functions of every task as BFCL writes them, with its own names of types."""
+    """The functions of every task, by task id, as BFCL writes them, with its own type names."""
     files = [(directory / f"BFCL_v4_{category}.json").read_text(encoding="utf-8") for category in bfcl.CATEGORIES]
     rows = [json.loads(line) for text in files for line in text.splitlines() if line.strip()]
     return {row["id"]: row["function"] for row in rows}
@@ -62,7 +62,7 @@ def native_functions(directory: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def golden(task: Task, *, optional: bool = True) -> Calls:
-    """The first accepted value of every parameter; without `optional`, all that may be left out is left out."""
+    """Calls with the first accepted value of every parameter, or only of required ones without `optional`."""
     calls = []
     for accepted in task.accepted_calls or ():
         ((name, values),) = accepted.items()
@@ -71,7 +71,7 @@ def golden(task: Task, *, optional: bool = True) -> Calls:
         for parameter, options in values.items():
             stated = [reading for option in options if option != "" for reading in readings(option)]
             may_be_missing = "" in options and parameter not in schema.get("required", ())
-            # Two answers accept a parameter that the function does not have.
+            # Two of BFCL's answers accept a parameter that the function does not have.
             if parameter in schema["properties"] and (not may_be_missing or (optional and stated)):
                 arguments[parameter] = stated[0] if stated else ""
         calls.append({"name": name, "arguments": arguments})
@@ -79,7 +79,7 @@ def golden(task: Task, *, optional: bool = True) -> Calls:
 
 
 def golden_answers(task: Task) -> Iterator[Calls]:
-    """With and without what may be left out, then every other accepted value, one at a time."""
+    """Calls with and without optional parameters, then with every other accepted value, one at a time."""
     full = golden(task)
     yield full
     yield golden(task, optional=False)
@@ -91,8 +91,11 @@ def golden_answers(task: Task) -> Iterator[Calls]:
 
 
 def readings(option: Any) -> list[Any]:
-    """The values that one accepted value stands for: objects hold a list of accepted values per key, where "" says
-    that the key may be left out. The first reading takes the first of each, the others differ from it in one place."""
+    """The values that match one accepted value.
+
+    An object lists the accepted values of each key, where "" means that the key may be left out. The first reading
+    takes the first of each; the others differ from it in one key.
+    """
     if isinstance(option, dict):
         first = {key: items[0] for key, items in option.items() if items[0] != ""}
         others = [first | {key: item} for key, items in option.items() for item in items[1:] if item != ""]
@@ -109,7 +112,7 @@ def readings(option: Any) -> list[Any]:
 
 
 def corruptions(task: Task) -> Iterator[tuple[str, Calls]]:
-    """(kind, calls) for everything that can be done to the full golden answer, one change at a time."""
+    """(kind, calls) for every change to the full golden answer, one at a time."""
     calls = golden(task)
     yield from _changed_calls(calls, task)
     for i, call in enumerate(calls):
@@ -150,7 +153,7 @@ def _changed_call(call: dict[str, Any], task: Task) -> Iterator[tuple[str, dict[
 
 
 def edits(value: Any) -> Iterator[Edit]:
-    """All that is done to one value, and to what it holds, at every depth."""
+    """Every change to one value, and to the values inside it, at every depth."""
     for other in (None, [value], {"value": value}, "", [], NO_ANSWER, json.dumps(value)):
         if other != value:
             yield "another type", other

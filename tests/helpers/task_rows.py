@@ -44,15 +44,15 @@ CALLS_ROW: dict[str, Any] = {
 
 
 def changed(row: dict[str, Any], *path: Any, to: Any = ...) -> dict[str, Any]:
-    """`row` with the value at `path` replaced, or removed when there is none."""
+    """A copy of `row` with the value at `path` replaced by `to`, or removed without `to`."""
     copy = json.loads(json.dumps(row))
-    place = copy
+    parent = copy
     for part in path[:-1]:
-        place = place[part]
+        parent = parent[part]
     if to is ...:
-        del place[path[-1]]
+        del parent[path[-1]]
     else:
-        place[path[-1]] = to
+        parent[path[-1]] = to
     return copy
 
 

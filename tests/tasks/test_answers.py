@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.paths import ROOT
+from mentor_edge.tasks.answers import formulas
 from mentor_edge.tasks.answers.judge import answers_equal, as_number, boxed_answer
 
 
@@ -151,7 +152,7 @@ def test_not_equal(given_answer, accepted):
     assert not answers_equal(accepted, given_answer)
 
 
-# Pieces that the rules look for, so that random answers get past the first of them.
+# Pieces that the rules look for, so that random answers reach the later rules.
 PIECES = st.sampled_from(
     [*"0123456789xyab.,;:!?()[]{}^_=<>+-*/|%$°€&~' ", "\\", "frac", "\\frac", "\\sqrt", "\\text{", "\\pi", "\\{", "\\}",
      "\\left", "\\cup", "\\infty", " and ", " km", "the ", "million", "\\begin{pmatrix}", "\\\\", "²", "½", "\0",
@@ -220,26 +221,41 @@ def test_formulas_are_compared_in_any_thread():
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are POSIX")
-def test_an_alarm_of_the_caller_rings(caplog):
-    rung = []
-    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
+def test_an_alarm_of_the_caller_fires(caplog):
+    fired = []
+    before = signal.signal(signal.SIGALRM, lambda *_: fired.append(True))
     try:
         signal.setitimer(signal.ITIMER_REAL, 30)
         assert answers_equal(r"\sqrt{98}", r"7\sqrt{2}")
-        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 30 and not rung
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 30 and not fired
         signal.setitimer(signal.ITIMER_REAL, 1e-4)
         assert answers_equal(r"(x+1)(x+2)(x+3)", "x^3+6x^2+11x+6")
         deadline = time.monotonic() + 5
-        while not rung and time.monotonic() < deadline:
+        while not fired and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert rung == [True]
+        assert fired == [True]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert not caplog.records
 
 
-def test_plain_answers_load_no_mathematics():
+def test_the_library_is_imported_before_the_time_limit_of_a_comparison_starts(monkeypatch):
+    imported = []
+    limit = formulas._deadline
+
+    def observed_limit(seconds):
+        imported.append(formulas._library.cache_info().currsize)
+        return limit(seconds)
+
+    monkeypatch.setattr(formulas, "_deadline", observed_limit)
+    formulas._library.cache_clear()
+    formulas.clear_caches()
+    assert answers_equal(r"\sqrt{128}", r"8\sqrt{2}")
+    assert imported == [1]
+
+
+def test_plain_answers_import_no_mathematics():
     code = (
         "import sys; from mentor_edge.tasks.answers.judge import answers_equal as e;"
         "pairs = [('1,200', '1200'), ('72', '73'), ('18 dollars', '18'), ('Paris', 'the Nile'), ('yes', 'No.'),"
@@ -251,7 +267,7 @@ def test_plain_answers_load_no_mathematics():
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
 
 
-def test_formulas_are_compared_in_silence():
+def test_comparing_formulas_prints_nothing():
     code = (
         "from mentor_edge.tasks.answers.judge import answers_equal as e;"
         r"print(e(r'\sqrt{8}', r'2\sqrt{2}'), e(r'\frac{x', '^x'), e(r'x^{', r'\pi'), e(r'\sqrt{}', '2^'))"
@@ -287,7 +303,7 @@ def test_a_megabyte_is_compared_quickly(text):
      r"\int x^x dx", "x^{60}y^{60}=1", "1," * 450, "-" * 900],
 )  # a table  # fmt: skip
 @pytest.mark.parametrize("other", ["5", r"\frac{\pi}{2}", "x^2=4", "(1,x)"])
-def test_towers_and_nests_are_refused_without_a_timer(text, other):
+def test_towers_and_nested_formulas_are_refused_without_a_timer(text, other):
     taken = []
 
     def compare():

@@ -52,7 +52,7 @@ def scored(suite: Suite) -> Iterator[Task]:
 # Loading
 
 
-def test_the_suite_holds_the_five_categories(suite):
+def test_the_suite_contains_the_five_categories(suite):
     counts = {domain: len(suite.where(domains=[domain]).tasks) for domain in bfcl.CATEGORIES}
     assert tuple(counts) == bfcl.CATEGORIES and sum(counts.values()) == len(suite.tasks)
     assert counts == COUNTS if len(suite.tasks) > 100 else all(counts.values())
@@ -72,14 +72,14 @@ def test_schemas_are_json_schema(suite):
             assert set(types(dict(tool.parameters))) <= {"object", "number", "array", "string", "integer", "boolean"}
 
 
-def test_names_of_functions_survive_dots_included(directory, suite):
+def test_names_of_functions_are_unchanged_dots_included(directory, suite):
     native = native_functions(directory)
     names = {task.id: [schema["function"]["name"] for schema in task.tool_schemas] for task in suite.tasks}
     assert names == {task_id: [function["name"] for function in native[task_id]] for task_id in names}
     assert "triangle_properties.get" in names["multiple_0"]
 
 
-def test_tools_are_not_to_be_run(suite):
+def test_tools_cannot_be_executed(suite):
     with pytest.raises(RuntimeError, match="no implementation"):
         suite.tasks[0].tools[0].function(base=1, height=2)
 
@@ -142,26 +142,26 @@ def test_every_golden_answer_is_accepted_in_any_order(suite):
 
 
 def test_every_corruption_is_refused_for_its_reason(suite):
-    seen: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
     for task in scored(suite):
         for kind, calls in corruptions(task):
             if kind in REFUSED:
-                found = match(task, calls)
-                assert not found.valid and REFUSED[kind] in (None, found.error_type), (task.id, kind, found)
-                seen[kind] += 1
-    assert seen.keys() == REFUSED.keys()
+                verdict = match(task, calls)
+                assert not verdict.valid and REFUSED[kind] in (None, verdict.error_type), (task.id, kind, verdict)
+                refused[kind] += 1
+    assert refused.keys() == REFUSED.keys()
 
 
-def test_schemas_with_bfcl_types_give_the_verdicts_of_the_converted_ones(directory, suite):
+def test_schemas_with_bfcl_types_lead_to_the_same_verdicts_as_converted_ones(directory, suite):
     native = native_functions(directory)
     for task in scored(suite):
         some_corruptions = [calls for _, calls in corruptions(task)][::7]
         for calls in [*golden_answers(task), *some_corruptions]:
-            found = match_calls(task.domain, native[task.id], task.accepted_calls, calls)
-            assert found == match(task, calls), (task.id, calls)
+            verdict = match_calls(task.domain, native[task.id], task.accepted_calls, calls)
+            assert verdict == match(task, calls), (task.id, calls)
 
 
-def test_irrelevance_wants_no_call_and_readable_text(suite):
+def test_irrelevance_requires_readable_text_without_a_call(suite):
     for task in suite.where(domains=["irrelevance"]).tasks:
         assert task.accepted_calls == ()
         assert match(task, []) == Match(True)
@@ -264,11 +264,11 @@ def test_values(type_, options, value, right):
     assert one(type_, options, value) is right
 
 
-def test_a_parameter_may_be_left_out_only_where_the_answer_says_so():
+def test_a_parameter_may_be_left_out_only_if_the_answer_allows_it():
     function = {"name": "f", "parameters": {"type": "dict", "properties": {"x": {"type": "integer"}}}}
     for options, error in (([5, ""], None), ([5], "missing_parameter")):
-        found = match_calls("simple_python", [function], [{"f": {"x": options}}], [{"name": "f", "arguments": {}}])
-        assert found == Match(error is None, error)
+        verdict = match_calls("simple_python", [function], [{"f": {"x": options}}], [{"name": "f", "arguments": {}}])
+        assert verdict == Match(error is None, error)
 
 
 NUMBER = {"name": "f", "parameters": {"type": "dict", "properties": {"x": {"type": "integer"}}, "required": ["x"]}}
@@ -319,12 +319,12 @@ NEARLY_A_CALL = st.fixed_dictionaries({}, optional={"name": st.just("f") | JSON,
 
 
 @given(st.lists(CALL | NEARLY_A_CALL | JSON, max_size=3) | JSON, st.sampled_from(sorted(ACCEPTED)), st.data())
-def test_anything_gets_a_verdict_and_only_no_call_is_right_where_none_is_wanted(calls, kind, data):
+def test_any_calls_get_a_verdict_and_in_irrelevance_only_no_call_is_right(calls, kind, data):
     schema, values = ACCEPTED[kind]
     function = {"name": "f", "parameters": {"type": "object", "properties": {"x": schema}, "required": []}}
     truth = [{"f": {"x": data.draw(st.lists(values | st.just(""), min_size=1, max_size=3))}}]
-    found = match_calls("simple_python", [function], truth, calls)
-    assert found.valid == (found.error_type is None)
+    verdict = match_calls("simple_python", [function], truth, calls)
+    assert verdict.valid == (verdict.error_type is None)
     assert match_calls("irrelevance", [function], [], calls).valid == (calls == [])
 
 
@@ -338,7 +338,7 @@ def test_what_the_ground_truth_accepts_is_right(kind, data):
 
 @pytest.mark.parametrize("calls", [None, "", "f", {}, {"name": "f", "arguments": {}}, 0])
 @pytest.mark.parametrize("category", ["simple_python", "irrelevance"])
-def test_what_is_no_list_of_calls_is_unreadable(category, calls):
+def test_output_that_is_not_a_list_of_calls_is_unreadable(category, calls):
     assert match_calls(category, [NUMBER], [{"f": {"x": [1]}}], calls) == Match(False, "unreadable")
 
 

@@ -83,7 +83,7 @@ def test_held_out_pairs_occur_in_their_domain_alone(tasks):
     assert len(new) >= 20
 
 
-def test_no_question_stands_twice_whatever_the_seeds(tasks, evaluation):
+def test_all_questions_differ_for_any_seeds(tasks, evaluation):
     others = evaluation_suite(dict.fromkeys(LENGTHS, 40), seed=1).tasks
     assert len({question(task) for task in tasks}) == len({task.id for task in tasks}) == len(tasks)
     trained = {question(task) for seed in range(3) for task in training_suite(200, seed=seed).tasks}
@@ -99,8 +99,8 @@ def test_suites_depend_on_the_seed_alone(evaluation, training):
 
 
 def test_this_version_of_the_suite_is_the_same_everywhere(evaluation):
-    told = json.dumps([[task.id, question(task), task.answer] for task in evaluation.tasks])
-    assert (evaluation.version, hashlib.sha256(told.encode()).hexdigest()) == (
+    content = json.dumps([[task.id, question(task), task.answer] for task in evaluation.tasks])
+    assert (evaluation.version, hashlib.sha256(content.encode()).hexdigest()) == (
         "1",
         "de2d9b258b4afb99cf9a26c15104ed6ae3ca578b327e06b3267eb4a34f975ae2",
     )
@@ -120,7 +120,7 @@ def start(call: ToolCall) -> float:
     return first[0] if call.name == "sum_numbers" else first
 
 
-def test_a_question_says_the_numbers_of_its_calls_in_order(tasks):
+def test_a_question_contains_the_numbers_of_its_calls_in_order(tasks):
     for task in tasks:
         assert task.reference is not None
         results = [json.loads(message.content) for message in task.reference.messages if message.role == "tool"]
@@ -128,18 +128,18 @@ def test_a_question_says_the_numbers_of_its_calls_in_order(tasks):
         expected = [start(calls(task)[0])]
         for call in calls(task):
             rounded_to_words = call.name == "round_number" and call.arguments["digits"] < 2
-            said_twice = call.name == "power" and "such dials" in question(task)
-            expected += [] if rounded_to_words else constants(call) * (1 + said_twice)
-        told = re.findall(r"-?\d[\d,]*(?:\.\d+)?", question(task))
-        assert [float(number.replace(",", "")) for number in told] == expected, task.id
+            written_twice = call.name == "power" and "such dials" in question(task)
+            expected += [] if rounded_to_words else constants(call) * (1 + written_twice)
+        numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", question(task))
+        assert [float(number.replace(",", "")) for number in numbers] == expected, task.id
 
 
-def test_the_rounding_wanted_is_said_in_words(tasks):
+def test_a_question_names_the_rounding_it_needs(tasks):
     places = {"the nearest whole number": 0, "one decimal place": 1, "2 decimal places": 2, "3 decimal places": 3}
     for task in tasks:
-        wanted = re.findall(r"is rounded (up|down|to [^.]*)", question(task))
+        rounded = re.findall(r"is rounded (up|down|to [^.]*)", question(task))
         done = [call for call in calls(task) if call.name in ("floor", "ceil", "round_number")]
-        for words, call in zip(wanted, done, strict=True):
+        for words, call in zip(rounded, done, strict=True):
             if call.name == "round_number":
                 assert call.arguments["digits"] == places[words.removeprefix("to ")]
             else:
@@ -168,7 +168,7 @@ def half_up(x: Fraction, digits: int) -> Fraction:
 
 
 def test_exact_arithmetic_gives_the_same_answers(tasks):
-    """Neither floats, nor results cut to ten decimals, nor the calculator's way with ties decide an answer."""
+    """No answer depends on float arithmetic, on results cut to ten decimals, or on how the calculator rounds ties."""
     for task in tasks:
         value = Fraction(str(start(calls(task)[0])))
         for call in calls(task):
@@ -177,6 +177,6 @@ def test_exact_arithmetic_gives_the_same_answers(tasks):
         assert len((task.answer or "").partition(".")[2]) <= 4, task.id
 
 
-def test_the_suite_is_known_by_name(evaluation):
+def test_the_suite_can_be_loaded_by_name(evaluation):
     assert load_suite("calculator", limit=2).tasks == evaluation.at_most(2).tasks
     assert evaluation_suite({}).limits.tool_rounds >= 5

@@ -35,15 +35,15 @@ def compared(text: str, *training: str) -> ContaminationReport:
 @pytest.mark.parametrize(
     "same", [STORY, STORY.upper(), f"  {STORY.replace(' ', '  ')}?!\n", STORY.replace("e", "\uff45")]
 )
-def test_case_punctuation_spaces_and_width_make_no_other_prompt(same: str) -> None:
-    (found,) = compared(same, OTHER, STORY).overlaps
-    assert (found.evaluation_id, found.training_id, found.share, found.exact) == ("test", "train-1", 1.0, True)
+def test_case_punctuation_spaces_and_width_do_not_make_another_prompt(same: str) -> None:
+    (overlap,) = compared(same, OTHER, STORY).overlaps
+    assert (overlap.evaluation_id, overlap.training_id, overlap.share, overlap.exact) == ("test", "train-1", 1.0, True)
 
 
 def test_a_prompt_that_shares_half_of_its_ngrams_with_one_training_prompt_is_reported() -> None:
-    (found,) = compared(CHANGED_END, OTHER, STORY).overlaps
-    assert not found.exact and found.training_id == "train-1"
-    assert found.share == pytest.approx(7 / 11)  # of its 18 words, the first 14 are the story's
+    (overlap,) = compared(CHANGED_END, OTHER, STORY).overlaps
+    assert not overlap.exact and overlap.training_id == "train-1"
+    assert overlap.share == pytest.approx(7 / 11)  # of its 18 words, the first 14 are the story's
     assert compared(OTHER, STORY).overlaps == ()
 
 
@@ -64,13 +64,13 @@ def test_instructions_that_training_prompts_share_do_not_count() -> None:
     report = contamination(
         training, [task(f"Something new. {instruction}"), task(f"{training[3].prompt[0].content}", "old")]
     )
-    assert [found.evaluation_id for found in report.overlaps] == ["old"]
+    assert [overlap.evaluation_id for overlap in report.overlaps] == ["old"]
     assert report.ignored_ngrams >= 11 and report.shares["d"][0] < 0.5
-    said_by_system = [task(text, system=instruction) for text in (OTHER, STORY)]
-    assert contamination(said_by_system[:1], said_by_system[1:]).shares == {"d": [0.0]}
+    instructed = [task(text, system=instruction) for text in (OTHER, STORY)]
+    assert contamination(instructed[:1], instructed[1:]).shares == {"d": [0.0]}
 
 
-def test_the_report_counts_by_domain_and_puts_the_worst_first() -> None:
+def test_the_report_counts_by_domain_and_lists_the_worst_first() -> None:
     evaluation = [
         task(CHANGED_END, "near", "a"),
         task(OTHER, "new", "b"),
@@ -78,7 +78,7 @@ def test_the_report_counts_by_domain_and_puts_the_worst_first() -> None:
         task("?", "empty", "b"),
     ]
     report = contamination([task(STORY, "train")], evaluation)
-    assert [found.evaluation_id for found in report.overlaps] == ["same", "near"]
+    assert [overlap.evaluation_id for overlap in report.overlaps] == ["same", "near"]
     assert report.by_domain == {
         "a": DomainOverlap(n=2, exact=1, overlapping=2, mean_share=0.8182),
         "b": DomainOverlap(n=2, exact=0, overlapping=0, mean_share=0.0),
@@ -102,18 +102,18 @@ def test_the_report_counts_by_domain_and_puts_the_worst_first() -> None:
 def test_every_training_prompt_is_found_and_shares_are_fractions(texts: list[str], other: str) -> None:
     training = [task(text, str(i)) for i, text in enumerate(texts)]
     report = contamination(training, [*training, task(other)])
-    assert sum(found.exact for found in report.overlaps) >= len(texts)
+    assert sum(overlap.exact for overlap in report.overlaps) >= len(texts)
     assert all(0 <= share <= 1 for share in report.shares["d"])
 
 
-# What is known of the suites
+# The suites' own overlaps
 
 
 def test_excluding_the_training_questions_leaves_no_equal_nano_task() -> None:
     training = training_suite(200)
     counts = {"id": 60, "para": 40}
     report = contamination(training.tasks, evaluation_suite(counts, exclude=training).tasks)
-    assert sum(found.exact for found in report.overlaps) == 0
+    assert sum(overlap.exact for overlap in report.overlaps) == 0
     assert report.by_domain["id"].mean_share > 0.05 > report.by_domain["para"].mean_share
 
 
@@ -124,11 +124,11 @@ def shared_data(name: str) -> Path:
     return path
 
 
-def test_gsm8k_and_bfcl_overlap_as_the_document_says() -> None:
+def test_gsm8k_and_bfcl_overlap_as_documented() -> None:
     folder = shared_data("gsm8k")
     training = gsm8k.load(folder / "traj_train.jsonl").tasks
     report = contamination(training, gsm8k.load(folder / "traj_dev.jsonl").tasks)
-    assert [round(found.share, 2) for found in report.overlaps] == [0.97, 0.56]
+    assert [round(overlap.share, 2) for overlap in report.overlaps] == [0.97, 0.56]
     calls = bfcl.load(shared_data("bfcl")).tasks
     assert contamination(training, calls).overlaps == ()
     simple = [one for one in calls if one.domain == "simple_python"]
@@ -144,14 +144,14 @@ def test_the_command_reports_files_and_suites(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
     (tmp_path / "test.jsonl").write_text(json.dumps(row | {"id": "b"}) + "\n")
 
-    def overlap(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run_overlap(*arguments: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "mentor_edge", "tasks", "overlap", *arguments]
         return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
 
-    done = overlap("train.jsonl", "test.jsonl", "--tools", "calculator", "--json")
+    done = run_overlap("train.jsonl", "test.jsonl", "--tools", "calculator", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["exact"] == 1 and "b: equal to a" in done.stderr
-    done = overlap("nano-train", "nano", "--json")
+    done = run_overlap("nano-train", "nano", "--json")
     assert json.loads(done.stdout)["evaluation"] == 2400 and "mean share" in done.stderr
-    done = overlap("gsm8k", "nano")
+    done = run_overlap("gsm8k", "nano")
     assert done.returncode == 1 and "the suite gsm8k needs its data\nwrite gsm8k:PATH" in done.stderr

@@ -1,4 +1,4 @@
-"""Tasks files: what is refused and how it is said, and the way there and back."""
+"""Tasks files: reading, refusing malformed rows, and writing tasks that can be read back."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "problem"),
     [
         ([1], "expected an object, found [1]"),
         (changed(ROW, "id"), "id: missing"),
@@ -161,34 +161,34 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
         (accepting({"forecast": {"city": [float("nan")]}}), "Out of range float"),
     ],
 )  # a table  # fmt: skip
-def test_a_bad_row_is_refused_with_place_and_value(tmp_path: Path, row: Any, said: str) -> None:
+def test_a_bad_row_is_refused_with_line_field_and_value(tmp_path: Path, row: Any, problem: str) -> None:
     with pytest.raises(TaskError) as refused:
         loaded(tmp_path, ROW | {"id": "other"}, row)
     assert refused.value.problem.startswith(f"{tmp_path / 'mine.jsonl'}:2: ")
-    assert said in refused.value.problem and len(refused.value.problem) < 500
+    assert problem in refused.value.problem and len(refused.value.problem) < 500
 
 
-def test_all_bad_lines_are_told_together_and_the_first_five_in_full(tmp_path: Path) -> None:
+def test_all_bad_lines_are_reported_together_and_the_first_five_in_full(tmp_path: Path) -> None:
     path = written(tmp_path / "mine.jsonl", ROW, ROW, *[{}] * 3)
     path.write_text(path.read_text() + "{\n\n" + json.dumps(ROW | {"split": "x"}))
     with pytest.raises(TaskError) as refused:
         jsonl.load(path, CALCULATORS)
-    *told, rest = refused.value.problem.split("\n")
-    assert [line.split(": ")[0].rpartition(":")[2] for line in told] == ["2", "3", "4", "5", "6"]
-    assert "id: 'sum' stands on an earlier line too" in told[0] and "id: missing; messages: missing" in told[1]
-    assert "not JSON" in told[4] and rest == "and 1 more"
+    *listed, rest = refused.value.problem.split("\n")
+    assert [line.split(": ")[0].rpartition(":")[2] for line in listed] == ["2", "3", "4", "5", "6"]
+    assert "id: 'sum' stands on an earlier line too" in listed[0] and "id: missing; messages: missing" in listed[1]
+    assert "not JSON" in listed[4] and rest == "and 1 more"
 
 
 def test_the_schema_of_a_row_is_a_json_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(jsonl.ROW_SCHEMA)
 
 
-# There and back
+# Writing and reading back
 
 
 def suites() -> list[Suite]:
     excerpts = [bfcl.load(DATA / "bfcl"), gsm8k.load(DATA / "gsm8k_excerpt.jsonl")]
-    executable = ("id", "para", "comb", "names", "irrel")  # lookups hold tables that only their own tools know
+    executable = ("id", "para", "comb", "names", "irrel")  # only a lookup's own tools know its table
     return [*excerpts, training_suite(8, references=3), evaluation_suite(dict.fromkeys(executable, 3))]
 
 
@@ -215,10 +215,10 @@ values = st.recursive(
     max_leaves=5,
 )
 calls = st.builds(ToolCall, text, st.dictionaries(text, values, max_size=3))
-said = st.builds(Message, st.just("assistant"), text, st.lists(calls, max_size=2).map(tuple))
-spoken = st.builds(Message, st.sampled_from(["user", "system"]), text)
-teachers = st.lists(said, min_size=1, max_size=3).map(
-    # Every call has its result, as in what teachers did.
+turns = st.builds(Message, st.just("assistant"), text, st.lists(calls, max_size=2).map(tuple))
+other_messages = st.builds(Message, st.sampled_from(["user", "system"]), text)
+teachers = st.lists(turns, min_size=1, max_size=3).map(
+    # Every call is followed by its result.
     lambda turns: tuple(m for t in turns for m in (t, *(Message("tool", "r", name=c.name) for c in t.tool_calls)))
 ).map(lambda messages: Trajectory(messages, None, Ending.ANSWERED))  # a table  # fmt: skip
 
@@ -240,7 +240,7 @@ def tasks(draw: st.DrawFn) -> Task:
     references = draw(st.lists(teachers, max_size=2)) if accepted is not None else []
     return Task(
         "",
-        (*draw(st.lists(spoken | said, max_size=2)), Message("user", draw(text))),
+        (*draw(st.lists(other_messages | turns, max_size=2)), Message("user", draw(text))),
         tools,
         draw(st.sampled_from(["id", "ood"])),
         draw(words),
@@ -255,7 +255,7 @@ def tasks(draw: st.DrawFn) -> Task:
 
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(words, tasks(), min_size=1, max_size=3))
-def test_any_task_survives_the_way_there_and_back(drawn: dict[str, Task]) -> None:
+def test_any_task_can_be_written_and_read_back(drawn: dict[str, Task]) -> None:
     suite = Suite("file", "1", tuple(replace(task, id=name) for name, task in drawn.items()))
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "file.jsonl"

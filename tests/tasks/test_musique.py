@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -23,7 +22,7 @@ from mentor_edge.tasks.answers.passages import (
     token_f1,
 )
 from mentor_edge.tasks.registry import load_suite
-from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.tasks.types import Task
 from mentor_edge.tools.execution.executor import ToolExecutor
 from mentor_edge.tools.retrieval import Corpus
 
@@ -53,14 +52,14 @@ def task(tmp_path_factory) -> Task:
 # Loading
 
 
-def test_a_question_is_a_task_with_one_tool_and_all_that_is_accepted(task):
+def test_a_question_is_a_task_with_one_tool_and_all_accepted_answers(task):
     assert (task.id, task.split, task.domain, task.reference) == ("2hop__1", "ood", "2hop", None)
     assert task.prompt == (Message("user", f"{QUESTION['question']}\n{musique.INSTRUCTION}"),)
     assert task.answers == ("Molnau", "the Molnau") and task.gold_passages == ("7", "8")
     assert [tool.name for tool in task.tools] == ["search"]
 
 
-def test_the_suite_is_known_by_its_questions_its_answers_and_its_corpus(tmp_path):
+def test_the_hash_covers_questions_answers_and_corpus(tmp_path):
     path = directory(tmp_path)
     hashes = {load_suite("musique", path).sha256, musique.load(path).sha256}
     assert len(hashes) == 1
@@ -71,13 +70,8 @@ def test_the_suite_is_known_by_its_questions_its_answers_and_its_corpus(tmp_path
     assert len(hashes | {musique.load(path).sha256}) == 6
 
 
-def test_suites_without_passages_keep_their_hash():
-    suite = Suite("sums", "1", (Task("a", (Message("user", "2 + 3?"),), (), "id", "sums", answer="5"),))
-    assert suite.sha256 == "9431a9a5fccb2b526109e524b5bbf442073449edf9e7e29f13bdc7bdf4b6e515"
-
-
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "problem"),
     [
         ({"id": 3}, "id: expected text, found 3"),
         ({"answers": []}, "answers: the list is empty"),
@@ -89,11 +83,11 @@ def test_suites_without_passages_keep_their_hash():
         ({}, "id: '2hop__1' stands on an earlier line too"),
     ],
 )
-def test_a_malformed_question_is_named_with_field_and_value(tmp_path, changed, said):
+def test_a_malformed_question_is_named_with_field_and_value(tmp_path, changed, problem):
     path = directory(tmp_path, json.dumps(QUESTION), json.dumps(QUESTION | changed))
     with pytest.raises(TaskError) as raised:
         musique.load(path)
-    assert raised.value.problem == f"{path / 'questions.jsonl'}:2: {said}"
+    assert raised.value.problem == f"{path / 'questions.jsonl'}:2: {problem}"
 
 
 def test_the_data_must_be_there(tmp_path):
@@ -160,7 +154,7 @@ def results(*contents: str) -> list[Message]:
     return [Message("tool", content, name="search") for content in contents]
 
 
-def test_passages_count_once_whatever_search_found_them():
+def test_a_passage_counts_once_however_often_it_is_found():
     first, second = '[{"doc_id": "7", "text": "..."}, {"doc_id": "1"}]', '[{"doc_id": "7"}, {"doc_id": "8"}]'
     assert passage_recall(results(first), ["7", "8"]) == 0.5
     assert passage_recall(results(first, second), ["7", "8"]) == 1
@@ -222,10 +216,9 @@ def test_any_accepted_answer_is_right():
 
 @pytest.fixture(scope="module")
 def data() -> Path:
-    shared = SHARED
-    path = Path(os.environ.get("MENTOR_EDGE_DATA", shared)) / "musique100"
+    path = SHARED / "musique100"
     if not path.is_dir():
-        pytest.skip("MuSiQue is not here: set MENTOR_EDGE_DATA to a folder that holds musique100/")
+        pytest.skip("MuSiQue is missing: set MENTOR_EDGE_DATA to a folder that contains musique100/")
     return path
 
 
@@ -235,18 +228,18 @@ def rows(data) -> list[dict]:
 
 
 def recall(corpus: Corpus, queries: list[str], gold: list[int]) -> float:
-    found = {passage.doc_id for query in queries for passage in corpus.search(query)}
-    return len(found & set(map(str, gold))) / len(gold)
+    retrieved = {passage.doc_id for query in queries for passage in corpus.search(query)}
+    return len(retrieved & set(map(str, gold))) / len(gold)
 
 
-def test_the_suite_holds_all_questions_and_shows_no_sub_question(data, rows):
+def test_the_suite_contains_all_questions_and_shows_no_sub_question(data, rows):
     suite = load_suite("musique", data)
     assert Counter(task.domain for task in suite.tasks) == {"2hop": 68, "3hop": 27, "4hop": 5}
     few = load_suite("musique", data, limit=3)
     assert (len(few.tasks), few.limits) == (9, musique.LIMITS)
     for task, row in zip(suite.tasks, rows, strict=True):
-        shown = task.prompt[0].content + json.dumps(task.tool_schemas)
-        assert not any(step["question"] in shown for step in row["decomposition"])
+        visible = task.prompt[0].content + json.dumps(task.tool_schemas)
+        assert not any(step["question"] in visible for step in row["decomposition"])
 
 
 def test_search_finds_half_of_the_passages_by_the_question_alone(data, rows):

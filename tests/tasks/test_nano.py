@@ -1,4 +1,4 @@
-"""The nano world: hold-outs that hold, splits that are what they say, references that are right, and its student."""
+"""The nano world: hold-outs, splits, references, and its student."""
 
 from __future__ import annotations
 
@@ -52,21 +52,21 @@ def practice() -> list[Task]:
 
 
 def operations(task: Task) -> list[str]:
-    """What a story's clauses ask for, in order; the tools of its calls, whatever they are called there."""
+    """The operations of a task's calls, in order, even if its tools have made-up names."""
     assert task.reference is not None
     functions = [task.tools_by_name[call.name].function for call in task.reference.calls]
     return [OPERATION_OF[id(function)] for function in functions if id(function) in OPERATION_OF]
 
 
 def clauses(task: Task) -> list[str]:
-    """The clauses of a story, without its first sentence and its question."""
+    """The clauses of a story, without the first sentence and the question."""
     question = task.prompt[-1].content
     who = question.split()[0]
     return [part.removeprefix(f"{who} ") for part in question.removesuffix(". what is the result?").split(". ")[1:]]
 
 
 def phrasing(clause: str) -> set[tuple[str, int]]:
-    """Which phrasings of which operations a clause may be."""
+    """The operations, each with the index of its phrasing, that a clause may belong to."""
     words = [word for word in clause.split() if not word.isdigit()]
     return {
         (name, index)
@@ -77,9 +77,9 @@ def phrasing(clause: str) -> set[tuple[str, int]]:
 
 
 def made_up(task: Task) -> set[str]:
-    """The made-up words a task shows: names of tools, and goods."""
-    shown = {tool.name for tool in task.tools} - OWN_NAMES
-    return shown | (set(task.prompt[-1].content.replace("?", " ").split()) & set(WORDS))
+    """The made-up words in a task: names of tools, and goods."""
+    names = {tool.name for tool in task.tools} - OWN_NAMES
+    return names | (set(task.prompt[-1].content.replace("?", " ").split()) & set(WORDS))
 
 
 def of(suite: Suite, domain: str) -> tuple[Task, ...]:
@@ -88,31 +88,31 @@ def of(suite: Suite, domain: str) -> tuple[Task, ...]:
     return tasks
 
 
-def test_practice_and_training_hold_no_pair_kept_for_the_test(training: Suite, practice: list[Task]) -> None:
+def test_practice_and_training_contain_no_held_out_pair(training: Suite, practice: list[Task]) -> None:
     for task in (*practice, *training.tasks):
         asked = [next(iter(phrasing(clause)))[0] for clause in clauses(task)]
         assert not any(held_out_pair(*pair) for pair in itertools.pairwise(asked)), task.prompt[-1].content
-    seen = {pair for task in practice for pair in itertools.pairwise(operations(task))}
-    assert len(seen) > 50  # the check has something to look at
+    practised = {pair for task in practice for pair in itertools.pairwise(operations(task))}
+    assert len(practised) > 50  # the check has something to look at
     held_out = [pair for pair in itertools.product(OPERATIONS, repeat=2) if held_out_pair(*pair)]
     assert 20 < len(held_out) < 50
 
 
-def test_practice_and_training_hold_no_word_kept_for_the_test(training: Suite, practice: list[Task]) -> None:
-    shown = set().union(*(made_up(task) for task in practice))
-    assert len(shown) > 100
-    assert not any(held_out_word(word) for word in shown)
+def test_practice_and_training_contain_no_held_out_word(training: Suite, practice: list[Task]) -> None:
+    words = set().union(*(made_up(task) for task in practice))
+    assert len(words) > 100
+    assert not any(held_out_word(word) for word in words)
     assert not any(made_up(task) for task in training.tasks)
-    kept = {OPERATIONS[name].descriptions[2] for name in OPERATIONS}
-    assert not kept & {tool.description for task in (*practice, *training.tasks) for tool in task.tools}
+    held_out = {OPERATIONS[name].descriptions[2] for name in OPERATIONS}
+    assert not held_out & {tool.description for task in (*practice, *training.tasks) for tool in task.tools}
 
 
-def test_practice_holds_no_long_chains(practice: list[Task]) -> None:
+def test_practice_contains_no_long_chains(practice: list[Task]) -> None:
     assert max(len(operations(task)) for task in practice) == 3
     assert {len(clauses(task)) for task in practice if clauses(task)} == {1, 2, 3}
 
 
-def test_no_question_stands_twice_or_in_training(training: Suite, evaluation: Suite) -> None:
+def test_questions_differ_from_each_other_and_from_training(training: Suite, evaluation: Suite) -> None:
     taught = {task.prompt[-1].content for task in training.tasks}
     assert len(taught) == 1000
     stories = [task for task in evaluation.tasks if task.domain != "lookup"]
@@ -171,7 +171,7 @@ def by_hidden_table(task: Task) -> bool:
         ("long", by_length), ("irrel", by_missing_tool),
     ],
 )  # a table  # fmt: skip
-def test_splits_are_what_they_say_and_the_in_domain_split_is_not(
+def test_each_split_has_its_property_and_the_in_domain_split_has_not(
     evaluation: Suite, domain: str, defining: Callable[[Task], bool]
 ) -> None:
     tasks = of(evaluation, domain)
@@ -184,11 +184,10 @@ def test_lookups_cannot_be_answered_from_the_question(evaluation: Suite) -> None
     assert sum(by_hidden_table(task) for task in tasks) > 0.95 * len(tasks)  # a product may equal its factor's digits
     for task in tasks:
         assert task.reference is not None and task.reference.calls[0].name.startswith("get_")
-        shown = str([schema["function"] for schema in task.tool_schemas])
-        assert "table" not in shown
+        assert "table" not in str([schema["function"] for schema in task.tool_schemas])
 
 
-def test_other_splits_hold_no_held_out_pair(evaluation: Suite) -> None:
+def test_other_splits_contain_no_held_out_pair(evaluation: Suite) -> None:
     for domain in ("id", "para", "distract", "names", "long"):
         for task in of(evaluation, domain):
             assert not any(held_out_pair(*pair) for pair in itertools.pairwise(operations(task)))
@@ -218,15 +217,15 @@ def test_practice_is_right_when_executed(practice: list[Task]) -> None:
 
 
 def noise_of(task: Task) -> dict[str, tuple[int, int]]:
-    """(times it happened, times it could have) of each kind of noise in one trace."""
+    """For each kind of noise in one trace: how often it happened, and how often it could have."""
     assert task.reference is not None
-    said = [(call.name, dict(call.arguments)) for call in task.reference.calls]
+    calls = [(call.name, dict(call.arguments)) for call in task.reference.calls]
     asked = [next(iter(phrasing(clause)))[0] for clause in clauses(task)]
     steps: list[tuple[str, dict[str, Any]]] = []
     repeats = 0
-    if any(first == second for first, second in itertools.pairwise(asked)):  # not to be told from a repetition
+    if any(first == second for first, second in itertools.pairwise(asked)):  # looks like a repetition
         return {"swap": (0, 0), "repeat": (0, 0), "detour": (0, 0)}
-    for call in said:
+    for call in calls:
         if steps and call == steps[-1]:
             repeats += 1
         else:
@@ -248,7 +247,7 @@ def noise_of(task: Task) -> dict[str, tuple[int, int]]:
 
 
 @pytest.mark.parametrize("noise", list(Noise))
-def test_the_teacher_errs_as_often_as_declared(noise: Noise) -> None:
+def test_the_teacher_makes_noise_as_often_as_declared(noise: Noise) -> None:
     counted = [noise_of(task) for task in training_suite(3000, seed=2, noise=noise).tasks]
     for kind in ("swap", "repeat", "detour"):
         happened, possible = (sum(row[kind][i] for row in counted) for i in (0, 1))
@@ -257,7 +256,7 @@ def test_the_teacher_errs_as_often_as_declared(noise: Noise) -> None:
         assert happened / possible == pytest.approx(rate, abs=0.05 if rate else 1e-12), kind
 
 
-def test_suites_depend_on_their_seed_and_nothing_else() -> None:
+def test_suites_depend_only_on_their_seed() -> None:
     assert training_suite(50, seed=7).sha256 == training_suite(50, seed=7).sha256
     assert training_suite(50, seed=7).sha256 != training_suite(50, seed=8).sha256
     assert training_suite(60, seed=7).tasks[:50] == training_suite(50, seed=7).tasks

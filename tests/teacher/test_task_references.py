@@ -1,4 +1,4 @@
-"""References of tasks files: checking them, `mentor-edge tasks validate`, and training on them."""
+"""Tasks files from the command line to training: `mentor-edge tasks validate`, and recipes that train on one."""
 
 from __future__ import annotations
 
@@ -13,42 +13,13 @@ from typing import Any
 import pytest
 
 from helpers.paths import DOCS, SERVERS
-from helpers.task_rows import CALCULATORS, CALLS_ROW, ROW, accepting, changed, loaded, written
+from helpers.task_rows import CALCULATORS, CALLS_ROW, ROW, changed, written
 from mentor_edge.errors import ConfigError
 from mentor_edge.recipes import MentorRecipe, SFTRecipe, recipe_from_yaml
 from mentor_edge.tasks import jsonl
-from mentor_edge.teacher.validation import validate_references
-from mentor_edge.tools.execution.executor import ToolExecutor
 
 SERVER = SERVERS / "good.py"
 DOCUMENT = DOCS / "tasks.md"
-
-
-# Checking references
-
-
-def test_references_of_accepted_calls_are_matched_and_what_they_recorded_is_executed(tmp_path: Path) -> None:
-    def adding(*messages: dict[str, Any]) -> dict[str, Any]:
-        return changed(ROW, "answer") | {"accepted_calls": [{"add": {"a": [2], "b": [3]}}], "reference": list(messages)}
-
-    call, result, answer = ROW["reference"]
-    wrong_call = changed(call, "tool_calls", 0, "function", "arguments", "b", to=4)
-    cases = [
-        (CALLS_ROW, None),
-        (adding(call), None),
-        (adding(call, result, answer), None),
-        (accepting() | {"reference": [{"role": "assistant", "content": "No."}]}, None),
-        (accepting(), "the calls of the first message are not the accepted ones: wrong_count"),
-        (adding(wrong_call), "are not the accepted ones: wrong_value"),
-        (adding(call, result | {"content": "6"}, answer), 'add({"a": 2, "b": 3}) returns 5, recorded is 6'),
-        (changed(CALLS_ROW, "reference"), "no reference"),
-    ]
-    suite = loaded(tmp_path, *(row | {"id": str(i)} for i, (row, _) in enumerate(cases)))
-    with ToolExecutor() as executor:
-        kept, rejected = validate_references(suite.tasks, executor)
-    assert [task.id for task in kept] == [str(i) for i, (_, said) in enumerate(cases) if said is None]
-    for found, said in zip(rejected, [said for _, said in cases if said is not None], strict=True):
-        assert said in found.reason
 
 
 def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -82,7 +53,7 @@ def test_the_examples_of_the_document_work(tmp_path: Path, monkeypatch: pytest.M
         assert f"| `{name}` |" in document
 
 
-def test_validate_lists_every_reference_that_does_not_hold(tmp_path: Path) -> None:
+def test_validate_lists_every_reference_that_fails(tmp_path: Path) -> None:
     wrong_result = changed(ROW, "reference", 1, "content", to="6")
     two = changed(ROW, "reference") | {"id": "two", "references": [ROW["reference"], wrong_result["reference"]]}
     lost = changed(ROW, "reference") | {"id": "lost"}
@@ -100,7 +71,7 @@ def test_validate_lists_every_reference_that_does_not_hold(tmp_path: Path) -> No
     assert command("validate", path, "--tools", "add", "--limit", "1", cwd=tmp_path).returncode == 0
 
 
-def test_validate_executes_tools_that_remember(tmp_path: Path) -> None:
+def test_validate_executes_tools_with_a_state(tmp_path: Path) -> None:
     (tmp_path / "counting.py").write_text(
         "class Counter:\n    def __init__(self) -> None:\n        self.count = 0\n"
         '    def step(self) -> int:\n        "one more"\n        self.count += 1\n        return self.count\n'
@@ -114,16 +85,16 @@ def test_validate_executes_tools_that_remember(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_validate_says_what_is_wrong_with_file_and_tools_in_a_line(tmp_path: Path) -> None:
+def test_validate_reports_a_wrong_file_or_tool_in_one_line(tmp_path: Path) -> None:
     path = written(tmp_path / "mine.jsonl", ROW)
-    for arguments, said in [
+    for arguments, message in [
         ((path,), "tools[0]: tool 'add' has no implementation (known: none)"),
         (("none.jsonl",), "cannot read tasks from none.jsonl"),
         ((path, "--tools", "calculater"), "'calculater' is not a tool (did you mean 'calculator'?)"),
     ]:
         done = command("validate", *arguments, cwd=tmp_path)
         assert done.returncode == 1 and done.stdout == "" and "Traceback" not in done.stderr
-        assert said in done.stderr
+        assert message in done.stderr
 
 
 # Training
@@ -135,14 +106,14 @@ def test_configs_take_a_tasks_file_and_tools(tmp_path: Path) -> None:
     specs = ["calculator", {"mcp": "python server.py"}]
     assert MentorRecipe(tasks={"suite": "jsonl", "path": "x", "tools": specs}).config.tasks.tools == tuple(specs)
     assert MentorRecipe(tasks={"suite": "jsonl", "path": "x", "tools": "add"}).config.tasks.tools == ("add",)
-    for settings_, said in [
+    for settings_, message in [
         ({"suite": "jsonl"}, "tasks: suite jsonl needs a path"),
         ({"suite": "jsonl", "path": "x", "references": 2}, "tasks.references: suite jsonl has its own references"),
         ({"suite": "nano", "tools": ["add"]}, "tasks.tools: suite nano has its own tools"),
         ({"suite": "jsonl", "path": "x", "tools": ["ad", {"mpc": "x"}]}, "'ad' is not a tool .*; .*unknown key 'mpc'"),
         ({"suite": "jsonl", "path": "x", "tools": 5}, "tasks.tools: .*got 5"),
     ]:
-        with pytest.raises(ConfigError, match=said) as refused:
+        with pytest.raises(ConfigError, match=message) as refused:
             MentorRecipe(tasks=settings_)
         assert len(refused.value.problems) == 1
 
@@ -165,7 +136,7 @@ def test_a_student_is_trained_on_a_tasks_file_with_the_tools_of_a_server(nano_st
     run = recipe.fit()
     assert (run.tasks["suite"], run.tasks["used"], run.tasks["rejected"]) == ("sums", 2, 1)
     assert "returns 5, recorded is 6" in (tmp_path / "run" / "rejected.jsonl").read_text()
-    (server,) = (tmp_path / "started").read_text().split()  # one server for references and rollouts, ended by now
+    (server,) = (tmp_path / "started").read_text().split()  # one server for references and rollouts; it has ended
     with pytest.raises(ProcessLookupError):
         os.kill(int(server), 0)
 
