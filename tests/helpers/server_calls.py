@@ -1,4 +1,4 @@
-"""MCP servers to start, and calls of their tools."""
+"""Starting MCP servers and calling their tools, for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.paths import SERVERS
 from mentor_edge.tools.mcp.client import McpServer
 from mentor_edge.tools.types import Tool, ToolFailure
 
-LONG = 30.0  # seconds; reached only when something is broken
+LONG = 30.0  # seconds; passes only when something is broken
 
 
 def server(script: str, *arguments: str, **options: Any) -> McpServer:

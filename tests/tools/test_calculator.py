@@ -104,7 +104,7 @@ def test_normalized_is_finite_and_stable(value):
 
 
 @pytest.mark.parametrize("tool", CALCULATOR, ids=lambda tool: tool.name)
-def test_schemas_want_exactly_the_named_numbers(tool):
+def test_schemas_require_exactly_the_named_numbers(tool):
     schema = tool.to_openai()["function"]["parameters"]
     assert schema["required"] == list(schema["properties"]) and schema["additionalProperties"] is False
     good = {name: [1, 2.5] if part["type"] == "array" else 1 for name, part in schema["properties"].items()}

@@ -1,4 +1,4 @@
-"""Tools by the specs of configurations and commands: where they come from, and what is refused."""
+"""Tools from the specs of configurations and commands: what is loaded, and what is refused."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def test_calculators_come_by_name_and_in_alphabetical_order() -> None:
     assert names() == []
 
 
-@pytest.mark.parametrize("place", ["weather_tools", "weather_tools.py", "json.py"])
-def test_functions_tools_and_classes_are_imported(here: Path, place: str) -> None:
-    assert names(f"import:{place}:forecast") == names({"import": f"{place}:ready"}) == ["forecast"]
-    assert names(f"import:{place}:Counter", "add") == ["add", "reset", "step"]
-    assert run(f"import:{place}:forecast", "forecast", {"city": "Rome"}) == "Rome: sunny for 3 days"
+@pytest.mark.parametrize("module", ["weather_tools", "weather_tools.py", "json.py"])
+def test_functions_tools_and_classes_are_imported(here: Path, module: str) -> None:
+    assert names(f"import:{module}:forecast") == names({"import": f"{module}:ready"}) == ["forecast"]
+    assert names(f"import:{module}:Counter", "add") == ["add", "reset", "step"]
+    assert run(f"import:{module}:forecast", "forecast", {"city": "Rome"}) == "Rome: sunny for 3 days"
     assert sys.modules["json"].__name__ == "json" and str(here) not in sys.path
 
 
@@ -99,11 +99,11 @@ def test_code_is_run_only_when_python_is_named() -> None:
 
 def test_a_server_runs_until_the_box_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mcp")
-    monkeypatch.setenv("HANDED_ON", "yes")
-    with load_tools([{"mcp": RUN_SERVER, "env": ["HANDED_ON"]}]) as box, ToolExecutor() as executor:
+    monkeypatch.setenv("INHERITED", "yes")
+    with load_tools([{"mcp": RUN_SERVER, "env": ["INHERITED"]}]) as box, ToolExecutor() as executor:
         assert "add" in box.by_name
         assert executor.run(ToolCall("add", {"a": 2, "b": 3}), box.by_name).content == "5"
-        assert '"HANDED_ON"' in executor.run(ToolCall("environment", {}), box.by_name).content
+        assert '"INHERITED"' in executor.run(ToolCall("environment", {}), box.by_name).content
         server = int(executor.run(ToolCall("pid", {}), box.by_name).content)
         os.kill(server, 0)
     with pytest.raises(ProcessLookupError):
@@ -136,7 +136,7 @@ def test_a_wrong_spec_is_found_without_starting_anything(spec: Any, message: str
     assert refused.value.problems == [f"tools: {mistake}"]
 
 
-def test_all_that_cannot_be_loaded_is_told_at_once(here: Path) -> None:
+def test_everything_that_cannot_be_loaded_is_reported_at_once(here: Path) -> None:
     cases = {
         "import:forecast": "write import:package.module:name or import:file.py:name",
         "import:no_such:f": "import:no_such:f: cannot import no_such: ModuleNotFoundError: No module named 'no_such'",

@@ -34,7 +34,7 @@ def good(request: pytest.FixtureRequest) -> dict[str, Tool]:
     return tools
 
 
-def test_a_tool_is_what_the_server_says_it_is(good):
+def test_a_tool_matches_the_servers_description(good):
     assert {"add", "echo", "counter", "slow"} <= good.keys()
     assert good["add"].description == "a plus b"
     assert good["add"].argument_error({"a": 1, "b": 2}) is None
@@ -76,23 +76,23 @@ def test_calls_run_at_the_same_time(good):
 
 
 def test_a_call_that_takes_too_long_fails_alone(good):
-    patient = good["slow"].remote({"seconds": 1.0}, LONG)
+    slower = good["slow"].remote({"seconds": 1.0}, LONG)
     assert failure(good["slow"], 0.2, seconds=60) == "the tool did not return within 0.2 s"
     assert call(good["add"], a=1, b=1) == "2"
-    assert patient.result(LONG) == "done"
+    assert slower.result(LONG) == "done"
 
 
 @pytest.mark.parametrize(
     "text", ["\ud800", float("nan"), json.loads("[" * 600 + "]" * 600), json.loads("[" * 199 + "]" * 199)]
 )
-def test_arguments_that_json_cannot_hold_fail_alone(good, text):
+def test_arguments_that_json_cannot_express_fail_alone(good, text):
     assert "the arguments cannot be sent" in failure(good["echo"], text=text)
     assert call(good["echo"], text="x") == "x"
 
 
-def test_a_server_sees_no_more_of_the_environment_than_it_is_given(by_pipe):
-    seen = json.loads(call(by_pipe["environment"]))
-    assert seen["GIVEN"] == "1" and "PATH" in seen and "MY_API_KEY" not in seen
+def test_a_server_sees_only_the_environment_it_is_given(by_pipe):
+    visible = json.loads(call(by_pipe["environment"]))
+    assert visible["GIVEN"] == "1" and "PATH" in visible and "MY_API_KEY" not in visible
 
 
 def test_a_long_list_of_tools_is_read_to_its_end():
@@ -100,7 +100,7 @@ def test_a_long_list_of_tools_is_read_to_its_end():
         assert [call(tool) for tool in opened.tools()] == ["tool0", "tool1", "tool2"]
 
 
-def test_a_server_that_knows_only_the_newest_protocol_is_understood():
+def test_a_server_that_speaks_only_the_newest_protocol_works():
     with server("modern.py", ping_timeout=LONG) as opened:
         (work,) = opened.tools()
         process = call(work)
@@ -112,11 +112,11 @@ def test_a_closed_server_refuses_calls_and_opens_again():
     opened = server("slow.py", "late")
     (work,) = opened.tools()
     assert work.remote is not None
-    under_way = work.remote({"seconds": 60}, LONG)
+    in_progress = work.remote({"seconds": 60}, LONG)
     process = call(work)
     opened.close()
     opened.close()
-    assert "was closed" in str(under_way.exception(LONG))
+    assert "was closed" in str(in_progress.exception(LONG))
     assert failure(work) == "the MCP server 'slow.py' is closed"
     (again,) = opened.tools()
     assert call(again) == call(work) != process

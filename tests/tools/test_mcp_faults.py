@@ -1,4 +1,4 @@
-"""The ways in which MCP servers break, and what they leave behind."""
+"""Broken MCP servers: each fault is an error message, and no process is left."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_server_that_cannot_be_used_is_one_clear_error(command, message):
         ("http://user:secret@127.0.0.1:9/mcp?key=secret", "'http://127.0.0.1:9/mcp' cannot be used"),
     ],
 )
-def test_a_target_that_is_none_is_one_clear_error(target, message):
+def test_an_unusable_target_is_one_clear_error(target, message):
     with pytest.raises(ToolServerError) as caught:
         McpServer(target).tools()
     assert message in str(caught.value) and "secret" not in str(caught.value)
@@ -85,7 +85,7 @@ def test_a_target_that_is_none_is_one_clear_error(target, message):
         ("no name", "name: Field required"),
     ],
 )
-def test_a_tool_that_nobody_can_call_is_refused(how, message):
+def test_a_tool_that_cannot_be_called_is_refused(how, message):
     with server("malformed.py", "tools", how) as opened, pytest.raises(ToolServerError) as caught:
         opened.tools()
     assert message in caught.value.problem
@@ -116,7 +116,7 @@ BAD_CALLS = [
 
 
 @pytest.mark.parametrize(("command", "how", "message"), BAD_CALLS, ids=[f"{c}-{h}" for c, h, _ in BAD_CALLS])
-def test_a_bad_server_fails_in_words_works_on_and_disturbs_no_other(good, command, how, message):
+def test_a_bad_server_fails_with_a_message_then_works_and_affects_no_other(good, command, how, message):
     script, *arguments = command.split()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with server(script, *arguments) as opened:
@@ -135,12 +135,12 @@ def test_a_bad_server_fails_in_words_works_on_and_disturbs_no_other(good, comman
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 200 * 1024  # KiB
 
 
-def test_a_server_that_is_late_is_told_and_goes_on():
+def test_a_late_call_is_cancelled_and_its_server_continues():
     with server("slow.py", "late") as opened:
         (work,) = opened.tools()
         assert "did not return within 0.1 s" in failure(work, 0.1, seconds=0.5)
         assert call(work).startswith("1 cancelled")
-        assert call(work, seconds=0.6) == "late"  # its own answer, not the one that came after its time
+        assert call(work, seconds=0.6) == "late"  # its own answer, not the late one
 
 
 def test_a_server_that_answers_no_ping_is_restarted():
@@ -151,7 +151,7 @@ def test_a_server_that_answers_no_ping_is_restarted():
         assert call(work).startswith("0 cancelled")
 
 
-def test_all_calls_under_way_fail_with_their_server_and_the_next_start_one_anew():
+def test_calls_in_progress_fail_with_their_server_and_later_calls_restart_it():
     with server("slow.py", "late") as opened:
         (work,) = opened.tools()
         assert work.remote is not None
@@ -165,7 +165,7 @@ def test_all_calls_under_way_fail_with_their_server_and_the_next_start_one_anew(
         assert len(after) == 1 and after != {process}
 
 
-def test_a_server_that_keeps_crashing_is_given_up_for_a_while(monkeypatch):
+def test_a_server_that_keeps_crashing_is_not_restarted_for_a_while(monkeypatch):
     with server("crashes.py", "call") as opened:
         (work,) = opened.tools()
         for _ in range(4):
@@ -176,7 +176,7 @@ def test_a_server_that_keeps_crashing_is_given_up_for_a_while(monkeypatch):
         assert call(work) == "still here"
 
 
-def test_a_url_that_forgets_its_session_is_connected_anew():
+def test_a_url_that_loses_its_session_is_reconnected():
     with http_server() as port, McpServer(f"http://127.0.0.1:{port}/mcp") as opened:
         tools = named(opened)
         pid = int(call(tools["pid"]))
@@ -193,12 +193,12 @@ def wait_until_gone_or_zombie(pid: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_url_that_is_no_mcp_server_is_one_clear_error():
-    heard: list[str | None] = []
+def test_a_url_that_is_not_an_mcp_server_is_one_clear_error():
+    events: list[str | None] = []
 
     class Web(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            heard.append(self.headers["X-Key"])
+            events.append(self.headers["X-Key"])
             self.send_response(200)
             self.send_header("content-type", self.path[1:])
             self.end_headers()
@@ -206,7 +206,7 @@ def test_a_url_that_is_no_mcp_server_is_one_clear_error():
                 for _ in range(100):
                     self.wfile.write(b"x" * 1_000_000)
             except OSError:
-                heard.append("hung up")
+                events.append("disconnected")
 
         def log_message(self, *_: object) -> None:
             pass
@@ -217,7 +217,7 @@ def test_a_url_that_is_no_mcp_server_is_one_clear_error():
             with pytest.raises(ToolServerError, match="cannot be used"):
                 McpServer(f"http://127.0.0.1:{web.server_port}/{kind}", headers={"X-Key": "k"}).tools()
         web.shutdown()
-    assert heard.count("k") == heard.count("hung up")  # nobody reads 100 MB
+    assert events.count("k") == events.count("disconnected")  # the client does not read 100 MB
 
 
 # What servers leave behind
@@ -253,7 +253,7 @@ except ToolFailure:
 @pytest.mark.parametrize(
     ("ending", "code", "how"), [("os.kill(os.getpid(), signal.SIGKILL)", -9, "stubborn"), ("sys.exit()", 0, "")]
 )
-def test_a_program_that_ends_takes_its_servers_along_and_prints_nothing_of_them(ending, code, how):
+def test_servers_end_with_the_program_and_print_nothing(ending, code, how):
     commands = [f"{SERVERS / 'grandchild.py'} {how}", f"{SERVERS / 'malformed.py'} calls"]
     done = subprocess.run(
         [sys.executable, "-c", USER + ending, "", *commands], capture_output=True, text=True, timeout=2 * LONG
@@ -263,7 +263,7 @@ def test_a_program_that_ends_takes_its_servers_along_and_prints_nothing_of_them(
     wait_until_gone(processes)
 
 
-def test_a_fork_is_told_that_the_server_is_not_its_own(good):
+def test_a_fork_cannot_use_the_servers_of_its_parent(good):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -284,7 +284,7 @@ def test_a_fork_is_told_that_the_server_is_not_its_own(good):
     assert call(good["add"], a=1, b=2) == "3"
 
 
-def test_the_log_of_a_server_does_not_grow_for_ever(tmp_path):
+def test_the_log_of_a_server_has_a_limited_size(tmp_path):
     floods = "import sys\nfor _ in range(200): print('E' * 100_000, file=sys.stderr)"
     command = [
         sys.executable,

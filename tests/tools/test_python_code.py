@@ -94,14 +94,14 @@ def test_what_is_printed_and_the_last_value_are_the_result(run, code, result):
         ("class Mute(Exception):\n    def __str__(self):\n        raise RuntimeError\nraise Mute", "exit code 1"),
     ],
 )
-def test_what_goes_wrong_is_an_error_in_words(run, code, message):
+def test_a_failure_is_an_error_message(run, code, message):
     answered = run(code)
     assert answered.failed
     assert message in json.loads(answered.content)["error"]
     assert len(answered.content) < 8192
 
 
-def test_much_output_is_cut_and_said_to_be(run):
+def test_long_output_is_cut_and_marked_as_cut(run):
     printed = json.loads(run("print('x' * 6000)").content)["stdout"]
     assert printed.startswith("xxx") and printed.endswith("(cut after 4096 bytes)")
 
@@ -115,13 +115,13 @@ def test_any_text_gets_an_answer(executor, text):
 
 
 def find(mark: str) -> list[psutil.Process]:
-    """Living processes whose command line holds `mark`."""
-    found = []
+    """Living processes whose command line contains `mark`."""
+    matching = []
     for process in psutil.process_iter(["cmdline", "status"]):
         command = " ".join(process.info["cmdline"] or ())
         if mark in command and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
+            matching.append(process)
+    return matching
 
 
 DAEMON = "os.setsid(); os.fork() and os._exit(0)"
@@ -170,8 +170,8 @@ time.sleep(600)
         assert "did not finish within 0.9 s\\nprinted before:\\nso far" in result.content
 
 
-def test_many_run_side_by_side(tmp_path):
-    """Each waits until all eight are there."""
+def test_many_run_in_parallel(tmp_path):
+    """Each waits until all eight have started."""
     code = f"""
 import os, time
 os.mkdir(f'{tmp_path}/{{os.getpid()}}')
@@ -214,7 +214,7 @@ def test_there_is_no_network(run, sandboxed, request):
 
 
 def python_outside(code: str) -> str:
-    """What the same code does without bubblewrap: shows that a test can fail."""
+    """What the same code does without bubblewrap, which shows that the test can fail."""
     with ToolExecutor() as executor:
         return executor.run(ToolCall("python", {"code": code}), {"python": python_tool(isolation="process")}).content
 
@@ -270,7 +270,7 @@ def test_memory_for_files_is_bounded(sandboxed):
 # Choosing
 
 
-def test_bubblewrap_is_used_where_it_works_and_only_there(monkeypatch, tmp_path):
+def test_bubblewrap_is_used_only_if_it_works(monkeypatch, tmp_path):
     python_code._bubblewrap.cache_clear()
     assert python_code._bubblewrap()[1] is None or not HAS_BUBBLEWRAP
     for broken in (None, "#!/bin/sh\necho namespaces are forbidden >&2\nexit 1\n"):

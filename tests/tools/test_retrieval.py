@@ -38,7 +38,7 @@ def corpus(tmp_path_factory) -> Corpus:
     return Corpus.open(written(tmp_path_factory.mktemp("corpus") / "corpus.jsonl"))
 
 
-def found(corpus: Corpus, query: str, top_n: int = 5) -> list[str]:
+def search_ids(corpus: Corpus, query: str, top_n: int = 5) -> list[str]:
     return [passage.doc_id for passage in corpus.search(query, top_n)]
 
 
@@ -62,13 +62,13 @@ def found(corpus: Corpus, query: str, top_n: int = 5) -> list[str]:
     ],
 )
 def test_passages_are_found_by_their_words(corpus, query, ids):
-    assert sorted(found(corpus, query)) == sorted(ids)
-    assert found(corpus, query)[:1] == ids[:1]
+    assert sorted(search_ids(corpus, query)) == sorted(ids)
+    assert search_ids(corpus, query)[:1] == ids[:1]
 
 
 def test_a_passage_comes_back_whole_and_the_number_of_passages_is_limited(corpus):
     assert corpus.search("population")[0] == PASSAGES[1]
-    assert found(corpus, "Tarn bridge Molnau", 2) == found(corpus, "Tarn bridge Molnau", 5)[:2]
+    assert search_ids(corpus, "Tarn bridge Molnau", 2) == search_ids(corpus, "Tarn bridge Molnau", 5)[:2]
     assert corpus.doc_ids == {"1", "2", "3", "4", "5"}
 
 
@@ -79,13 +79,13 @@ OPERATORS = st.sampled_from(
 
 @given(st.lists(st.text() | OPERATORS | st.just("tarn"), max_size=12).map("".join))
 def test_any_text_is_a_query(corpus, query):
-    ids = found(corpus, query)
+    ids = search_ids(corpus, query)
     assert len(set(ids)) == len(ids) <= 5
     assert "tarn" not in query.split() or set(ids) & {"1", "2", "4"}
 
 
 def test_a_query_may_be_very_long(corpus):
-    assert found(corpus, "tarn " + " ".join(f"word{i}" for i in range(100_000)))
+    assert search_ids(corpus, "tarn " + " ".join(f"word{i}" for i in range(100_000)))
 
 
 # The index
@@ -111,15 +111,15 @@ def test_an_index_is_built_once_and_reused(tmp_path, monkeypatch):
 
 def test_an_index_of_another_text_is_replaced(tmp_path):
     path, index = index_of(tmp_path)
-    assert found(Corpus.open(path, index), "cafe") == ["3"]
-    assert found(Corpus.open(written(path, PASSAGES[:2]), index), "cafe") == []
+    assert search_ids(Corpus.open(path, index), "cafe") == ["3"]
+    assert search_ids(Corpus.open(written(path, PASSAGES[:2]), index), "cafe") == []
 
 
 def overwrite(share: float):
     def damage(index: Path) -> None:
         content = bytearray(index.read_bytes())
-        place = int(share * (len(content) - 1))
-        content[place] ^= 0xFF
+        offset = int(share * (len(content) - 1))
+        content[offset] ^= 0xFF
         index.write_bytes(content)
 
     return damage
@@ -136,7 +136,7 @@ DAMAGES = {
     "zeros": lambda index: index.write_bytes(bytes(index.stat().st_size)),
     **{f"a byte at {share:.0%}": overwrite(share) for share in (0, 0.1, 0.35, 0.6, 0.85, 1)},
     "no record": lambda index: record(index).unlink(),
-    "a record that is no JSON": lambda index: record(index).write_bytes(b"\xff"),
+    "a record that is not JSON": lambda index: record(index).write_bytes(b"\xff"),
     "another version": lambda index: record(index).write_text(record(index).read_text().replace(": 1", ": 0")),
 }
 
@@ -144,10 +144,10 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_index_is_rebuilt(tmp_path, damage):
     path, index = index_of(tmp_path)
-    before, told = index.read_bytes(), record(index).read_text()
+    before, recorded = index.read_bytes(), record(index).read_text()
     damage(index)
-    assert found(Corpus.open(path, index), "Ilse Varga") == ["1"]
-    assert index.read_bytes() == before and record(index).read_text() == told
+    assert search_ids(Corpus.open(path, index), "Ilse Varga") == ["1"]
+    assert index.read_bytes() == before and record(index).read_text() == recorded
 
 
 KILLED = """
@@ -166,12 +166,12 @@ retrieval.Corpus.open(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def test_a_killed_build_leaves_nothing_in_the_way(tmp_path):
+def test_a_killed_build_does_not_block_the_next(tmp_path):
     path, index = written(tmp_path / "corpus.jsonl"), tmp_path / "index.sqlite"
     assert subprocess.run([sys.executable, "-c", KILLED, path, index]).returncode == -signal.SIGKILL
     assert not index.exists() and list(tmp_path.glob(".index*"))
-    (tmp_path / f".index.sqlite.{os.getpid()}.partial").write_bytes(b"left by a process of our number")
-    assert found(Corpus.open(path, index), "Ilse Varga") == ["1"]
+    (tmp_path / f".index.sqlite.{os.getpid()}.partial").write_bytes(b"left by a process with our id")
+    assert search_ids(Corpus.open(path, index), "Ilse Varga") == ["1"]
 
 
 def test_processes_may_build_at_once(tmp_path):
@@ -181,7 +181,7 @@ def test_processes_may_build_at_once(tmp_path):
 
     def build() -> None:
         start.wait()
-        answers.put(found(Corpus.open(path, index), "Ilse Varga"))
+        answers.put(search_ids(Corpus.open(path, index), "Ilse Varga"))
 
     builders = [context.Process(target=build) for _ in range(4)]
     for builder in builders:
@@ -198,7 +198,7 @@ def test_processes_may_build_at_once(tmp_path):
     ]
 
 
-def test_an_index_that_cannot_be_written_is_an_error_in_words(tmp_path):
+def test_an_index_that_cannot_be_written_is_an_error_message(tmp_path):
     with pytest.raises(OutputError, match="cannot write"):
         Corpus.open(written(tmp_path / "corpus.jsonl"), tmp_path / "corpus.jsonl" / "index.sqlite")
 
@@ -250,12 +250,12 @@ def executor():
 
 def test_the_tool_searches_in_a_child_process_after_its_parent_did(corpus, executor):
     tool = search_tool(corpus)
-    assert found(corpus, "Ilse Varga") == ["1"]
+    assert search_ids(corpus, "Ilse Varga") == ["1"]
     for _ in range(2):
         result = executor.run(ToolCall("search", {"query": "Ilse Varga"}), {"search": tool})
         assert not result.failed
         assert json.loads(result.content) == [{"doc_id": "1", "title": PASSAGES[0].title, "text": PASSAGES[0].text}]
-        assert found(pickle.loads(pickle.dumps(corpus)), "Ilse Varga") == ["1"]
+        assert search_ids(pickle.loads(pickle.dumps(corpus)), "Ilse Varga") == ["1"]
 
 
 @pytest.mark.parametrize("arguments", [{}, {"query": 3}, {"query": "a", "top_n": 0}, {"query": "a", "top_n": 21}])
@@ -264,7 +264,7 @@ def test_arguments_out_of_range_are_refused(corpus, executor, arguments):
     assert result.failed and "invalid arguments" in result.content
 
 
-def test_results_are_cut_so_that_small_contexts_can_take_them(tmp_path, executor):
+def test_results_are_cut_to_fit_small_contexts(tmp_path, executor):
     long = [Passage(str(i), "Tarn " + "t" * 900, f"tarn {'x' * 20_000}") for i in range(1, 31)]
     tool = search_tool(Corpus.open(written(tmp_path / "corpus.jsonl", long), tmp_path / "index.sqlite"))
     for top_n, longest in ((1, LONGEST_TEXT), (5, LONGEST_TEXT), (10, LONGEST_TEXT), (20, LONGEST_TEXT // 2)):

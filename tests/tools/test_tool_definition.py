@@ -1,57 +1,31 @@
+"""Functions as tools: schemas, conversion of arguments and results, and what is refused."""
+
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import enum
 import functools
 import hashlib
-import inspect
 import json
-import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from helpers.tool_types import Level, Pair, Point, Unit
 from mentor_edge.errors import ToolDefinitionError
 from mentor_edge.messages import ToolCall
 from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tools.calculator import CALCULATOR
-from mentor_edge.tools.definition import tool, tool_set
+from mentor_edge.tools.definition import tool
 from mentor_edge.tools.execution.executor import ToolExecutor
 from mentor_edge.tools.types import Tool
 
 
-class Unit(enum.Enum):
-    METRE = "m"
-    FOOT = "ft"
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-    HIGH = 2
-
-
-class Point(pydantic.BaseModel):
-    """A place on the map."""
-
-    title: str
-    unit: Unit = Unit.METRE
-    day: datetime.date | None = None
-
-
 class Tree(pydantic.BaseModel):
     children: list[Tree] = []
-
-
-@dataclasses.dataclass
-class Pair:
-    left: float
-    right: float
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +92,7 @@ def test_every_kind_of_type_has_its_schema():
     }
 
 
-def test_nested_models_stand_where_they_are_used_and_recursive_ones_do_not():
+def test_nested_models_are_inlined_and_recursive_ones_are_not():
     @tool
     def go(to: Point, back: Point | None = None) -> None:
         """Travel."""
@@ -136,7 +110,7 @@ def test_nested_models_stand_where_they_are_used_and_recursive_ones_do_not():
     assert grow.argument_error({"tree": {"children": [{"children": 1}]}}) is not None
 
 
-def test_arguments_arrive_as_their_annotations_say(executor):
+def test_arguments_arrive_as_the_annotated_types(executor):
     @tool
     def kinds(
         point: Point, points: list[Point], unit: Unit, level: Level, day: datetime.date, pair: Pair, n: int, x: float
@@ -169,7 +143,7 @@ def test_arguments_arrive_as_their_annotations_say(executor):
     }
 
 
-def test_defaults_are_the_functions_own_and_large_whole_numbers_keep_their_digits(executor):
+def test_defaults_come_from_the_function_and_large_whole_numbers_keep_their_digits(executor):
     @tool
     def f(x: float, unit: Unit = Unit.FOOT) -> list[Any]:
         """Anything."""
@@ -217,7 +191,7 @@ def positional(x: int, /) -> int:
 
 
 class Handle:
-    """Not a type that JSON has words for."""
+    """A type that JSON cannot express."""
 
 
 def odd_type(x: Handle) -> int:
@@ -231,7 +205,7 @@ def takes_a_function(x: Callable[[], int]) -> int:
 
 
 def unresolved(x: Nowhere) -> int:  # type: ignore[name-defined]  # noqa: F821
-    """Takes what nobody knows."""
+    """Takes an unknown type."""
     return 0
 
 
@@ -260,7 +234,7 @@ def not_optional(x: list[str] = None) -> int:  # type: ignore[assignment]  # noq
         (not_optional, "the default None of parameter 'x' does not fit its annotation"),
     ],
 )
-def test_a_function_that_says_too_little_is_refused(function, message):
+def test_an_incomplete_definition_is_refused(function, message):
     with pytest.raises(ToolDefinitionError, match=re.escape(message)) as raised:
         tool(function)
     assert repr(function.__name__) in raised.value.problem and raised.value.hint
@@ -278,154 +252,8 @@ def test_names_that_chat_apis_refuse_are_refused():
         tool(Handle)
 
 
-def test_a_type_of_the_result_that_nobody_knows_is_no_matter():
+def test_an_unknown_return_type_does_not_matter():
     def f(x: int) -> Nowhere:  # type: ignore[name-defined]  # noqa: F821
         """Fine."""
 
     assert tool(f).name == "f"
-
-
-# Tool sets
-
-
-class Base:
-    def inherited(self) -> int:
-        """Not a tool."""
-        return 0
-
-
-class Counter(Base):
-    """Counts."""
-
-    limit = 10
-
-    def __init__(self, start: int = 0) -> None:
-        self._count = start
-
-    @property
-    def count(self) -> int:
-        return self._count
-
-    def up(self, by: Annotated[int, pydantic.Field(description="steps")] = 1) -> int:
-        """Count up."""
-        self._count += by
-        return self._count
-
-    async def read(self) -> int:
-        """Read."""
-        return self._helper()
-
-    def _helper(self) -> int:
-        return self._count
-
-
-def test_the_public_methods_of_a_class_are_tools(executor):
-    up, read = tool_set(Counter)
-    assert (up.name, up.description, read.name) == ("up", "Count up.", "read")
-    assert properties(up) == {"by": {"default": 1, "description": "steps", "type": "integer"}}
-    assert up.state is read.state is Counter
-    assert up.function(Counter(), by=2) == 2
-
-
-def from_seven() -> Counter:
-    return Counter(7)
-
-
-@pytest.mark.parametrize("factory", [functools.partial(Counter, 7), from_seven])
-def test_a_tool_set_can_be_made_by_a_factory(executor, factory):
-    tools = {one.name: one for one in tool_set(factory)}
-    with executor.session() as session:
-        assert executor.run(ToolCall("up", {"by": 2}), tools, session).content == "9"
-        assert executor.run(ToolCall("read", {}), tools, session).content == "9"
-
-
-def made_of(**members: Any) -> type:
-    return type("Made", (), members)
-
-
-def without_self() -> int:
-    """Lost."""
-    return 0
-
-
-class Needy:
-    def __init__(self, database: str) -> None: ...
-
-    def ask(self) -> int:
-        """Ask."""
-        return 0
-
-
-@pytest.mark.parametrize(
-    ("factory", "message"),
-    [
-        (made_of(f=staticmethod(no_docstring)), "'f' is a staticmethod"),
-        (made_of(f=classmethod(no_docstring)), "'f' is a classmethod"),
-        (made_of(f=no_docstring), "tool 'no_docstring' has no docstring"),
-        (made_of(f=without_self), "'f' has no self parameter"),
-        (made_of(_f=no_docstring, g=3), "defines no public methods"),
-        (type("Child", (Counter,), {}), "defines no public methods"),
-        (Needy, "cannot be made without 'database'"),
-        (lambda: Counter(), "cannot tell which class"),
-    ],
-)
-def test_a_class_that_cannot_be_a_tool_set_is_refused(factory, message):
-    with pytest.raises(ToolDefinitionError, match=re.escape(message)):
-        tool_set(factory)
-
-
-# Any signature
-
-
-def same(value: Any, other: Any) -> bool:
-    if isinstance(value, float) and isinstance(other, float):
-        return math.isclose(value, other, rel_tol=1e-12)
-    return bool(value == other) and type(value) is type(other)
-
-
-WORDS = st.text(st.characters(codec="utf-8"), max_size=5)
-WHOLE = st.integers(-(2**40), 2**40)
-KINDS: list[tuple[Any, st.SearchStrategy[tuple[Any, Any]]]] = [
-    # annotation, and pairs of JSON and what the function must get
-    (int, WHOLE.map(lambda n: (n, n)) | WHOLE.map(lambda n: (float(n), n))),
-    (float, (WHOLE | st.floats(allow_nan=False, allow_infinity=False)).map(lambda x: (x, x))),
-    (str, WORDS.map(lambda s: (s, s))),
-    (bool, st.booleans().map(lambda b: (b, b))),
-    (bool | None, st.sampled_from([(None, None), (True, True)])),
-    (Unit, st.sampled_from([("m", Unit.METRE), ("ft", Unit.FOOT)])),
-    (Literal["a", 3], st.sampled_from([("a", "a"), (3, 3)])),
-    (list[int], st.lists(WHOLE).map(lambda ns: (ns, ns))),
-    (tuple[int, str], st.tuples(WHOLE, WORDS).map(lambda pair: (list(pair), pair))),
-    (set[str], st.sets(WORDS).map(lambda s: (list(s), s))),
-    (dict[str, Unit], st.just(({"x": "ft"}, {"x": Unit.FOOT}))),
-    (datetime.date, st.dates().map(lambda d: (d.isoformat(), d))),
-    (Point, WORDS.map(lambda s: ({"title": s}, Point(title=s)))),
-    (list[Pair], st.lists(WHOLE).map(lambda ns: ([{"left": n, "right": 0} for n in ns], [Pair(n, 0) for n in ns]))),
-]
-
-
-@given(st.lists(st.sampled_from(KINDS), max_size=5), st.data())
-@settings(max_examples=200, deadline=None)
-def test_valid_values_of_any_signature_pass_and_reach_the_function_in_their_types(kinds, data):
-    parameters = [
-        inspect.Parameter(f"p{i}", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
-        for i, (annotation, _) in enumerate(kinds)
-    ]
-
-    def f(**arguments: Any) -> dict[str, Any]:
-        """Anything."""
-        return arguments
-
-    f.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    made = tool(f)
-    pairs = {f"p{i}": data.draw(values) for i, (_, values) in enumerate(kinds)}
-    sent = json.loads(json.dumps({name: given for name, (given, _) in pairs.items()}))
-    assert made.argument_error(sent) is None
-    received = made.function(**(made.convert(sent) if made.convert else sent))
-    assert received.keys() == pairs.keys()
-    assert all(same(received[name], wanted) for name, (_, wanted) in pairs.items())
-    if pairs:
-        missing = dict(list(sent.items())[1:])
-        assert "is a required property" in str(made.argument_error(missing))
-    assert made.argument_error({**sent, "unknown": 1}) is not None
-    json.dumps(made.to_openai())

@@ -1,4 +1,4 @@
-"""Conversations, whose tools remember, and tools that run elsewhere."""
+"""Sessions, which keep the state of tools, and tools that run elsewhere."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_calls_of_a_conversation_keep_their_order_among_many_others(patient):
 
 
 @pytest.mark.parametrize(("how", "message"), [("hang", "did not return within"), ("crash", "exit code 3")])
-def test_a_conversation_that_loses_its_state_is_told_and_starts_afresh(how, message):
+def test_a_conversation_that_loses_its_state_reads_so_and_gets_new_state(how, message):
     with ToolExecutor(timeout=1) as executor, executor.session() as lost, executor.session() as other:
         for session in (lost, other):
             executor.run(ToolCall("add", {"amount": 7}), ACCOUNT, session)
@@ -64,7 +64,7 @@ def test_a_conversation_that_loses_its_state_is_told_and_starts_afresh(how, mess
         assert executor.run(ToolCall("total", {}), ACCOUNT, other).content == "7"
 
 
-def test_state_survives_tools_that_are_met_later(patient):
+def test_state_survives_tools_that_are_offered_later(patient):
     with patient.session() as session:
         patient.run(ToolCall("add", {"amount": 7}), ACCOUNT, session)
         assert patient.run(ToolCall("t", {}), wrap(lambda: "new"), session).content == "new"
@@ -74,7 +74,7 @@ def test_state_survives_tools_that_are_met_later(patient):
         assert refused.failed and "not offered when the conversation began" in refused.content
 
 
-def test_state_that_cannot_be_made_is_an_error_text(patient):
+def test_state_that_cannot_be_created_is_an_error_text(patient):
     class Broken:
         def __init__(self) -> None:
             raise OSError("no database")
@@ -129,8 +129,8 @@ def test_a_remote_call_that_cannot_start_or_never_ends_is_an_error():
     assert "did not return within 0.2 s" in hung.content and forever.cancelled()
 
 
-def test_remote_calls_run_beside_the_pool_and_in_the_order_of_their_conversation(tmp_path):
-    """The remote call is answered by what the pool's call does, and the session's next call sees the answer."""
+def test_remote_calls_run_in_parallel_with_the_pool_and_in_the_order_of_their_conversation(tmp_path):
+    """The pool's call triggers the answer of the remote call, and only then does the session's next call start."""
     log: list[str] = []
 
     def start(arguments: Any, timeout: float) -> Future[str]:

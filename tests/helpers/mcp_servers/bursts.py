@@ -1,4 +1,4 @@
-"""Floods, in the way asked for by a call, until it is killed or for `count` messages."""
+"""An MCP server that floods the client in the way a call names: for ever, or with a fixed number of messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def call(request: Message) -> None:
         case "messages":
             for _ in itertools.count():
                 write((LOG + "\n") * 100)
-        case "requests":  # and never reads what it gets for them
+        case "requests":  # and never reads the answers
             for _ in itertools.count():
                 write((PING + "\n") * 100)
         case "a message":

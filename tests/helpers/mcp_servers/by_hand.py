@@ -1,4 +1,4 @@
-"""The few messages of MCP that a server needs, written by hand: what the broken servers break."""
+"""The few MCP messages that a server needs, written by hand, so that the broken servers can break them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def initialized(request: Message) -> None:
 
 
 def serve(tools: list[Message], call: Callable[[Message], None]) -> None:
-    """Answer everything but calls of tools, which are left to `call`."""
+    """Answer everything except tool calls, which `call` handles."""
     for request in requests():
         match request.get("method"):
             case "initialize":

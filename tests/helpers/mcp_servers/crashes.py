@@ -1,4 +1,4 @@
-"""Ends at the moment named by its argument: `start`, `list` or `call`. Only a call with `how` "crash" ends it."""
+"""An MCP server that crashes when its argument says: `start`, `list` or `call` (then for `how` "crash" only)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A well-behaved server: over its standard streams, or as `good.py --http PORT`, which prints its port."""
+"""A well-behaved MCP server: over standard streams, or over HTTP as `good.py --http PORT`, which prints the port."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Leaves children behind in three ways: a plain child, one in a session of its own, and a daemon (forked twice).
+"""An MCP server that leaves three children behind: a plain one, one in a new session, and a daemon (forked twice).
 
-All of them hold its standard streams open, and ignore what can be ignored. `stubborn` makes the server do the same.
+All of them keep its standard streams open and ignore SIGTERM, SIGHUP and SIGINT. With `stubborn`, so does the server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ children: list[int] = []
 def linger() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    time.sleep(120)  # longer than any test; should one fail, they still end some time
+    time.sleep(120)  # longer than any test; if a test fails, they still end
     os._exit(0)
 
 

@@ -1,4 +1,4 @@
-"""Speaks badly: `start` from its first word on, `tools` offers what nobody can call, `calls` in the way asked for."""
+"""An MCP server with malformed messages: `start` from the first one, `tools` in a tool, `calls` as each call names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Knows only the protocol of 2026: it refuses `initialize`, and does not know `ping`."""
+"""An MCP server that speaks only the 2026 protocol: it refuses `initialize` and does not know `ping`."""
 
 from __future__ import annotations
 

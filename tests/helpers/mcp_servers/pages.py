@@ -1,4 +1,4 @@
-"""Lists its tools on as many pages as its argument says, one on each."""
+"""An MCP server that lists its tools on as many pages as its argument says, one tool per page."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Takes its time: `never` answers nothing; `late` answers a call `seconds` later; `deaf` stops reading at a call.
+"""A slow MCP server: `never` answers nothing, `late` answers a call after `seconds`, `deaf` stops reading at a call.
 
-A call without `seconds` is answered at once: how many calls it was asked to cancel, and its process.
+It answers a call without `seconds` at once: with how many calls it was asked to cancel, and its process id.
 """
 
 from __future__ import annotations
