@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
     for outcome in evaluation.outcomes:
         print(f"{outcome.task_id}: {'right' if outcome.correct else 'wrong'} ({outcome.ending})")
     for domain, counts in evaluation.by_domain().items():
-        print(f"{domain}: {counts['correct']} of {counts['n']} right")
+        print(f"{domain}: {counts.correct} of {counts.n} right")
 
 
 if __name__ == "__main__":

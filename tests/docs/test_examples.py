@@ -28,7 +28,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_example(name: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
 def test_every_example_is_tested() -> None:
