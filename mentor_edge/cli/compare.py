@@ -1,4 +1,4 @@
-"""`mentor-edge compare`: train several methods alike and compare them."""
+"""`mentor-edge compare`: train several methods under the same conditions and compare them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def compare(
         str | None, typer.Option(help="Methods, separated by commas; a+b trains with a, then with b.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds per method, counted from 0.")] = None,
-    teacher_noise: Annotated[str | None, typer.Option(help="clean, mild, heavy, separated by commas.")] = None,
+    teacher_noise: Annotated[
+        str | None, typer.Option(help="Noises of the nano teacher, separated by commas: clean, mild, heavy.")
+    ] = None,
     bases: Annotated[str | None, typer.Option(help="Students to start from, such as nano@0,nano-broad@0.")] = None,
     out: Annotated[Path, typer.Option(help="Output directory.")] = Path("runs/compare"),
     overrides: Overrides = None,

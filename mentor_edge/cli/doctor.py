@@ -11,8 +11,11 @@ _COLOUR = {"ok": "green", "note": "yellow", "bad": "red"}
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check this installation: versions, runtimes (with real decodes), threads, telemetry, and what each export format
-    needs. Exit 1 if something is broken."""
+    """Check this installation.
+
+    Looks at versions, runtimes (with real decodes), threads, telemetry, and what each export format needs. Exits with 1
+    if something is broken.
+    """
     from mentor_edge.doctor import examine
 
     findings = examine()

@@ -67,7 +67,10 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on a suite, with greedy decoding. To resume a killed evaluation, run the same command."""
+    """Measure a model on a suite, with greedy decoding.
+
+    To resume a killed evaluation, run the same command.
+    """
     from mentor_edge.cli.tables import print_evaluation
     from mentor_edge.evaluation.report import write_evaluation_report
 

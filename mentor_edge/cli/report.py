@@ -15,7 +15,7 @@ def report(
     comparison: Annotated[Path, typer.Argument(help="A comparison.json.")],
     out: Annotated[Path | None, typer.Option(help="Output directory. Default: the one with the JSON file.")] = None,
 ) -> None:
-    """Write the tables, pictures and page of a comparison again. Everything comes from its JSON file."""
+    """Write the tables, pictures and page of a comparison again, from its JSON file alone."""
     from mentor_edge.recipes.comparison.files import read_comparison, write_comparison
 
     figures = read_comparison(comparison)

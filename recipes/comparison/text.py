@@ -29,27 +29,37 @@ _Row = TypeVar("_Row", Accuracy, Difference, Cost, Curve)
 
 @dataclass(frozen=True, slots=True)
 class Heading:
+    """A heading."""
+
     level: int
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
+    """A paragraph."""
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Bullets:
+    """A list."""
+
     items: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
+    """One of `PICTURES`."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Verbatim:
+    """Preformatted text."""
+
     text: str
 
 
@@ -57,6 +67,7 @@ Block = Heading | Paragraph | Bullets | Grid | Picture | Verbatim
 
 
 def percent(value: float) -> str:
+    """A proportion in percent, with one decimal."""
     return f"{100 * value:z.1f}"
 
 
@@ -93,6 +104,7 @@ def _digits(row: Difference) -> int:
 
 
 def noise_title(noise: str | None) -> str:
+    """Heading of the tables of one noise."""
     return "Without the teacher's traces" if noise is None else f"Teacher noise: {noise}"
 
 
@@ -102,6 +114,7 @@ def of_noise(rows: Sequence[_Row], noise: str | None) -> list[_Row]:
 
 
 def accuracy_grid(comparison: Comparison, noise: str | None, columns: Sequence[str]) -> Grid:
+    """Methods as rows, splits as columns."""
     rows = {(row.method, row.split): row for row in of_noise(comparison.accuracy, noise)}
     methods = [method for method in comparison.methods if any(key[0] == method for key in rows)]
     return Grid(
@@ -122,6 +135,7 @@ def difference_grid(comparison: Comparison, noise: str | None, columns: Sequence
 
 
 def cost_grid(comparison: Comparison) -> Grid:
+    """Methods and noises as rows."""
     rows = []
     for row in comparison.costs:
         counts = [f"{count:,.0f}" for count in (row.updates, row.tokens, row.rollout_tokens)]
@@ -142,6 +156,7 @@ def curve_grid(comparison: Comparison) -> Grid:
 
 
 def multiplicity_sentence(comparison: Comparison) -> str:
+    """How many differences are shown, and how many would exclude zero by chance."""
     counts = comparison.multiplicity
     by_chance = (1 - comparison.statistics.confidence) * counts.shown
     repeated = counts.shown - counts.distinct
@@ -238,7 +253,7 @@ def _facts(comparison: Comparison) -> Iterator[str]:
     yield f"Teacher noise: {', '.join(noise or 'none used' for noise in comparison.teacher_noise)}"
     alike = [row.method for row in comparison.costs if row.teacher_noise is None]
     if alike and comparison.teacher_noise != (None,):
-        yield f"Do not use the teacher's traces, so the same under every noise: {', '.join(alike)}"
+        yield f"Methods without the teacher's traces, the same under every noise: {', '.join(alike)}"
     updates = sorted({round(row.updates) for row in trained})
     if updates:
         spread = f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}, see costs"

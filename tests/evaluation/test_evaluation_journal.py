@@ -206,7 +206,7 @@ def test_what_was_measured_is_read_back_until_it_is_asked_for_again(tmp_path, un
     assert finished_evaluation(items, MIXED, "model", LIMITS) is None, "a newer measurement was begun"
     assert measure(items, later := engine(), again=True) == uninterrupted and later.batches == BATCHES[2:]
     assert not partial.exists()
-    assert measure(items, anew := engine(), again=True) == uninterrupted and anew.batches == BATCHES
+    assert measure(items, repeated := engine(), again=True) == uninterrupted and repeated.batches == BATCHES
 
     notes: list[str] = []
     measure(items, other := engine(), identity="another model", on_note=notes.append)

@@ -134,7 +134,7 @@ def test_markdown_says_what_was_compared_and_what_it_does_not_show(comparison):
         "Updates per run: 50",
         "Items: 300 (id 60, para 60",
         "core: mean of the accuracies on para, comb, distract",
-        "Do not use the teacher's traces, so the same under every noise: base, sparse",
+        "Methods without the teacher's traces, the same under every noise: base, sparse",
         "4,000 replicates over bases, seeds, items",
         "With 2 bases and 2 seeds, the intervals of a percentile bootstrap are too narrow",
         "not corrected for multiplicity",
