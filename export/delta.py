@@ -162,9 +162,7 @@ def _gguf_tensors(path: Path) -> dict[str, _Tensor]:
     found = read_tensors(path)
     data = np.memmap(path, np.uint8, "r")
     return {
-        tensor["name"]: _gguf_tensor(
-            data[tensor["start"] : tensor["start"] + tensor["bytes"]], tensor["shape"], tensor["kind"]
-        )
+        tensor.name: _gguf_tensor(data[tensor.offset : tensor.offset + tensor.size], tensor.shape, tensor.type_id)
         for tensor in found
     }
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from mentor_edge.engines.llama_cpp.engine import LlamaWorker
 from mentor_edge.engines.llama_cpp.quantizer import FTYPES, TENSOR_TYPES
+from mentor_edge.engines.llama_cpp.replies import Fallback, TensorInfo
 from mentor_edge.errors import EngineError, ExportError, did_you_mean
 from mentor_edge.files import atomic_file
 
@@ -88,7 +89,7 @@ def quantize(
     if not source.is_file():
         raise ExportError(f"{source} does not exist", "convert the model first")
     with atomic_file(target) as temporary, _stage(), LlamaWorker(timeout) as worker:
-        tensors = worker.request("tensors", f"reading {source}", path=str(source))
+        tensors = worker.tensors(source)
         matrices = _quantizable(tensors, source, kind)
         types = _types_by_name(matrices, overrides, source)
         if matrix is not None:
@@ -98,25 +99,17 @@ def quantize(
                 raise ExportError(
                     f"{name} cannot become {type_} without importances", "give an importance matrix, or another type"
                 )
-        reply = worker.request(
-            "quantize",
-            f"quantizing {source} to {kind}",
-            source=str(source),
-            target=str(temporary),
-            kind=kind,
-            threads=threads,
-            types=types,
-            matrix={} if matrix is None else {name: _base64(values) for name, values in matrix.values.items()},
-        )
-        if reply["code"] != 0:
-            reason = reply["log"][-1] if reply["log"] else f"return code {reply['code']}"
+        importances = {} if matrix is None else {name: _base64(values) for name, values in matrix.values.items()}
+        reply = worker.quantize(source, temporary, kind, threads=threads, types=types, matrix=importances)
+        if reply.code != 0:
+            reason = reply.log[-1] if reply.log else f"return code {reply.code}"
             raise ExportError(
                 f"quantization: llama.cpp could not quantize {source} to {kind}: {reason}",
                 "the disk must have room for the target, and memory for the largest tensor's rows",
             )
-        written = worker.request("tensors", f"reading back {temporary}", path=str(temporary))
-        _check_overrides_took(types, written, reply["fallbacks"])
-        return _quantized(written, reply["fallbacks"])
+        written = worker.tensors(temporary, "reading back")
+        _check_overrides_took(types, written, reply.fallbacks)
+        return _quantized(written, reply.fallbacks)
 
 
 def tensor_types(path: Path) -> dict[str, int]:
@@ -124,19 +117,18 @@ def tensor_types(path: Path) -> dict[str, int]:
 
     Raises: EngineError when the file is missing, truncated or not GGUF.
     """
-    return _count(tensor["type"] for tensor in read_tensors(path))
+    return _count(tensor.type for tensor in read_tensors(path))
 
 
-def read_tensors(path: Path) -> list[dict[str, Any]]:
-    """The header of a GGUF file as llama.cpp reads it: see `llama_quantizer.read_tensors`.
+def read_tensors(path: Path) -> list[TensorInfo]:
+    """The tensors that the header of a GGUF file lists, as llama.cpp reads it.
 
     Raises: EngineError when the file is missing, truncated or not GGUF.
     """
     if not path.is_file():
         raise EngineError(f"no such file: {path}", "give the path of a .gguf file")
     with LlamaWorker(timeout=60.0) as worker:
-        tensors: list[dict[str, Any]] = worker.request("tensors", f"reading {path}", path=str(path))
-    return tensors
+        return worker.tensors(path)
 
 
 @contextmanager
@@ -160,22 +152,22 @@ def _check_kind(kind: str, overrides: Mapping[str, str], matrix: ImportanceMatri
         raise ExportError(f"llama.cpp takes no overrides for {kind}", "quantize to q8_0 and override to f16 instead")
 
 
-def _quantizable(tensors: Sequence[dict[str, Any]], source: Path, kind: str) -> dict[str, int]:
+def _quantizable(tensors: Sequence[TensorInfo], source: Path, kind: str) -> dict[str, int]:
     """The row width of every matrix that llama.cpp would quantize."""
-    if quantized := _count(t["type"] for t in tensors if t["type"] not in UNQUANTIZED):
+    if quantized := _count(tensor.type for tensor in tensors if tensor.type not in UNQUANTIZED):
         raise ExportError(
             f"{source} is quantized already (it holds {', '.join(quantized)})",
             "quantizing twice loses more than once: start from the F32 or F16 file",
         )
-    if kind == "mxfp4_moe" and not any(tensor["shape"][2] > 1 for tensor in tensors):
+    if kind == "mxfp4_moe" and not any(tensor.shape[2] > 1 for tensor in tensors):
         raise ExportError(
             f"mxfp4_moe is for mixtures of experts, and {source} has no experts: every matrix would become q8_0",
             "ask for q8_0, or override single tensors to mxfp4",
         )
     return {
-        tensor["name"]: tensor["shape"][0]
+        tensor.name: tensor.shape[0]
         for tensor in tensors
-        if max(tensor["shape"][1:]) > 1 and tensor["name"].endswith(".weight") and "_norm." not in tensor["name"]
+        if max(tensor.shape[1:]) > 1 and tensor.name.endswith(".weight") and "_norm." not in tensor.name
     }
 
 
@@ -222,23 +214,23 @@ def _check_matrix(matrix: ImportanceMatrix, matrices: Mapping[str, int], source:
 
 
 def _check_overrides_took(
-    types: Mapping[str, str], written: Sequence[dict[str, Any]], fallbacks: Sequence[Sequence[Any]]
+    types: Mapping[str, str], written: Sequence[TensorInfo], fallbacks: Sequence[Fallback]
 ) -> None:
-    fell_back = {name for name, *_ in fallbacks}
+    fell_back = {fallback.tensor for fallback in fallbacks}
     for tensor in written:
-        wanted = types.get(tensor["name"], tensor["type"])
-        if tensor["type"] != wanted and tensor["name"] not in fell_back:
+        wanted = types.get(tensor.name, tensor.type)
+        if tensor.type != wanted and tensor.name not in fell_back:
             raise ExportError(
-                f"llama.cpp wrote {tensor['name']} as {tensor['type']} although {wanted} was asked for",
+                f"llama.cpp wrote {tensor.name} as {tensor.type} although {wanted} was asked for",
                 "it never quantizes some tensors: leave this one out of the overrides",
             )
 
 
-def _quantized(written: Sequence[dict[str, Any]], fallbacks: Sequence[Sequence[Any]]) -> Quantized:
+def _quantized(written: Sequence[TensorInfo], fallbacks: Sequence[Fallback]) -> Quantized:
     return Quantized(
-        _count(tensor["type"] for tensor in written),
-        _count(f"{meant} -> {became}" for _, _, _, meant, became in fallbacks),
-        tuple(sorted({(width, block) for _, width, block, _, _ in fallbacks})),
+        _count(tensor.type for tensor in written),
+        _count(f"{one.intended} -> {one.written}" for one in fallbacks),
+        tuple(sorted({(one.row_width, one.block) for one in fallbacks})),
     )
 
 

@@ -1,4 +1,9 @@
-"""Opening a model in its runtime, whatever it is: a GGUF file, a Hugging Face or ONNX directory, an endpoint."""
+"""Opening a model in its runtime: the one place that knows which engine handles what.
+
+`open_engine` handles GGUF files (llama.cpp), ONNX directories (onnxruntime-genai), Hugging Face directories (torch) and
+URLs of OpenAI-compatible endpoints. A new engine is registered by one more branch here; `engines/base.py` lists the
+other steps.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,11 @@ from mentor_edge.files import sha256_of
 from mentor_edge.manifest import verify_entry
 
 _MODEL_FILES = (".safetensors", ".onnx", ".data", ".onnx_data", ".json", ".jinja", ".txt", ".model")
-"""Endings of the files in a directory that decide what a model says: weights, configuration, tokenizer, template."""
+"""Suffixes of the files that determine a model's output: weights, configuration, tokenizer, template."""
 
 
 def is_endpoint(target: str | Path) -> bool:
+    """Whether `target` is a URL."""
     return str(target).startswith(("http://", "https://"))
 
 
@@ -24,13 +30,19 @@ def is_endpoint(target: str | Path) -> bool:
 def open_engine(
     target: str | Path, *, model: str | None = None, api_key: str | None = None
 ) -> Iterator[Engine | ChatEngine]:
-    """The model at `target`, ready to answer; its runtime is closed afterwards.
+    """Open the model at `target`; its runtime is closed when the context ends.
 
-    A file is a GGUF for llama.cpp; a directory with genai_config.json is for ONNX Runtime, one with config.json for
-    torch. A URL is an OpenAI-compatible endpoint; it needs `model`, unless it serves just one. Files of an artifact are
-    compared with its manifest first.
+    Args:
+        target: a file is a GGUF for llama.cpp; a directory with genai_config.json is for onnxruntime-genai, one with
+            config.json for torch; a URL is an OpenAI-compatible endpoint. Files of an artifact are first compared with
+            its manifest.
+        model: the name of the endpoint's model; not needed if it serves only one.
+        api_key: sent to the endpoint.
 
-    Raises: EngineError, StudentError, ArtifactError.
+    Raises:
+        EngineError: when there is no model at `target`, or its runtime cannot load it.
+        StudentError: when a Hugging Face directory cannot be loaded.
+        ArtifactError: when a file differs from the manifest of the artifact it belongs to.
     """
     if is_endpoint(target):
         from mentor_edge.engines.endpoint import EndpointEngine, only_model
@@ -55,14 +67,16 @@ def open_engine(
 
         yield TransformersEngine.load(path)
     else:
-        raise EngineError(f"{path} holds no model", "give a GGUF file, a Hugging Face or ONNX directory, or a URL")
+        raise EngineError(f"{path} is not a model", "give a GGUF file, a Hugging Face or ONNX directory, or a URL")
 
 
 def identity_of(target: str | Path, model: str | None = None) -> str:
-    """What tells one model from another in results: the SHA-256 of a file, that of a directory's model files with their
-    names, or the URL and model of an endpoint (whose weights nobody can see).
+    """A text that identifies a model in results.
 
-    Raises: EngineError when there is nothing at `target`.
+    It is the SHA-256 of a file, the SHA-256 of a directory's model files and their names, or the URL and model name of
+    an endpoint, whose weights cannot be seen.
+
+    Raises: EngineError when there is no model at `target`.
     """
     if is_endpoint(target):
         return f"{str(target).rstrip('/')} {model}"
@@ -71,6 +85,6 @@ def identity_of(target: str | Path, model: str | None = None) -> str:
         return f"sha256:{sha256_of(path)}"
     files = sorted(file for file in path.glob("*") if file.suffix in _MODEL_FILES and file.is_file())
     if not files:
-        raise EngineError(f"{path} holds no model", "give a GGUF file, a Hugging Face or ONNX directory, or a URL")
+        raise EngineError(f"{path} is not a model", "give a GGUF file, a Hugging Face or ONNX directory, or a URL")
     lines = "".join(f"{sha256_of(file)} {file.name}\n" for file in files)
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"

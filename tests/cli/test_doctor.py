@@ -134,7 +134,7 @@ def test_a_build_that_leaves_the_processor_unused_is_named(
     if unused is None:
         assert advice is None
     else:
-        assert advice is not None and advice.startswith(f"uses no {unused}, ")
+        assert advice is not None and advice.startswith(f"decodes slowly: it does not use this processor's {unused}. ")
         assert rebuilt in advice and "pip install --force-reinstall" in advice
 
 

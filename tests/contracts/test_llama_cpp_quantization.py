@@ -10,13 +10,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from helpers.gguf_files import make_f32
 from mentor_edge.engines.llama_cpp.engine import LlamaWorker
 from mentor_edge.engines.llama_cpp.quantizer import FTYPES, TENSOR_TYPES
+from mentor_edge.engines.llama_cpp.replies import Fallback, QuantizeReply
 from mentor_edge.export.gguf.quantize import NEED_MATRIX
 
 
@@ -25,10 +25,10 @@ def f32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_f32(tmp_path_factory.mktemp("student"))
 
 
-def quantize_unchecked(source: Path, target: Path, kind: str) -> Any:
+def quantize_unchecked(source: Path, target: Path, kind: str) -> QuantizeReply:
     """llama.cpp's reply, without the checks of `quantize`."""
     with LlamaWorker() as worker:
-        return worker.request("quantize", "asking llama.cpp", source=str(source), target=str(target), kind=kind)
+        return worker.quantize(source, target, kind)
 
 
 def test_the_tables_are_those_of_the_installed_llama_cpp() -> None:
@@ -47,10 +47,10 @@ def test_the_tables_are_those_of_the_installed_llama_cpp() -> None:
 @pytest.mark.parametrize("kind", NEED_MATRIX)
 def test_llama_cpp_refuses_the_kinds_that_need_importances(f32: Path, tmp_path: Path, kind: str) -> None:
     reply = quantize_unchecked(f32, tmp_path / "q.gguf", kind)
-    assert reply["code"] == 1 and "requires an imatrix" in reply["log"][-1]
+    assert reply.code == 1 and "requires an imatrix" in reply.log[-1]
 
 
 def test_llama_cpp_logs_a_tensor_that_gets_another_type_in_the_words_that_are_parsed(tmp_path: Path) -> None:
     source = make_f32(tmp_path, hidden_size=96, intermediate_size=96)
-    fallbacks = quantize_unchecked(source, tmp_path / "q.gguf", "q4_k_m")["fallbacks"]
-    assert ["blk.0.attn_q.weight", 96, 256, "q4_K", "q5_0"] in fallbacks and len(fallbacks) == 6
+    fallbacks = quantize_unchecked(source, tmp_path / "q.gguf", "q4_k_m").fallbacks
+    assert Fallback("blk.0.attn_q.weight", 96, 256, "q4_K", "q5_0") in fallbacks and len(fallbacks) == 6

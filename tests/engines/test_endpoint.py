@@ -315,5 +315,5 @@ def test_open_engine_takes_a_url(tmp_path):
             (trajectory,) = run_conversations(engine, suite().tasks[:1], executor, LIMITS)
         assert server.requests[0]["model"] == "mine" and server.keys[0] == f"Bearer {KEY}"
     assert trajectory.answer == "5" and trajectory.tokens == 20 and trajectory.seconds > 0
-    with pytest.raises(EngineError, match="holds no model"), open_engine(tmp_path):
+    with pytest.raises(EngineError, match="is not a model"), open_engine(tmp_path):
         pass

@@ -297,7 +297,7 @@ def test_prints_of_c_code_do_not_reach_the_protocol(
 def test_a_worker_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     misbehave(monkeypatch, tmp_path, "sys.modules['llama_cpp'] = None")
     with LlamaWorker() as child, pytest.raises(RuntimeDied, match=r"exit code 1 while starting: .*llama_cpp"):
-        child.request("about", "starting")
+        child.system_info()
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
@@ -354,12 +354,12 @@ def test_doctor_names_the_crash_and_the_cure(monkeypatch: pytest.MonkeyPatch, tm
     # As the wheel built by gcc 12 behaves: dead in the first batch of a quantized model, unless buffers are plain.
     code = f"""
 load = worker.LlamaServer.load
-def broken(self, *args, use_extra_bufts, **kwargs):
-    if use_extra_bufts or not {fallback}:
+def broken(self, *args, use_extra_buffers, **kwargs):
+    if use_extra_buffers or not {fallback}:
         worker.LlamaServer.logits = lambda *_, **__: os.kill(os.getpid(), signal.SIGSEGV)
-    return load(self, *args, use_extra_bufts=use_extra_bufts, **kwargs)
+    return load(self, *args, use_extra_buffers=use_extra_buffers, **kwargs)
 worker.LlamaServer.load = broken
-worker.LlamaServer.about = lambda self: {{"system": "AMX_INT8 = 1"}}
+worker.LlamaServer.system_info = lambda self: "AMX_INT8 = 1"
 """
     misbehave(monkeypatch, tmp_path, code)
     check = check_llama_cpp()

@@ -276,11 +276,11 @@ def fill_with_nan(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without("genai_config.json"), r"holds no genai_config.json\n.*builder"),
-        (without("model.onnx"), r"holds no model.onnx, which its genai_config.json names\n.*export"),
+        (without("genai_config.json"), r"has no genai_config.json\n.*builder"),
+        (without("model.onnx"), r"has no model.onnx, which its genai_config.json names\n.*export"),
         (without("model.onnx.data"), r"while loading .*model.onnx.data.*\n.*export"),
-        (without("tokenizer.json"), r"holds no tokenizer.json\n.*export"),
-        (without("tokenizer_config.json"), r"holds no tokenizer_config.json\n.*export"),
+        (without("tokenizer.json"), r"has no tokenizer.json\n.*export"),
+        (without("tokenizer_config.json"), r"has no tokenizer_config.json\n.*export"),
         (without("chat_template.jinja"), r"has no chat template\n.*add the chat_template"),
         (cut("genai_config.json", 100), r"genai_config.json cannot be used.*JSON"),
         (change("genai_config.json", lambda c: c["model"]["decoder"].pop("head_size")), r"model.decoder.head_size"),
@@ -288,7 +288,7 @@ def fill_with_nan(directory: Path) -> None:
         (change("genai_config.json", lambda c: c["model"].update(vocab_size=440)), r"while loading .* Got: 440 .*448"),
         (change("genai_config.json", lambda c: c["model"].update(type="other")), r"while loading .*other"),
         (change("tokenizer_config.json", lambda c: c.update(eos_token=None)), r"names no end-of-turn token"),
-        (cut("tokenizer.json", 5000), r"tokenizer.json is no tokenizer"),
+        (cut("tokenizer.json", 5000), r"tokenizer.json is not a tokenizer"),
         (cut("model.onnx", 0), r"while loading .*No graph"),
         (cut("model.onnx", 5000), r"while loading .*Protobuf parsing failed.*\n.*export it again"),
         (cut("model.onnx.data", 500_000), r"while loading [^:]*: 1 : FAIL : .*\d+ are out of bounds"),
@@ -309,7 +309,7 @@ def test_weights_that_are_no_numbers_are_refused(copy: Path) -> None:
 
 
 def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"holds no genai_config.json"):
+    with pytest.raises(EngineError, match=r"has no genai_config.json"):
         OnnxEngine(tmp_path / "none")
 
 

@@ -144,7 +144,7 @@ FAULTS: dict[str, Fault] = {
     "ONNX graph cut": alone("truncated", INT4, cut(9000, "model.onnx"), "while loading .*Protobuf parsing failed"),
     "ONNX weights cut": alone("truncated", INT4, cut(500_000, "model.onnx.data"), "while loading .*out of bounds"),
     "ONNX config cut": alone("truncated", INT4, cut(600, "genai_config.json"), "genai_config.json cannot be used"),
-    "ONNX tokenizer cut": alone("truncated", INT4, cut(9000, "tokenizer.json"), "tokenizer.json is no tokenizer"),
+    "ONNX tokenizer cut": alone("truncated", INT4, cut(9000, "tokenizer.json"), "tokenizer.json is not a tokenizer"),
     "GGUF cut, in an artifact": in_artifact("truncated", Q8, cut(-1, Q8), HASH, Q8),
     "ONNX weights cut, in an artifact": in_artifact(
         "truncated", INT4, cut(-1, f"{INT4}/model.onnx.data"), HASH, "model.onnx.data"
@@ -189,14 +189,14 @@ FAULTS: dict[str, Fault] = {
     "tokenizer.json of another model": swapped(INT4, tokenizer_of_another, "^tokenizer: ", "int4"),
     # Missing
     **{
-        f"no {name}": alone("missing", INT4, without(name), f"holds no (model|chat template|{name})|{name}")
+        f"no {name}": alone("missing", INT4, without(name), f"is not a model|has no (chat template|{name})|{name}")
         for name in ONNX_FILES
     },
     **{
         f"no {name}, in an artifact": in_artifact("missing", INT4, without(f"{INT4}/{name}"), "is missing", name)
         for name in ONNX_FILES
     },
-    "no GGUF": alone("missing", Q8, without(), "holds no model"),
+    "no GGUF": alone("missing", Q8, without(), "is not a model"),
     "no GGUF, in an artifact": in_artifact("missing", Q8, without(Q8), "is missing", Q8),
     "no ONNX directory, in an artifact": in_artifact("missing", INT4, without(INT4), "is missing", INT4),
     "no manifest": Fault("missing", no_manifest, ArtifactError, "holds no artifact", MANIFEST),

@@ -1,4 +1,4 @@
-"""Does this llama.cpp build work? A tiny quantized model, made on the spot and decoded in a child process."""
+"""Does this llama.cpp build work? The answer: make a tiny quantized model and decode it in a child process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mentor_edge.errors import EngineError
 
 KINDS = ("q8_0", "q4_k_m")
 AMX_OFF = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-# What makes decoding several times faster, in llama.cpp's words, and the flag in /proc/cpuinfo that says it is there.
+# Instructions that make decoding several times faster: llama.cpp's name, and the flag in /proc/cpuinfo.
 _FASTER = {"AVX2": "avx2", "FMA": "fma", "F16C": "f16c", "DOTPROD": "asimddp"}
 _AMX_FLAGS = {"amx_tile", "amx_int8", "amx_bf16"}
 _WIDTH = 256  # columns of a weight: K-quants fall back to other types on rows that 256 does not divide
@@ -27,23 +27,25 @@ _VOCABULARY = 64
 
 @dataclass(frozen=True, slots=True)
 class LlamaCheck:
-    """What was found. `ok`: engines work as they are. `fallback_works`: whether they work with
-    `use_extra_buffers=False`, None when that was not needed or not tried. `message` is for people. `instructions` are
-    those that the build uses, in llama.cpp's words ("AVX2", "AMX_INT8", "REPACK")."""
+    """The result of `check_llama_cpp`."""
 
     ok: bool
+    """Engines work as they are."""
     message: str
+    """For people."""
     fallback_works: bool | None = None
+    """Whether engines work with `use_extra_buffers=False`; None when that was not needed or not tried."""
     instructions: frozenset[str] = frozenset()
+    """The instructions that the build uses, in llama.cpp's spelling ("AVX2", "AMX_INT8", "REPACK")."""
 
 
 def check_llama_cpp(timeout: float = 60.0) -> LlamaCheck:
     """Decode three tokens with a tiny quantized model of every kind in `KINDS`.
 
     Known failure (llama-cpp-python 0.3.36 built on an AMX machine by gcc 12): a crash in the first batch of more than
-    one token of any quantized model, because gcc 12 takes `_tile_loadconfig` to read 8 bytes of 64. A crash is
-    therefore tried again without AMX and repacking. `timeout` is in seconds, per request. Never raises for a broken
-    llama.cpp: that is what the result says.
+    one token of any quantized model, because gcc 12 assumes that `_tile_loadconfig` reads 8 bytes instead of 64. After
+    a crash, the check therefore tries again without AMX and repacking. `timeout` is in seconds, per request. A broken
+    llama.cpp does not raise an error; the result describes it.
     """
     try:
         installed = version("llama-cpp-python")
@@ -55,14 +57,12 @@ def check_llama_cpp(timeout: float = 60.0) -> LlamaCheck:
         try:
             files = []
             with LlamaWorker(timeout) as worker:
-                instructions = _instructions(worker.request("about", "starting")["system"])
+                instructions = _instructions(worker.system_info())
                 for kind in KINDS:
                     files.append(target := source.with_name(f"{kind}.gguf"))
-                    reply = worker.request(
-                        "quantize", f"quantizing to {kind}", source=str(source), target=str(target), kind=kind
-                    )
-                    if reply["code"] != 0:
-                        raise EngineError(f"quantizing to {kind} failed: {' '.join(reply['log'])}")
+                    reply = worker.quantize(source, target, kind)
+                    if reply.code != 0:
+                        raise EngineError(f"quantizing to {kind} failed: {' '.join(reply.log)}")
             crash = _crash(files, True, timeout)
             fallback = None if crash is None else _crash(files, False, timeout) is None
         except EngineError as error:
@@ -84,15 +84,17 @@ def check_llama_cpp(timeout: float = 60.0) -> LlamaCheck:
 
 
 def slow_build(instructions: frozenset[str], flags: frozenset[str]) -> str | None:
-    """What a llama.cpp build leaves unused of a processor with these flags (`machine.processor_flags`), with the
-    command that builds it anew; None when it uses what matters."""
+    """Which fast instructions of this processor a llama.cpp build does not use, and the command that rebuilds it.
+
+    `flags` are those of `machine.processor_flags`. None when the build uses all that matter.
+    """
     unused = [name for name, flag in _FASTER.items() if flag in flags and name not in instructions]
     if not unused:
         return None
-    flags_ = 'CMAKE_ARGS="-DLLAVA_BUILD=OFF"'
+    environment = 'CMAKE_ARGS="-DLLAVA_BUILD=OFF"'
     if flags & _AMX_FLAGS:
-        flags_ += f' CFLAGS="{AMX_OFF}" CXXFLAGS="{AMX_OFF}"'
-    return f"uses no {', '.join(unused)}, which this processor has: it decodes slowly. {_pip_line(flags_)}"
+        environment += f' CFLAGS="{AMX_OFF}" CXXFLAGS="{AMX_OFF}"'
+    return f"decodes slowly: it does not use this processor's {', '.join(unused)}. {_pip_line(environment)}"
 
 
 def _instructions(system: str) -> frozenset[str]:
@@ -102,8 +104,11 @@ def _instructions(system: str) -> frozenset[str]:
 
 
 def rebuild_command(installed: str | None, amx: bool) -> str:
-    """The shell command that builds llama-cpp-python anew: without AMX where that is the trouble (only x86 compilers
-    know those flags), else without any instruction that the building machine's compiler might get wrong."""
+    """The shell command that rebuilds llama-cpp-python.
+
+    With `amx`, it turns AMX off (only x86 compilers know those flags). Otherwise it builds for no particular processor,
+    so that the compiler cannot get special instructions wrong.
+    """
     flags = 'CMAKE_ARGS="-DLLAVA_BUILD=OFF'
     flags += f'" CFLAGS="{AMX_OFF}" CXXFLAGS="{AMX_OFF}"' if amx else ' -DGGML_NATIVE=OFF"'
     return _pip_line(flags, installed)
@@ -116,9 +121,9 @@ def _pip_line(environment: str, installed: str | None = None) -> str:
 
 
 def _crash(files: Sequence[Path], use_extra_buffers: bool, timeout: float) -> str | None:
-    """How llama.cpp died on the first file that it died on, or None.
+    """How llama.cpp crashed on the first file that it crashed on, or None.
 
-    Raises: EngineError when it refuses a file or computes nonsense without dying.
+    Raises: EngineError when it refuses a file, or computes logits that are not finite.
     """
     for file in files:
         try:

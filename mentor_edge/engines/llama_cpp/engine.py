@@ -1,13 +1,16 @@
-"""llama.cpp as an engine. The library runs in a child process (`llama_worker`); its crash is an error message here."""
+"""llama.cpp as an engine. The library runs in a child process (`llama_worker`); its crash becomes an error message."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.engines.llama_cpp.replies import Fallback, LoadedModel, QuantizeReply, TensorInfo
 from mentor_edge.engines.process.worker import RuntimeWorker, WorkerEngine
 from mentor_edge.errors import EngineError
 
@@ -17,25 +20,73 @@ DOCTOR = "run `mentor-edge doctor` to test this llama.cpp build"
 
 
 class LlamaWorker(RuntimeWorker):
-    """The child process that holds llama.cpp; `timeout` as in `RuntimeWorker`."""
+    """The child process that runs llama.cpp, with typed operations; `timeout` as in `RuntimeWorker`.
+
+    Each method raises EngineError when llama.cpp refuses and RuntimeDied when it crashes or hangs.
+    """
 
     def __init__(self, timeout: float = 600.0) -> None:
         # A failed assertion would otherwise start a debugger on the dying process.
         environment = {"GGML_NO_BACKTRACE": "1"}
         super().__init__("llama.cpp", COMMAND, hint=DOCTOR, timeout=timeout, environment=environment)
 
+    def system_info(self) -> str:
+        """The text of llama_print_system_info."""
+        text: str = self.request("system_info", "starting")
+        return text
+
+    def load(self, path: Path, **options: Any) -> LoadedModel:
+        """Load a GGUF file; `options` as in `LlamaServer.load`."""
+        return LoadedModel(**self.request("load", f"loading {path}", path=str(path), **options))
+
+    def tensors(self, path: Path, doing: str = "reading") -> list[TensorInfo]:
+        """The tensors of a GGUF file."""
+        return [TensorInfo(**info) for info in self.request("tensors", f"{doing} {path}", path=str(path))]
+
+    def quantize(
+        self,
+        source: Path,
+        target: Path,
+        kind: str,
+        *,
+        threads: int = 1,
+        types: Mapping[str, str] = MappingProxyType({}),
+        matrix: Mapping[str, str] = MappingProxyType({}),
+    ) -> QuantizeReply:
+        """Write `target` as a file of a kind of `quantizer.FTYPES`; see `quantizer.quantize`."""
+        reply = self.request(
+            "quantize",
+            f"quantizing {source} to {kind}",
+            source=str(source),
+            target=str(target),
+            kind=kind,
+            threads=threads,
+            types=dict(types),
+            matrix=dict(matrix),
+        )
+        return QuantizeReply(reply["code"], reply["log"], [Fallback(**fallback) for fallback in reply["fallbacks"]])
+
 
 class LlamaCppEngine(WorkerEngine):
     """A GGUF file in llama.cpp on the CPU.
 
-    `context_length` None is the model's own, at most 4096 tokens. `batch_size` is lowered to the number of
-    conversations whose KV caches fit in memory (4 GiB together, or half of the machine's). One thread is faster than
-    two for nano models. `flash_attention` and `kv="f16"` each change logits in the third digit. `use_extra_buffers`
-    off avoids weight repacking and AMX, for builds that crash with them. `timeout`: see `RuntimeWorker`.
+    Args:
+        path: the file.
+        context_length: tokens of one conversation; None is the model's own length, at most 4096.
+        batch_size: conversations decoded at once. It is lowered to the number whose KV caches fit in memory (4 GiB
+            together, or half of the machine's).
+        threads: one is faster than two for nano models.
+        kv: the type of the KV cache, "f16" or "f32"; "f16" changes logits in the third digit.
+        flash_attention: also changes logits in the third digit.
+        use_extra_buffers: False avoids weight repacking and AMX, for builds that crash with them.
+        timeout: seconds that llama.cpp may stay silent during a request.
 
-    Raises: EngineError when the file is missing, damaged or not supported by this llama.cpp, from the constructor;
-    RuntimeDied (an EngineError) from any method when the child process crashes or hangs.
+    Raises:
+        EngineError: from the constructor, when the file is missing, damaged or not supported by this llama.cpp.
+        RuntimeDied: (an EngineError) from any method, when the child process crashes or hangs.
     """
+
+    _worker: LlamaWorker
 
     def __init__(
         self,
@@ -55,27 +106,25 @@ class LlamaCppEngine(WorkerEngine):
             raise EngineError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}")
         super().__init__(Path(path), LlamaWorker(timeout))
         try:
-            info = self._worker.request(
-                "load",
-                f"loading {self.path}",
-                path=str(self.path),
+            model = self._worker.load(
+                self.path,
                 context_length=context_length,
-                n_seq=batch_size,
+                batch_size=batch_size,
                 threads=threads,
                 kv=kv,
                 flash_attention=flash_attention,
-                use_extra_bufts=use_extra_buffers,
+                use_extra_buffers=use_extra_buffers,
             )
         except BaseException:
             self.close()
             raise
-        self._template: str | None = info["template"]
-        self.eos_token: str = info["eos_token"]
-        self.bos_token: str = info["bos_token"]
-        self.end_ids: frozenset[int] = frozenset(info["end_ids"])
-        self.vocabulary_size: int = info["n_vocab"]
-        self.context_length: int = info["context_length"]
-        self.batch_size: int = info["n_seq"]
+        self._template = model.template
+        self.eos_token = model.eos_token
+        self.bos_token = model.bos_token
+        self.end_ids = frozenset(model.end_ids)
+        self.vocabulary_size = model.vocabulary_size
+        self.context_length = model.context_length
+        self.batch_size = model.batch_size
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -89,8 +138,8 @@ class LlamaCppEngine(WorkerEngine):
         return ChatTemplate(self._template, self.eos_token, self.bos_token)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text: special and added tokens are recognized, nothing is added, no Unicode
-        normalization (llama.cpp has none)."""
+        """Token ids of each text. Special and added tokens are recognized; nothing is added. Unicode is not normalized:
+        llama.cpp cannot do that."""
         ids: list[list[int]] = self._worker.request("tokenize", f"tokenizing for {self.path}", texts=list(texts))
         return ids
 

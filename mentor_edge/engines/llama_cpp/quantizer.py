@@ -1,8 +1,7 @@
-"""The child's side of quantization: what a GGUF file holds, and writing it anew with fewer bits.
+"""Quantization by llama.cpp: reading the tensors of a GGUF file and writing them again with fewer bits.
 
-Runs in `mentor_edge.engines.llama_cpp.llama_worker`; the parent's side, with what is refused beforehand, is
-`export/gguf/quantize.py`.
-The tables are plain, so that the parent can read them without loading llama.cpp.
+Runs in the child process (`llama_worker`). The parent's side, `export/gguf/quantize.py`, checks the request first. It
+reads the tables below, so this module imports llama.cpp nowhere.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mentor_edge.engines.llama_cpp.replies import Fallback, QuantizeReply, TensorInfo
 from mentor_edge.engines.process.serving import Refused
 
 FTYPES = {
@@ -23,8 +23,8 @@ FTYPES = {
     "iq2_m": 29, "iq4_xs": 30, "iq1_m": 31, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4_moe": 38, "q1_0": 40,
     "q2_0": 41,
 }  # a table  # fmt: skip
-"""Kinds of files: llama.h, enum llama_ftype. All but f32, which is what files are quantized from, and nvfp4 (39), which
-llama_model_quantize of llama-cpp-python 0.3.36 does not write ("invalid output file type")."""
+"""Kinds of files: llama.h, enum llama_ftype. Two are left out: f32, which files are quantized from, and nvfp4 (39),
+which llama_model_quantize of llama-cpp-python 0.3.36 does not write ("invalid output file type")."""
 
 TENSOR_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q2_K": 10, "q3_K": 11, "q4_K": 12,
@@ -34,12 +34,14 @@ TENSOR_TYPES = {
 }  # a table  # fmt: skip
 """Types of single tensors that ggml_quantize_chunk can write (ggml.h, enum ggml_type), in llama.cpp's spelling."""
 
-BUFFER = 128 << 20  # bytes of one tensor's rows in memory at once; by default llama.cpp takes up to 8 GiB
+BUFFER = 128 << 20
+"""Bytes of one tensor's rows in memory at once; by default llama.cpp takes up to 8 GiB."""
 # What llama.cpp logs when a row is not a multiple of the type's block (llama-quant.cpp, tensor_type_fallback).
 _FALLBACK = re.compile(
     r"(\S+)\s+- ncols\s+(\d+) not divisible by\s+(\d+) \(required for type\s+(\S+)\)[^>]*-> falling back to\s+(\S+)"
 )
-_LOG_WARNING = 3  # ggml.h, enum ggml_log_level
+_LOG_WARNING = 3
+"""ggml.h, enum ggml_log_level."""
 
 
 class _InitParams(ctypes.Structure):
@@ -48,20 +50,19 @@ class _InitParams(ctypes.Structure):
     _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
 
 
-def read_tensors(lib: Any, path: str, log: Sequence[str]) -> list[dict[str, Any]]:
-    """`name`, `type` (llama.cpp's spelling), `kind` (its number) and `shape` (four sizes, row width first) of every
-    tensor of a GGUF file, and where its `bytes` `start`.
+def read_tensors(lib: Any, path: str, log: Sequence[str]) -> list[TensorInfo]:
+    """Every tensor of a GGUF file, from its header.
 
-    llama.cpp's own reader, because it knows every type that llama.cpp writes and takes no time over long vocabularies.
-    `log` is where llama.cpp's warnings go.
+    Uses llama.cpp's own reader: it knows every type that llama.cpp writes and skips long vocabularies quickly. `log` is
+    where llama.cpp's warnings go.
 
     Raises: Refused when the file is not GGUF or ends before its last tensor does.
     """
     ggml = _ggml(lib)
     header = ggml.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
     if not header:
-        said = f" ({log[0]})" if log else ""
-        raise Refused(f"it is not a readable GGUF file{said}", "it is damaged or not GGUF: export the model again")
+        reason = f" ({log[0]})" if log else ""
+        raise Refused(f"it is not a readable GGUF file{reason}", "it is damaged or not GGUF: export the model again")
     try:
         count = ggml.gguf_get_n_tensors(header)
         data = ggml.gguf_get_data_offset(header)
@@ -71,14 +72,14 @@ def read_tensors(lib: Any, path: str, log: Sequence[str]) -> list[dict[str, Any]
         if missing > 0:
             raise Refused(f"it lacks the last {missing} bytes", "it was truncated: export or copy it again")
         return [
-            {
-                "name": ggml.gguf_get_tensor_name(header, i).decode(errors="replace"),
-                "type": ggml.ggml_type_name(ggml.gguf_get_tensor_type(header, i)).decode(),
-                "kind": ggml.gguf_get_tensor_type(header, i),
-                "shape": ggml.gguf_get_tensor_ne(header, i)[:4],
-                "start": starts[i],
-                "bytes": sizes[i],
-            }
+            TensorInfo(
+                name=ggml.gguf_get_tensor_name(header, i).decode(errors="replace"),
+                type=ggml.ggml_type_name(ggml.gguf_get_tensor_type(header, i)).decode(),
+                type_id=ggml.gguf_get_tensor_type(header, i),
+                shape=ggml.gguf_get_tensor_ne(header, i)[:4],
+                offset=starts[i],
+                size=sizes[i],
+            )
             for i in range(count)
         ]
     finally:
@@ -95,13 +96,12 @@ def quantize(
     types: Mapping[str, str],
     matrix: Mapping[str, str],
     alive: Callable[[], None],
-) -> dict[str, Any]:
-    """Write `target` from `source`. `types` are those of single tensors by name, `matrix` holds a float32 vector per
-    tensor name as base64. Calls `alive` with every line that llama.cpp logs, which is one or more per tensor.
+) -> QuantizeReply:
+    """Write `target` from `source`.
 
-    Replies `code`, llama.cpp's return code (0 is done); `log`, its warnings; `fallbacks`, one `[tensor, row width,
-    block, type meant, type written]` for each whose rows are not multiples of its type's block. Takes over llama.cpp's
-    log: the caller sets its own callback again.
+    `types` maps the names of single tensors to their types; `matrix` maps names to importances, a float32 vector as
+    base64. `alive` is called for every line that llama.cpp logs, which is one or more per tensor. llama.cpp's log
+    callback is replaced: the caller sets its own again.
     """
     warnings: list[str] = []
 
@@ -121,11 +121,14 @@ def quantize(
         params.imatrix = _importances(lib, matrix)
     code = lib.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(params))
     log = "".join(warnings)
-    return {
-        "code": code,
-        "log": [line.strip() for line in log.splitlines() if line.strip(" =.")],
-        "fallbacks": [[name, int(width), int(block), *types] for name, width, block, *types in _FALLBACK.findall(log)],
-    }
+    return QuantizeReply(
+        code,
+        [line.strip() for line in log.splitlines() if line.strip(" =.")],
+        [
+            Fallback(name, int(width), int(block), intended, written)
+            for name, width, block, intended, written in _FALLBACK.findall(log)
+        ],
+    )
 
 
 def _overrides(lib: Any, types: Mapping[str, str]) -> Any:
@@ -137,7 +140,7 @@ def _overrides(lib: Any, types: Mapping[str, str]) -> Any:
 
 
 def _importances(lib: Any, matrix: Mapping[str, str]) -> Any:
-    """llama.cpp's list of (name, floats), ended by an entry without a name. It keeps what it points to alive."""
+    """llama.cpp's list of (name, floats), ended by an entry without a name. It keeps the floats alive."""
     entries = (lib.llama_model_imatrix_data * (len(matrix) + 1))()
     for entry, (name, encoded) in zip(entries, matrix.items(), strict=False):
         values = base64.b64decode(encoded)
@@ -147,9 +150,10 @@ def _importances(lib: Any, matrix: Mapping[str, str]) -> Any:
 
 
 def _ggml(lib: Any) -> Any:
-    """llama.cpp's GGUF reader, which llama_cpp has no Python names for.
+    """llama.cpp's GGUF reader, for which llama_cpp has no Python names.
 
-    Found through the library that depends on it: a wheel holds several copies of ggml, each with a log of its own.
+    It is looked up through the library that depends on it: a wheel contains several copies of ggml, each with its own
+    log.
     """
     ggml: Any = lib.llama_cpp._lib
     index = (ctypes.c_void_p, ctypes.c_int64)

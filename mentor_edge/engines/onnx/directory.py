@@ -1,7 +1,7 @@
-"""What an ONNX directory says about its model: sizes, end tokens, template, tokenizer. The graph is not opened here.
+"""Reading an ONNX directory: sizes, end tokens, template and tokenizer. The graph is not opened here.
 
-Such a directory is what onnxruntime-genai's model builder writes: genai_config.json, the graph with its weights, and
-the Hugging Face tokenizer files (tokenizer.json, tokenizer_config.json, chat_template.jinja).
+onnxruntime-genai's model builder writes such directories. They contain genai_config.json, the graph with its weights,
+and the Hugging Face tokenizer files (tokenizer.json, tokenizer_config.json, chat_template.jinja).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _AddedToken(BaseModel):
 class _TokenizerConfig(BaseModel):
     eos_token: str | _AddedToken | None = None
     bos_token: str | _AddedToken | None = None
-    chat_template: Any = None  # some tokenizers have a list of named ones
+    chat_template: Any = None  # text, or a list of named templates
 
 
 _Config = TypeVar("_Config", bound=BaseModel)
@@ -53,12 +53,15 @@ _Config = TypeVar("_Config", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class OnnxDirectory:
-    """`end_ids` end a turn; `context_length` is in tokens, `kv_bytes_per_token` of one conversation's cache."""
+    """The parts of an ONNX directory that the parent process needs."""
 
     path: Path
     context_length: int
+    """In tokens."""
     kv_bytes_per_token: int
+    """The size of one conversation's cache, per token."""
     end_ids: frozenset[int]
+    """The tokens that end a turn."""
     template: ChatTemplate
     tokenizer: Tokenizer
 
@@ -66,11 +69,11 @@ class OnnxDirectory:
     def read(cls, path: Path) -> Self:
         """Raises: EngineError when a file is missing or damaged, or when there is no template or end token."""
         if not (path / CONFIG).is_file():
-            raise EngineError(f"{path} holds no {CONFIG}", "give a directory that onnxruntime-genai's builder wrote")
+            raise EngineError(f"{path} has no {CONFIG}", "give a directory that onnxruntime-genai's builder wrote")
         model = _parse(path / CONFIG, _GenaiConfig).model
         decoder = model.decoder
         if not (path / decoder.filename).is_file():
-            raise EngineError(f"{path} holds no {decoder.filename}, which its {CONFIG} names", _INCOMPLETE)
+            raise EngineError(f"{path} has no {decoder.filename}, which its {CONFIG} names", _INCOMPLETE)
         config = _parse(path / "tokenizer_config.json", _TokenizerConfig)
         tokenizer = _read_tokenizer(path / "tokenizer.json")
         eos_token = _content(config.eos_token)
@@ -92,7 +95,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise EngineError(f"{path.parent} holds no {path.name}", _INCOMPLETE) from error
+        raise EngineError(f"{path.parent} has no {path.name}", _INCOMPLETE) from error
     except (OSError, UnicodeDecodeError) as error:
         raise EngineError(f"cannot read {path}: {error}", _INCOMPLETE) from error
 
@@ -102,8 +105,8 @@ def _parse(path: Path, kind: type[_Config]) -> _Config:
         return kind.model_validate_json(_read(path))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "its text"
-        raise EngineError(f"{path} cannot be used: {place}: {first['msg']}", _INCOMPLETE) from error
+        field = ".".join(map(str, first["loc"])) or "its text"
+        raise EngineError(f"{path} cannot be used: {field}: {first['msg']}", _INCOMPLETE) from error
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
@@ -111,8 +114,8 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more specific
-        raise EngineError(f"{path} is no tokenizer: {error}", _INCOMPLETE) from error
-    # Settings of its training may be stored with it; what is encoded here is neither cut nor filled.
+        raise EngineError(f"{path} is not a tokenizer: {error}", _INCOMPLETE) from error
+    # The file may store settings from training; texts encoded here are neither truncated nor padded.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

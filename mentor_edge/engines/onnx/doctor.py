@@ -1,4 +1,4 @@
-"""Does onnxruntime-genai work here? A tiny model, made on the spot and decoded in a child process."""
+"""Does onnxruntime-genai work here? The answer: make a tiny model and decode it in a child process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VOCABULARY = 8
 
 
 def onnx_problem(timeout: float = 60.0) -> str | None:
-    """Why onnxruntime-genai cannot decode a model that repeats its last token, or None when it can.
+    """Why onnxruntime-genai cannot decode a model that repeats its last token, or None if it can.
 
     Needs onnx_ir. `timeout` is in seconds, per request.
     """
@@ -24,7 +24,7 @@ def onnx_problem(timeout: float = 60.0) -> str | None:
         try:
             with start_worker(timeout) as worker:
                 worker.request("load", "loading a tiny model", path=directory, context_length=16, end_ids=[0])
-                worker.request("open", "opening a tiny model", n_seq=1)
+                worker.request("open", "opening a tiny model", size=1)
                 (turn,) = worker.request(
                     "extend", "decoding with a tiny model", rows=[0], token_ids=[[1, 2, 3]], max_new_tokens=2
                 )
@@ -37,7 +37,7 @@ def _write_tiny_model(directory: Path) -> None:
     """One layer whose keys and values are the token ids; the logits are large for the token itself."""
     import onnx_ir as ir  # loaded only here: it takes half a second
 
-    cache = [f"{place}.0.{kind}" for place in ("past_key_values", "present") for kind in ("key", "value")]
+    cache = [f"{part}.0.{kind}" for part in ("past_key_values", "present") for kind in ("key", "value")]
     floats: dict[str, list[int | str | None]] = {name: ["batch", 1, name.partition(".")[0], 1] for name in cache}
     floats |= {"logits": ["batch", "tokens", _VOCABULARY], "ids_as_floats": ["batch", "tokens"]}
     floats |= {"entry": ["batch", 1, "tokens", 1]}
@@ -66,9 +66,9 @@ def _write_tiny_model(directory: Path) -> None:
         ("head_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"), 1
     )
     names = {
-        f"{place}_{kind}_names": f"{prefix}.%d.{kind}"
+        f"{part}_{kind}_names": f"{prefix}.%d.{kind}"
         for kind in ("key", "value")
-        for place, prefix in (("past", "past_key_values"), ("present", "present"))
+        for part, prefix in (("past", "past_key_values"), ("present", "present"))
     }
     decoder = one | {
         "filename": "model.onnx",

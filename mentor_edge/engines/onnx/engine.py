@@ -1,6 +1,6 @@
-"""ONNX Runtime GenAI as an engine. It runs in a child process (`onnx_worker`); its crash is an error message here.
+"""ONNX Runtime GenAI as an engine. It runs in a child process (`genai_worker`); its crash becomes an error message.
 
-Text is turned into tokens here, by the Hugging Face tokenizer in the directory: the one the model was trained with.
+Text is tokenized in this process, by the Hugging Face tokenizer in the directory: the one the model was trained with.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ RUNTIME = "onnxruntime-genai"
 
 
 def start_worker(timeout: float) -> RuntimeWorker:
-    """A child process that holds onnxruntime-genai; `timeout` as in `RuntimeWorker`."""
-    # Before the child starts: both packages otherwise record usage in the home directory, for sending.
+    """A child process that runs onnxruntime-genai; `timeout` as in `RuntimeWorker`."""
+    # Set before the child starts: otherwise onnxruntime and -genai record usage in the home directory, to send it.
     environment = {"ORT_DISABLE_TELEMETRY": "1"}
     hint = f"export the model again or reinstall {RUNTIME}"
     return RuntimeWorker(RUNTIME, COMMAND, hint=hint, timeout=timeout, environment=environment)
@@ -30,13 +30,19 @@ def start_worker(timeout: float) -> RuntimeWorker:
 class OnnxEngine(WorkerEngine):
     """A directory that onnxruntime-genai's model builder wrote, on the CPU.
 
-    `context_length` None is the model's own, at most 4096 tokens. Conversations are decoded one after another and each
-    holds a whole cache, so a large `batch_size` costs memory and saves no time; it is lowered to the number whose
-    caches fit (4 GiB together, or half of the machine's). `timeout`: see `RuntimeWorker`.
+    Args:
+        path: the directory.
+        context_length: tokens of one conversation; None is the model's own length, at most 4096.
+        batch_size: conversations open at once. They are decoded one after another and each has a whole cache, so a
+            large number costs memory and saves no time. It is lowered to the number whose caches fit in memory (4 GiB
+            together, or half of the machine's).
+        threads: for the operators of the graph.
+        timeout: seconds that onnxruntime-genai may stay silent during a request.
 
-    Raises: EngineError when the directory is incomplete, damaged or not supported, or onnxruntime-genai is not
-    installed, from the constructor; RuntimeDied (an EngineError) from `open` and `extend` when the child process
-    crashes or hangs.
+    Raises:
+        EngineError: from the constructor, when the directory is incomplete, damaged or not supported, or
+            onnxruntime-genai is not installed.
+        RuntimeDied: (an EngineError) from `open` and `extend`, when the child process crashes or hangs.
     """
 
     def __init__(
@@ -59,7 +65,7 @@ class OnnxEngine(WorkerEngine):
         self.batch_size = min(batch_size, _fitting(directory, self.context_length))
         super().__init__(directory.path, start_worker(timeout))
         try:
-            info = self._worker.request(
+            self.vocabulary_size: int = self._worker.request(
                 "load",
                 f"loading {self.path}",
                 path=str(self.path),
@@ -70,28 +76,27 @@ class OnnxEngine(WorkerEngine):
         except BaseException:
             self.close()
             raise
-        self.vocabulary_size: int = info["n_vocab"]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text: special and added tokens are recognized, nothing is added."""
+        """Token ids of each text. Special and added tokens are recognized; nothing is added."""
         # A lone surrogate has no bytes; it becomes a question mark.
-        sound = [text.encode(errors="replace").decode() for text in texts]
-        return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in sound]
+        encodable = [text.encode(errors="replace").decode() for text in texts]
+        return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in encodable]
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of each sequence, special tokens included; bytes that are not UTF-8 become U+FFFD."""
         return [self._tokenizer.decode(list(ids), skip_special_tokens=False) for ids in token_ids]
 
 
-def _context_length(directory: OnnxDirectory, wanted: int | None) -> int:
+def _context_length(directory: OnnxDirectory, requested: int | None) -> int:
     limit = directory.context_length
-    if wanted is None:
+    if requested is None:
         return min(limit, CONTEXT_DEFAULT)
-    if not 1 <= wanted <= limit:
+    if not 1 <= requested <= limit:
         raise EngineError(
-            f"a context of {wanted} tokens was asked for", f"{directory.path} was made for 1 to {limit} tokens"
+            f"a context of {requested} tokens was asked for", f"{directory.path} was made for 1 to {limit} tokens"
         )
-    return wanted
+    return requested
 
 
 def _fitting(directory: OnnxDirectory, context_length: int) -> int:

@@ -1,4 +1,4 @@
-"""The child process that holds onnxruntime-genai: `python -m mentor_edge.engines.onnx.genai_worker`.
+"""The child process of onnxruntime-genai: `python -m mentor_edge.engines.onnx.genai_worker`.
 
 The parent is `mentor_edge.engines.onnx.engine`; see `mentor_edge.engines.process.serving`.
 
@@ -6,14 +6,14 @@ There is one generator per conversation, and rows are decoded one after another,
 continue several rows at once: a generator with more than one row takes `append_tokens` only once, og.Engine continues
 a request only when it is alone, and its dynamic batching needs another kind of graph (paged attention).
 
-Relied on upstream (onnxruntime-genai 0.18): `append_tokens` runs the model on the new tokens behind its cache, and
-`get_logits` gives the logits after the last one, untouched by the directory's search options; `get_output("logits")`
-gives what the graph returned for the last append: `[1, positions, vocabulary]`.
+Relied on upstream (onnxruntime-genai 0.18; tests/contracts/test_onnxruntime_genai.py): `append_tokens` runs the model
+on the new tokens after those in its cache. `get_logits` returns the logits after the last one, untouched by the
+directory's search options. `get_output("logits")` returns what the graph computed for the last append, `[1, positions,
+vocabulary]`.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mentor_edge.engines.base import Generation
+from mentor_edge.engines.process.frames import EncodedLogits
 from mentor_edge.engines.process.limits import limit_process
 from mentor_edge.engines.process.serving import (
     Refused,
@@ -33,7 +35,8 @@ from mentor_edge.engines.process.serving import (
     serve,
 )
 
-CHUNK = 512  # tokens of one append: the graph scores every position, 600 KB each for a vocabulary of 151,936
+CHUNK = 512
+"""Tokens of one append: the graph scores every position, 600 KB each for a vocabulary of 151,936."""
 
 
 class OnnxServer:
@@ -44,8 +47,8 @@ class OnnxServer:
         self._generators: list[Any] = []
         self._pending: list[list[int]] = []
 
-    def load(self, path: str, context_length: int, end_ids: Sequence[int], threads: int = 1) -> dict[str, Any]:
-        """Open a directory and run one token through it. Replies `n_vocab`, the number of logits."""
+    def load(self, path: str, context_length: int, end_ids: Sequence[int], threads: int = 1) -> int:
+        """Open a directory and run one token through it. Returns the size of the vocabulary."""
         limit_process(sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()))
         self._limit, self._end_ids = context_length, frozenset(end_ids)
         try:
@@ -61,19 +64,19 @@ class OnnxServer:
             self._model = og.Model(config)
             # Some damage shows only when the model runs.
             logits = self._append(self._new_generator(), [0])
-        except (RuntimeError, UnicodeDecodeError) as error:  # the latter while it says what is wrong
+        except (RuntimeError, UnicodeDecodeError) as error:  # the latter from the text of the former
             raise Refused(_reason(error), "it is damaged or not made for this machine: export it again") from error
         check_logits(logits)
-        self._n_vocab = len(logits)
-        return {"n_vocab": self._n_vocab}
+        self._vocabulary_size = len(logits)
+        return self._vocabulary_size
 
-    def open(self, n_seq: int) -> None:
-        """Start a batch of `n_seq` empty conversations in place of the one before."""
-        self._generators.clear()  # first: each holds a whole cache
-        for _ in range(n_seq):
+    def open(self, size: int) -> None:
+        """Start a batch of `size` empty conversations in place of the previous one."""
+        self._generators.clear()  # before the new ones: each has a whole cache
+        for _ in range(size):
             self._generators.append(self._new_generator())
             self._alive()
-        self._pending = [[] for _ in range(n_seq)]
+        self._pending = [[] for _ in range(size)]
 
     def extend(
         self,
@@ -82,29 +85,28 @@ class OnnxServer:
         max_new_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Generation]:
         """Append ids to conversations and generate a turn for each.
 
-        Replies per row: `token_ids`, ending with an end token exactly when `finished`. A row whose context is full ends
-        unfinished, possibly without any token.
+        A row whose context is full ends unfinished, possibly without any token.
         """
         check_rows(rows, len(self._generators))
         for ids in token_ids:
-            check_ids(ids, self._n_vocab)
+            check_ids(ids, self._vocabulary_size)
         replies = []
         for row, ids in zip(rows, token_ids, strict=True):
             # The last token of a turn was chosen but never fed; it comes before what follows the turn.
-            feed = [*self._pending[row], *ids]
-            turn = self._turn(self._generators[row], feed, max_new_tokens, temperature, [seed, row])
+            tokens = [*self._pending[row], *ids]
+            turn = self._turn(self._generators[row], tokens, max_new_tokens, temperature, [seed, row])
             self._pending[row] = turn[-1:] or self._pending[row]
-            replies.append({"token_ids": turn, "finished": bool(turn) and turn[-1] in self._end_ids})
+            replies.append(Generation(turn, bool(turn) and turn[-1] in self._end_ids))
         return replies
 
-    def logits(self, token_ids: Sequence[int], last: int | None = None) -> dict[str, Any]:
-        """Logits of one sequence's positions, or its `last` ones: `[positions, n_vocab]` float32 as base64."""
+    def logits(self, token_ids: Sequence[int], last: int | None = None) -> EncodedLogits:
+        """Logits `[positions, vocabulary]` of one sequence's positions, or of its `last` ones."""
         if not 0 < len(token_ids) <= self._limit:
             raise Refused(f"{len(token_ids)} tokens do not fit a context of {self._limit}")
-        check_ids(token_ids, self._n_vocab)
+        check_ids(token_ids, self._vocabulary_size)
         step = CHUNK if len(token_ids) == 1 or self._returns_every_position() else 1
         generator = self._new_generator()
         rows: deque[npt.NDArray[np.float32]] = deque(maxlen=last)
@@ -113,24 +115,24 @@ class OnnxServer:
             # Copies: a row must not keep the others of its append alive.
             rows += [row.astype(np.float32) for row in generator.get_output("logits")[0]]
             self._alive()
-        return {"shape": [len(rows), self._n_vocab], "float32": base64.b64encode(np.stack(rows).tobytes()).decode()}
+        return EncodedLogits.of(rows)
 
     def _returns_every_position(self) -> bool:
-        """False for a graph that returns only the logits after the last token of an append, as some exporters'."""
+        """False for a graph that returns only the logits after the last token of an append, as some exporters make."""
         generator = self._new_generator()
         generator.append_tokens(np.zeros(2, np.int32))
         return bool(generator.get_output("logits").shape[1] == 2)
 
     def _turn(
-        self, generator: Any, feed: list[int], max_new_tokens: int, temperature: float, seed: list[int]
+        self, generator: Any, tokens: list[int], max_new_tokens: int, temperature: float, seed: list[int]
     ) -> list[int]:
         random = np.random.default_rng(seed)
         turn: list[int] = []
-        room = min(max_new_tokens, self._limit - generator.token_count() - len(feed))
+        room = min(max_new_tokens, self._limit - generator.token_count() - len(tokens))
         while len(turn) < room:
-            token = choose_token(self._append(generator, feed), temperature, random)
+            token = choose_token(self._append(generator, tokens), temperature, random)
             turn.append(token)
-            feed = [token]
+            tokens = [token]
             if token in self._end_ids:
                 break
         return turn
@@ -150,7 +152,7 @@ class OnnxServer:
 
 
 def _reason(error: Exception) -> str:
-    """What a C++ exception says, in one line, without the signatures and source places before it."""
+    """The text of a C++ exception on one line, without the signatures and source locations before it."""
     return " ".join(str(error).split()).rpartition("[ONNXRuntimeError] : ")[2]
 
 

@@ -52,7 +52,12 @@ def limit_address_space(limit: int) -> None:
 
 
 def _shrink_thread_stacks() -> None:
-    """llama.cpp checks each tensor in a thread of its own; their usual 8 MiB of addresses would hide any real limit."""
+    """Give new threads 1 MiB of stack addresses instead of 8.
+
+    llama.cpp checks every tensor of a file in its own thread, all at once. Measured: a model of 28 layers, as in
+    Qwen3-0.6B, takes 2.5 GiB of addresses for these stacks alone, and on a machine with 2 GiB of memory or less it
+    then does not load ("Resource temporarily unavailable"). A limit with room for such stacks would not limit memory.
+    """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "pthread_setattr_default_np"):  # glibc and musl have it
         return

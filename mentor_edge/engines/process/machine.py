@@ -1,4 +1,4 @@
-"""What this machine has for a runtime, or what a container lets it have: memory, processors, their instructions."""
+"""The memory, processors and instructions that a runtime has here, or that a container allows it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_bytes() -> int:
-    """Physical memory, or the least of the cgroup limits that this process is under."""
+    """Physical memory, or the lowest cgroup limit of this process if that is less."""
     limits = [psutil.virtual_memory().total]
     for directory in _own_cgroups():
         for name in ("memory.max", "memory.limit_in_bytes"):  # cgroup v2, v1
-            with suppress(OSError, ValueError):  # the file is not there, or says "max"
+            with suppress(OSError, ValueError):  # the file does not exist, or contains "max"
                 limits.append(int((directory / name).read_text()))
     return min(limits)
 
 
 def processors() -> float:
-    """Processors that this process may use: those it is bound to, or a cgroup's share of them (2.5, say)."""
+    """Processors that this process may use: those it is bound to, or its cgroup's share of them, such as 2.5."""
     try:
         shares = [float(len(os.sched_getaffinity(0)))]
     except AttributeError:  # not on Linux
@@ -50,12 +50,12 @@ def processor_flags() -> frozenset[str]:
 
 
 def _own_cgroups() -> Iterator[Path]:
-    """The directories of this process's cgroups and of all above them, which limit it, too."""
+    """The directories of this process's cgroups and of their ancestors, whose limits apply too."""
     yield _CGROUPS
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             root = _CGROUPS / controllers
-            place = root / path.lstrip("/")
-            # In a container the path may be the host's, and not there; those above it are tried as well.
-            yield from (parent for parent in (place, *place.parents) if parent.is_relative_to(root))
+            own = root / path.lstrip("/")
+            # In a container the path may be the host's and not exist here; the ancestors are tried as well.
+            yield from (parent for parent in (own, *own.parents) if parent.is_relative_to(root))

@@ -1,7 +1,7 @@
-"""What the child processes of all runtimes share: answering requests, limits, checks, the choice of a token.
+"""The child's side of a runtime process: it answers requests, checks tokens and logits, and chooses tokens.
 
 A runtime may end its process on a broken file or a failed assertion, so none ever runs in ours. The parent's side is
-`mentor_edge.engines.process.worker`, what goes over the pipes is in `mentor_edge.engines.process.frames`.
+`mentor_edge.engines.process.worker`; the messages on the pipes are in `mentor_edge.engines.process.frames`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import numpy.typing as npt
 
 from mentor_edge.engines.process.frames import FrameError, read_frame, write_frame
 
-PULSE = 1.0  # seconds between signs of life
+PULSE = 1.0
+"""Seconds between signs of life."""
 _LESS_MEMORY = "ask for a shorter context or fewer conversations at once, or use a machine with more memory"
 
 
 class Refused(Exception):
-    """The request cannot be served; the text says why, `hint` what to do, and the process lives on."""
+    """The request cannot be served, for this reason; `hint` says what to do. The process keeps running."""
 
     def __init__(self, problem: str, hint: str | None = None) -> None:
         super().__init__(problem)
@@ -32,13 +33,13 @@ class Refused(Exception):
 
 
 def serve(make_server: Callable[[Callable[[], None]], Any], operations: Collection[str]) -> None:
-    """Answer requests from standard input until it ends, with the server's methods named in `operations`.
+    """Answer requests from standard input until it ends. `operations` names the server's methods that may be called.
 
-    `make_server` gets a function to call while long work goes on.
+    `make_server` receives a function that long work must call from time to time, as a sign of life.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    # C code prints to descriptor 1: the replies get a private one, and its place is taken by stderr.
+    # C code prints to descriptor 1. Replies therefore use a private descriptor, and 1 becomes a copy of stderr.
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     server = make_server(_pulse(replies))
@@ -61,14 +62,14 @@ def serve(make_server: Callable[[Callable[[], None]], Any], operations: Collecti
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: an operation that hangs would never see its input end."""
+    """Exit when the parent is gone: an operation that hangs would never notice that its input ended."""
     while os.getppid() == parent:
         time.sleep(PULSE)
     os._exit(1)
 
 
 def _pulse(stream: IO[bytes]) -> Callable[[], None]:
-    """A function that tells the parent that work goes on, at most once per `PULSE`."""
+    """A function that tells the parent that work continues, at most once per `PULSE`."""
     last = 0.0
 
     def alive() -> None:
@@ -87,15 +88,15 @@ def check_rows(rows: Sequence[int], size: int) -> None:
 
 
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:
-    """Raises: Refused unless `ids` are one or more tokens of the vocabulary. No runtime can be trusted to look."""
+    """Raises: Refused unless `ids` are one or more tokens of the vocabulary. Runtimes do not reliably check this."""
     if not ids or not all(0 <= token < vocabulary for token in ids):
         raise Refused(f"token ids must be one or more numbers below {vocabulary}, got {list(ids)[:8]}")
 
 
 def check_logits(logits: npt.NDArray[np.float32]) -> int:
-    """The place of the largest one. Raises: Refused when they are not finite."""
+    """The index of the largest of `[vocabulary]` logits. Raises: Refused when they are not finite."""
     best = int(logits.argmax())
-    # argmax finds a NaN before any number, so one look tells whether the logits are sound.
+    # argmax returns a NaN before any number, so checking this one value is enough.
     if not np.isfinite(logits[best]):
         raise Refused("the logits are not finite: the weights are damaged", "export the model again")
     return best
@@ -109,5 +110,5 @@ def choose_token(logits: npt.NDArray[np.float32], temperature: float, random: np
     best = check_logits(logits)
     if temperature == 0:
         return best
-    # The largest of logits / T + Gumbel noise is a sample of softmax(logits / T).
+    # The argmax of logits / T + Gumbel noise is a sample of softmax(logits / T).
     return int((logits / temperature + random.gumbel(size=len(logits))).argmax())

@@ -1,8 +1,7 @@
-"""A runtime in a child process, seen from the parent: its crash, hang or lack of memory is an error message here."""
+"""The parent's side of a runtime process: its crash, hang or lack of memory becomes an error message here."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import signal
@@ -17,14 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mentor_edge.engines.base import Generation, Sampling
-from mentor_edge.engines.process.frames import FrameError, read_frame, write_frame
+from mentor_edge.engines.process.frames import EncodedLogits, FrameError, read_frame, write_frame
 from mentor_edge.errors import EngineError
 
-_SAID = 16_384  # bytes kept of what a child prints
+_STDERR_KEPT = 16_384  # bytes
 
 
 class RuntimeDied(EngineError):
-    """The child process is gone. `signal` is what ended it ("SIGSEGV"), None when it hung or left by itself."""
+    """The child process of a runtime is gone.
+
+    `signal` names what killed it ("SIGSEGV"); it is None if the child hung or exited by itself.
+    """
 
     def __init__(self, problem: str, hint: str | None = None, signal: str | None = None) -> None:
         super().__init__(problem, hint)
@@ -34,9 +36,9 @@ class RuntimeDied(EngineError):
 class RuntimeWorker:
     """A runtime's child process and the connection to it: one request at a time, in order.
 
-    `name` is the runtime's, for messages, and `hint` what to do when it dies. `environment` is added to this process's
-    own. `timeout` is how many seconds the child may give no sign of life during a request (while it decodes, it gives
-    one every second). A child that died, hung or was interrupted in a request cannot be used again.
+    `name` is the runtime's name in messages, `hint` the advice when it dies. `environment` is added to this process's
+    own. `timeout` is how many seconds the child may stay silent during a request (while it decodes, it gives a sign of
+    life every second). A child that died, hung or was interrupted during a request cannot be used again.
     """
 
     def __init__(
@@ -57,12 +59,12 @@ class RuntimeWorker:
             raise EngineError(f"the process for {name} cannot be started: {error}") from error
         finally:
             os.close(prints)
-        self._said = b""
+        self._stderr_tail = b""
         self._listener = threading.Thread(target=self._listen, args=(printed,), daemon=True)
         self._listener.start()
 
     def request(self, operation: str, doing: str, **arguments: Any) -> Any:
-        """The worker's result. `doing` says what for, to be read after "llama.cpp died while".
+        """The result of an operation. `doing` describes it for messages; it follows "llama.cpp died while".
 
         Raises: EngineError when the worker refuses, RuntimeDied when it crashes, hangs or was closed.
         """
@@ -74,7 +76,7 @@ class RuntimeWorker:
             self.close()
             raise RuntimeDied(f"{self._name} broke its connection while {doing}: {error}", self._hint) from error
         except BaseException:
-            # Also on Ctrl-C: a reply that nobody reads would be taken for the next request's.
+            # Also on Ctrl-C: otherwise the next request would read this one's reply.
             self.close()
             raise
         if reply is None:
@@ -85,12 +87,12 @@ class RuntimeWorker:
 
     def _listen(self, printed: int) -> None:
         """Keep the end of what the child prints, however much that is: it may say why the child dies."""
-        while part := os.read(printed, _SAID):
-            self._said = (self._said + part)[-_SAID:]
+        while part := os.read(printed, _STDERR_KEPT):
+            self._stderr_tail = (self._stderr_tail + part)[-_STDERR_KEPT:]
         os.close(printed)
 
     def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """The reply, or None when the child is gone. The watchdog turns a hang into a death."""
+        """The reply, or None when the child is gone. The watchdog kills a child that hangs."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._hung = False
         with self._watchdog():
@@ -104,7 +106,7 @@ class RuntimeWorker:
             if reply is None or reply.keys() in ({"result"}, {"error", "hint"}):
                 return reply
             if reply.keys() != {"alive"}:
-                raise FrameError(f"a reply holds {', '.join(reply) or 'nothing'}")
+                raise FrameError(f"a reply contains {', '.join(reply) or 'nothing'}")
 
     @contextmanager
     def _watchdog(self) -> Iterator[None]:
@@ -127,24 +129,24 @@ class RuntimeWorker:
             self.close()
             return RuntimeDied(f"{self._name} closed its connection while {doing}", self._hint)
         self._listener.join(timeout=1.0)
-        lines = self._said.decode(errors="replace").strip().splitlines()
-        said = f": {lines[-1].strip()}" if lines else ""
+        lines = self._stderr_tail.decode(errors="replace").strip().splitlines()
+        last_line = f": {lines[-1].strip()}" if lines else ""
         self.close()
         if self._hung:
             return RuntimeDied(f"{self._name} gave no sign of life for {self._timeout:g} s while {doing}", self._hint)
         if code < 0:
             name = signal.Signals(-code).name
             memory = " (often the system's answer to too little memory)" if name == "SIGKILL" else ""
-            return RuntimeDied(f"{self._name} died with {name}{memory} while {doing}{said}", self._hint, name)
-        return RuntimeDied(f"{self._name} left with exit code {code} while {doing}{said}", self._hint)
+            return RuntimeDied(f"{self._name} died with {name}{memory} while {doing}{last_line}", self._hint, name)
+        return RuntimeDied(f"{self._name} left with exit code {code} while {doing}{last_line}", self._hint)
 
     def close(self) -> None:
-        """End the child. Safe to call twice."""
+        """Kill the child. Safe to call twice."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                # Closing flushes what a dead child never read.
+                # Closing flushes what the dead child never read.
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
 
@@ -156,9 +158,10 @@ class RuntimeWorker:
 
 
 class WorkerEngine:
-    """What the engines have in common whose conversations live in a child process with `open` and `extend`.
+    """The common part of engines whose conversations live in a child process.
 
-    `path` is the model's, for messages; `batch_size` is set by the subclass.
+    The child offers the operations `open`, `extend` and `logits`. `path` names the model in messages; the subclass sets
+    `batch_size`.
     """
 
     batch_size: int
@@ -176,7 +179,7 @@ class WorkerEngine:
             raise EngineError(f"{self.path} takes 1 to {self.batch_size} conversations at once, got {size}")
         if self._open_batch:
             raise EngineError(f"{self.path} has a batch open already", "close it before opening the next")
-        self._worker.request("open", f"preparing {size} conversations of {self.path}", n_seq=size)
+        self._worker.request("open", f"preparing {size} conversations of {self.path}", size=size)
         self._open_batch = True
         try:
             yield WorkerConversations(self)
@@ -193,7 +196,7 @@ class WorkerEngine:
             raise EngineError(f"{self.path} has a batch open", "close it before asking for logits")
         ids = [int(token) for token in token_ids]
         reply = self._worker.request("logits", f"decoding {self.path}", token_ids=ids, last=last)
-        return np.frombuffer(base64.b64decode(reply["float32"]), np.float32).reshape(reply["shape"])
+        return EncodedLogits(**reply).array()
 
     def _extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
         self._turns += 1
@@ -207,7 +210,7 @@ class WorkerEngine:
             # Sampling is reproducible per engine: the n-th call of every engine draws the same numbers.
             seed=self._turns,
         )
-        return [Generation(reply["token_ids"], reply["finished"]) for reply in replies]
+        return [Generation(**reply) for reply in replies]
 
     def close(self) -> None:
         """End the child process. Safe to call twice."""
@@ -221,7 +224,7 @@ class WorkerEngine:
 
 
 class WorkerConversations:
-    """`Conversations` in the worker; the caches live there until the engine's next batch."""
+    """`Conversations` in the child process; their caches stay there until the engine's next batch."""
 
     def __init__(self, engine: WorkerEngine) -> None:
         self._engine = engine
