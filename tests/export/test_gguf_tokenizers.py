@@ -1,4 +1,4 @@
-"""The tokenizers of converted files: llama.cpp's token ids are those of transformers, or the tokenizer is refused."""
+"""The tokenizers of converted files: llama.cpp's token ids equal those of transformers, or the tokenizer is refused."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def make_engine(directory: Path, tokenizer: Any) -> tuple[Any, LlamaCppEngine]:
 
 @pytest.fixture(scope="module", params=[*BYTE_LEVEL, *SENTENCEPIECE])
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A tokenizer as transformers loads it from a directory, and llama.cpp with the directory's converted file."""
+    """A tokenizer loaded from a directory by transformers, and llama.cpp with the directory's converted file."""
     make = BYTE_LEVEL.get(request.param, lambda: make_sentencepiece_tokenizer(request.param))
     tokenizer, engine = make_engine(tmp_path_factory.mktemp(request.param), make())
     with engine:
@@ -109,7 +109,7 @@ def test_an_added_token_without_embedding_is_left_out(tmp_path: Path) -> None:
         assert len(engine.encode(["<image_soft_token>"])[0]) > 1  # plain text
 
 
-def test_the_real_qwen_tokenizer_gives_the_golden_ids(tmp_path: Path) -> None:
+def test_the_real_qwen_tokenizer_encodes_to_the_golden_ids(tmp_path: Path) -> None:
     vectors = golden_vectors()
     tokenizer = make_qwen2_tokenizer(TEMPLATE)
     make_student(

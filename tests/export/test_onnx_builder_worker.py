@@ -78,7 +78,7 @@ def test_an_existing_directory_is_not_overwritten(source: Path, tmp_path: Path) 
 
 
 def misbehave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, code: str) -> None:
-    """Start builders whose `method` runs `code` instead."""
+    """Start builders whose `method` runs `code` instead of its own."""
     script = tmp_path / "worker.py"
     script.write_text(
         "import os, signal, time\nfrom mentor_edge.export.onnx import builder_worker as build\n"

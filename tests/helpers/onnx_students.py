@@ -1,5 +1,9 @@
-"""Students to export to ONNX and what torch and the runtime compute of them. Without the builder's packages, the tests
-of a file that imports this are skipped."""
+"""Students to export to ONNX, and the logits that torch and the runtime compute for them.
+
+The tests of a file that imports this are skipped if the builder's packages are not installed.
+
+To add a model family, add a student to `STUDENTS`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.export.onnx.export import OnnxExport, export_onnx
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the packages load, here to look at what they do by themselves
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the packages load
 genai = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
 pytest.importorskip("onnx_ir", reason="onnxruntime-genai's model builder needs onnx_ir")
 
@@ -41,14 +45,17 @@ STUDENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3 untied": ("qwen3", {"tied": False}),
     "llama": ("llama", {"rope_parameters": LLAMA3}),
     "smollm3": ("smollm3", {}),
-    "gemma3": ("gemma3", {"rope_parameters": SCALED_GEMMA, "hidden_size": 320}),  # its root is no round number
-    # Every linear layer but one has as many outputs as there are tokens.
+    "gemma3": (
+        "gemma3",
+        {"rope_parameters": SCALED_GEMMA, "hidden_size": 320},
+    ),  # its root is not a round number
+    # All linear layers but one have as many outputs as there are tokens.
     "square": ("qwen3", {"hidden_size": 448, "intermediate_size": 448, "head_dim": 112, "num_key_value_heads": 4}),
 }
 
 
 class Students:
-    """Models and their exports, each made when it is first asked for."""
+    """Models and their exports, each made on first use."""
 
     def __init__(self, root: Path, builder: RuntimeWorker) -> None:
         self._root, self.builder = root, builder
@@ -86,7 +93,7 @@ def engine_logits(directory: Path, ids: list[int] = IDS) -> npt.NDArray[np.float
 
 
 def plain_generator(directory: Path, length: int, rows: int = 1) -> Any:
-    """A generator as somebody makes it who knows nothing of this library."""
+    """A generator as made by a user of onnxruntime-genai alone."""
     model = genai.Model(str(directory))
     parameters = genai.GeneratorParams(model)
     parameters.set_search_options(max_length=length, batch_size=rows)

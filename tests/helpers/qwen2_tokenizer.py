@@ -1,4 +1,4 @@
-"""The real Qwen tokenizer (151,936 entries), rebuilt from the vocabulary and merges among the shared data."""
+"""The real Qwen tokenizer (151,936 entries), rebuilt from the vocabulary and merges in the shared data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from helpers.paths import SHARED
 from helpers.tiny_models import QWEN2_SPLIT
 
 ROWS = 151_936
-"""Rows of the embedding in Qwen's checkpoints: more than the tokenizer has ids."""
+"""Rows of the embedding in Qwen's checkpoints: more than the tokenizer's ids."""
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
@@ -23,16 +23,16 @@ MARKERS = (
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>",
     "<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
 )  # a table  # fmt: skip
-"""Added tokens that are no special ones. Their ids follow those of SPECIAL; Qwen2.5 has all but the last four."""
+"""Added tokens that are not special. Their ids follow those of SPECIAL; Qwen2.5 has all but the last four."""
 _SEPARATOR = "\n__ggml_vocab_test__\n"
 
 
 def vocabulary_file() -> Path:
-    """The GGUF file with the vocabulary. Skips the test where the shared data are absent."""
+    """The GGUF file with the vocabulary. Skips the test if the shared data are absent."""
     root = SHARED
     file = root / "tokenizers" / "qwen2" / "ggml-vocab-qwen2.gguf"
     if not file.is_file():
-        pytest.skip("Qwen's vocabulary is not here: set MENTOR_EDGE_DATA to a folder that holds tokenizers/qwen2/")
+        pytest.skip("Qwen's vocabulary is missing: set MENTOR_EDGE_DATA to a folder that contains tokenizers/qwen2/")
     return file
 
 
@@ -46,7 +46,7 @@ def golden_vectors() -> list[tuple[str, list[int]]]:
 
 
 def _strings(content: bytes, key: str) -> list[str]:
-    """An array of strings in a GGUF file. The gguf package takes ten seconds for these, one numpy array per string."""
+    """An array of strings in a GGUF file. The gguf package needs ten seconds for it: one numpy array per string."""
     position = content.index(key.encode()) + len(key)
     kind, item_kind, count = struct.unpack_from("<IIQ", content, position)
     assert (kind, item_kind) == (9, 8)  # an array, of strings
@@ -70,8 +70,10 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def make_qwen2_tokenizer(template: str | None = None) -> Any:
-    """The tokenizer as transformers has it, with Qwen2's normalizer and splitting, and the added tokens of Qwen3 (which
-    are Qwen2.5's and four more). `template` is a chat template's source."""
+    """The tokenizer as a class of transformers, with Qwen2's normalizer and splitting and the added tokens of Qwen3.
+
+    These are Qwen2.5's and four more. `template` is a chat template's source.
+    """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
