@@ -16,15 +16,37 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from mentor_edge.engines.endpoint import read_turn
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.evaluation.outcome import missing_outcome, outcome_of
 from mentor_edge.files import sha256_of
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
-from mentor_edge.rows import checked, field, read_rows, shown
+from mentor_edge.rows import Text, parse_row, read_rows, shown
 from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tool_calls import ParsedTurn, parse_turn
+
+
+class _Call(BaseModel):
+    name: Text
+    arguments: dict[str, Any]
+
+
+class _Prediction(BaseModel):
+    """A row. Exactly one of the fields other than `id` is set."""
+
+    id: Text
+    text: Text = ""
+    calls: list[_Call] = []
+    answer: Text = ""
+    messages: list[dict[str, Any]] = []
+
+
+class _ToolMessage(BaseModel):
+    content: Text
+    name: Text | None = None
 
 
 def score_predictions(path: str | Path, suite: Suite) -> Evaluation:
@@ -41,13 +63,13 @@ def score_predictions(path: str | Path, suite: Suite) -> Evaluation:
     tasks = {task.id: task for task in suite.tasks}
 
     def parse(row: Any) -> tuple[str, Trajectory]:
-        identity = field(row, "id", str)
-        if identity not in tasks:
-            raise ValueError(f"id: the suite {suite.name} has no task {identity!r}")
-        forms = [form for form in _FORMS if form in row]
+        prediction = parse_row(_Prediction, row)
+        if prediction.id not in tasks:
+            raise ValueError(f"id: the suite {suite.name} has no task {prediction.id!r}")
+        forms = [form for form in _FORMS if form in prediction.model_fields_set]
         if len(forms) != 1:
             raise ValueError(f"expected one of {', '.join(_FORMS)}, found {' and '.join(forms) or 'none'}")
-        return identity, _FORMS[forms[0]](row, tasks[identity])
+        return prediction.id, _FORMS[forms[0]](prediction, tasks[prediction.id])
 
     predicted = dict(read_rows(path, parse, what="predictions", unique="id"))
     outcomes = tuple(
@@ -56,41 +78,40 @@ def score_predictions(path: str | Path, suite: Suite) -> Evaluation:
     return Evaluation(suite.name, suite.version, suite.sha256, outcomes, f"predictions sha256:{sha256_of(path)}")
 
 
-def _of_text(row: Any, task: Task) -> Trajectory:
-    return _trajectory([parse_turn(field(row, "text", str))])
+def _of_text(row: _Prediction, task: Task) -> Trajectory:
+    return _trajectory([parse_turn(row.text)])
 
 
-def _of_calls(row: Any, task: Task) -> Trajectory:
-    calls = []
-    for i, call in enumerate(field(row, "calls", list)):
-        where = f"calls[{i}]"
-        calls.append(ToolCall(field(call, "name", str, where), field(call, "arguments", dict, where)))
-    return _trajectory([ParsedTurn(Message("assistant", "", tuple(calls)), malformed=False)])
+def _of_calls(row: _Prediction, task: Task) -> Trajectory:
+    calls = tuple(ToolCall(call.name, call.arguments) for call in row.calls)
+    return _trajectory([ParsedTurn(Message("assistant", "", calls), malformed=False)])
 
 
-def _of_answer(row: Any, task: Task) -> Trajectory:
-    answer = field(row, "answer", str)
-    return Trajectory((Message("assistant", answer),), answer, Ending.ANSWERED)
+def _of_answer(row: _Prediction, task: Task) -> Trajectory:
+    return Trajectory((Message("assistant", row.answer),), row.answer, Ending.ANSWERED)
 
 
-def _of_messages(row: Any, task: Task) -> Trajectory:
-    turns: list[ParsedTurn | Message] = []
-    for i, message in enumerate(field(row, "messages", list)):
-        where = f"messages[{i}]"
-        role = field(message, "role", str, where)
-        if role == "assistant":
-            turns.append(read_turn(message))
-        elif role == "tool":
-            name = checked(message.get("name") or "tool", f"{where}.name", str)
-            turns.append(Message("tool", field(message, "content", str, where), name=name))
-        else:
-            raise ValueError(f"{where}.role: expected assistant or tool, found {shown(role)}")
+def _of_messages(row: _Prediction, task: Task) -> Trajectory:
+    turns = [_turn(message, f"messages[{i}]") for i, message in enumerate(row.messages)]
     if not turns or isinstance(turns[0], Message):
         raise ValueError("messages: expected the assistant's turn first; leave out the prompt")
     return _trajectory(turns[:1] if task.accepted_calls is not None else turns)
 
 
-_FORMS: Mapping[str, Callable[[Any, Task], Trajectory]] = {
+def _turn(message: dict[str, Any], where: str) -> ParsedTurn | Message:
+    role = message.get("role")
+    if role == "assistant":
+        return read_turn(message)
+    if role != "tool":
+        raise ValueError(f"{where}.role: expected assistant or tool, found {shown(role)}")
+    try:
+        result = parse_row(_ToolMessage, message)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from None
+    return Message("tool", result.content, name=result.name or "tool")
+
+
+_FORMS: Mapping[str, Callable[[_Prediction, Task], Trajectory]] = {
     "text": _of_text,
     "calls": _of_calls,
     "answer": _of_answer,
