@@ -127,7 +127,7 @@ def test_all_mistakes_of_a_plan_are_reported_at_once(tmp_path: Path) -> None:
 
 def test_other_suites_say_what_to_measure_on(tmp_path: Path) -> None:
     gsm8k = {"recipe": "mentor", "tasks": {"suite": "gsm8k", "path": "tasks.jsonl"}}
-    with pytest.raises(ConfigError, match=r"compare\.evaluation: say what to measure on") as refused:
+    with pytest.raises(ConfigError, match=r"compare\.evaluation: name what to measure on") as refused:
         ComparisonPlan.read(write(tmp_path / "g.yaml", gsm8k), teacher_noise=["mild"])
     assert "setting of the nano tasks" in str(refused.value)
     said = {**gsm8k, "compare": {"evaluation": {"suite": "gsm8k", "data": "dev.jsonl", "limit": 5}}}
