@@ -25,9 +25,9 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
-from mentor_edge.agent import AgentLimits
-from mentor_edge.recipes.config import MentorConfig, PolicyTraining, RolloutConfig
-from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog, grpo_arguments
+from mentor_edge.recipes import MentorConfig, PolicyTraining, RolloutConfig
+from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog
+from mentor_edge.recipes.mentor import grpo_arguments
 from mentor_edge.recipes.stock import stock_trainer
 from mentor_edge.recipes.student import load_trainable, resolve_student
 from mentor_edge.rewards import MentorReward
@@ -78,9 +78,8 @@ def timed_run(engine: str, student: str, steps: int, directory: Path) -> Clock:
             "callbacks": [clock],
         }
         if engine == "edge":
-            limits = AgentLimits(rollout.tool_rounds, rollout.tokens_per_turn, rollout.completion_tokens)
             trainer = EdgeGRPOTrainer(
-                tasks=tasks, limits=limits, decode_batch=rollout.decode_batch, executor=executor, **arguments
+                tasks=tasks, limits=rollout.limits, decode_batch=rollout.decode_batch, executor=executor, **arguments
             )
         else:
             trainer = stock_trainer(tasks=tasks, executor=executor, **arguments)

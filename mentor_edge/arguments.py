@@ -1,10 +1,13 @@
-"""Functions that answer a misspelt argument with a `ConfigError`, like a misspelt key of a recipe file."""
+"""Functions that answer a misspelt argument with a `ConfigError`, like a misspelt key of a recipe file.
+
+Type checkers see the signatures as they are written, and report a misspelt argument before anything runs.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ParamSpec, TypeVar
 
 from mentor_edge.errors import ConfigError, did_you_mean
@@ -14,18 +17,44 @@ _R = TypeVar("_R")
 
 
 def checked_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`function` with the same signature; unknown keyword arguments raise a ConfigError that names all of them.
-
-    Type checkers see the signature as it is written and report a misspelt argument before anything runs.
-    """
-    parameters = inspect.signature(function).parameters
-    keywords = [name for name, one in parameters.items() if one.kind is not one.POSITIONAL_ONLY and name != "self"]
+    """`function` with the same signature; unknown keyword arguments raise a ConfigError that names all of them."""
+    known = _keywords(function)
 
     @functools.wraps(function)
     def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        unknown = [name for name in kwargs if name not in keywords]
-        if unknown:
-            raise ConfigError([f"unknown setting {name!r}{did_you_mean(name, keywords)}" for name in unknown])
+        if unknown := kwargs.keys() - known:
+            raise ConfigError([_mistake(name, known) for name in kwargs if name in unknown])
         return function(*args, **kwargs)
 
     return checked
+
+
+def checked_settings(init: Callable[_P, None]) -> Callable[_P, None]:
+    """Like `checked_arguments`, for an `__init__` that only checks its arguments: the ConfigError also has the mistakes
+    that `init` finds in the known arguments, so that all are reported at once.
+    """
+    known = _keywords(init)
+
+    @functools.wraps(init)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        problems = [_mistake(name, known) for name in kwargs if name not in known]
+        for name in kwargs.keys() - known:
+            del kwargs[name]
+        try:
+            init(*args, **kwargs)
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            raise ConfigError(problems) from None
+
+    return checked
+
+
+def _keywords(function: Callable[_P, _R]) -> list[str]:
+    parameters = inspect.signature(function).parameters
+    keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name, parameter in parameters.items() if parameter.kind in keywords and name != "self"]
+
+
+def _mistake(name: str, known: Iterable[str]) -> str:
+    return f"{name}: unknown setting{did_you_mean(name, known)}"

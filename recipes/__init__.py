@@ -1,22 +1,58 @@
-"""Training methods as recipes: one readable file per method."""
+"""Training methods as recipes: one readable file per method.
+
+A recipe takes its settings as keyword arguments. Sections are objects of the classes below, or mappings:
+`MentorRecipe(train=PolicyTraining(steps=20))` is `MentorRecipe(train={"steps": 20})`.
+"""
 
 from __future__ import annotations
 
 from .base import Recipe
-from .mentor import MentorRecipe
+from .config import ExtraReward, LoraConfig, RecipeConfig, TasksConfig
+from .job import TrainingJob
+from .mentor import (
+    MentorConfig,
+    MentorRecipe,
+    MentorRewardConfig,
+    MentorWeights,
+    PolicyTraining,
+    RolloutConfig,
+    SparseConfig,
+    SparseRecipe,
+    SparseRewardConfig,
+    SparseWeights,
+    StrictConfig,
+    StrictRecipe,
+    StrictRewardConfig,
+)
 from .registry import RECIPES, recipe_from_yaml
-from .run import Run
-from .sft import SFTRecipe
-from .sparse import SparseRecipe
-from .strict import StrictRecipe
+from .run import Run, TaskCounts
+from .sft import SFTConfig, SFTRecipe, SupervisedTraining
 
 __all__ = [
     "RECIPES",
+    "ExtraReward",
+    "LoraConfig",
+    "MentorConfig",
     "MentorRecipe",
+    "MentorRewardConfig",
+    "MentorWeights",
+    "PolicyTraining",
     "Recipe",
+    "RecipeConfig",
+    "RolloutConfig",
     "Run",
+    "SFTConfig",
     "SFTRecipe",
+    "SparseConfig",
     "SparseRecipe",
+    "SparseRewardConfig",
+    "SparseWeights",
+    "StrictConfig",
     "StrictRecipe",
+    "StrictRewardConfig",
+    "SupervisedTraining",
+    "TaskCounts",
+    "TasksConfig",
+    "TrainingJob",
     "recipe_from_yaml",
 ]

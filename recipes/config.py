@@ -1,49 +1,59 @@
-"""Recipe configurations: frozen, typed, and checked as a whole, so that all mistakes are reported at once."""
+"""What the configs of all methods share: the tasks, the adapter, and how YAML becomes a config.
+
+A config is frozen and typed. `build_config` checks it as a whole and reports every mistake at once. The settings that
+belong to one method are in its own file: `mentor.py` (and its two baselines), `sft.py`.
+"""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import pydantic
 import yaml
 from pydantic import Field
 
-from mentor_edge.errors import ConfigError
-from mentor_edge.rewards import CombinedReward, Matching, MentorReward, Reward, SparseReward, reward_function
+from mentor_edge.errors import ConfigError, RunError, did_you_mean
+from mentor_edge.rewards import CombinedReward, Reward, reward_function
 from mentor_edge.tasks.nano.teacher import Noise
 from mentor_edge.tools.catalog import spec_mistakes
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType({})
+"""A section without settings: each of its fields has its default."""
 
 Positive = pydantic.PositiveInt
 
 
-class _Section(pydantic.BaseModel):
+class Section(pydantic.BaseModel):
+    """A group of settings: frozen, and without room for unknown keys."""
+
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class TasksConfig(_Section):
+class TasksConfig(Section):
     """Where training tasks come from."""
 
     suite: Literal["nano", "calculator", "gsm8k", "jsonl"] = "nano"
+    """The kind of tasks: nano and calculator tasks are generated, the others are read from `path`."""
     path: Path | None = None
-    """The tasks file (gsm8k: JSON lines of tool trajectories; jsonl: docs/tasks.md); the others are generated."""
+    """The tasks file. gsm8k: JSON lines of tool trajectories; jsonl: see docs/tasks.md."""
     tools: tuple[Any, ...] = ()
     """jsonl: tools with an implementation, as `mentor_edge.tools.catalog` names them: [calculator, {mcp: "..."}]."""
     limit: Positive | None = 1000
-    """At most this many tasks, from the start."""
+    """Use at most this many tasks, from the start. None: all tasks of a file, 1000 generated ones."""
     teacher_noise: Noise = Noise.MILD
-    """How imperfect the nano suite's programmatic teacher is."""
+    """How imperfect the programmatic teacher of the nano suite is."""
     references: Positive = 1
-    """Traces that the nano suite's teacher gives for each task. Of several, the one that matches best counts for
-    MENTOR, and SFT imitates all of them."""
+    """How many references the nano suite's teacher makes for each task. MENTOR counts the one that matches best, SFT
+    imitates all of them."""
     keep_references: Literal["all", "shortest"] = "all"
-    """"shortest": of a task's references that passed validation, keep the one with the fewest calls."""
+    """"shortest": of a task's references that pass validation, keep the one with the fewest calls."""
 
     @pydantic.field_validator("references")
     @classmethod
-    def _references_there(cls, value: int, others: pydantic.ValidationInfo) -> int:
+    def _check_references(cls, value: int, others: pydantic.ValidationInfo) -> int:
         suite = others.data.get("suite", "nano")
         if suite != "nano" and value > 1:
             own = "its own references" if suite == "jsonl" else "one reference for each task"
@@ -52,7 +62,7 @@ class TasksConfig(_Section):
 
     @pydantic.field_validator("tools", mode="before")
     @classmethod
-    def _tools_known(cls, value: Any, others: pydantic.ValidationInfo) -> Any:
+    def _check_tools(cls, value: Any, others: pydantic.ValidationInfo) -> Any:
         specs = [value] if isinstance(value, str | Mapping) else value
         if specs and others.data.get("suite") not in ("jsonl", None):
             raise ValueError(f"suite {others.data['suite']} has its own tools")
@@ -61,85 +71,45 @@ class TasksConfig(_Section):
         return specs
 
     @pydantic.model_validator(mode="after")
-    def _path_where_needed(self) -> Self:
+    def _check_path(self) -> Self:
         if self.suite in ("gsm8k", "jsonl") and self.path is None:
             raise ValueError(f"suite {self.suite} needs a path (--set tasks.path=PATH)")
         return self
 
 
 def tasks_section(value: Any) -> Any:
-    """The `tasks` section that a bare name, or the path of a JSONL file, stands for; a section as it is."""
+    """Expand the shorthand of a `tasks` section, a suite's name or the path of a JSONL file. Return a section as is."""
     if not isinstance(value, str):
         return value
     return {"suite": "jsonl", "path": value} if value.endswith(".jsonl") else {"suite": value}
 
 
-class LoraConfig(_Section):
-    """The adapter. It sits on every linear layer but the head."""
+class LoraConfig(Section):
+    """The LoRA adapter that is trained. It covers every linear layer except the output head."""
 
     rank: Positive = 8
+    """The rank of the update matrices."""
     alpha: Positive = 16
+    """The update is scaled by alpha / rank; alpha is usually twice the rank."""
     base: Literal["full", "nf4"] = "full"
-    """"nf4" keeps the frozen base weights in 4 bits (QLoRA); "full" as they are stored."""
+    """"nf4" keeps the frozen base weights in 4 bits (QLoRA), "full" as they are stored."""
 
 
-class SupervisedTraining(_Section):
-    steps: Positive = 60
-    batch_size: Positive = 64
-    learning_rate: pydantic.PositiveFloat = 2e-3
-    warmup_steps: pydantic.NonNegativeInt = 5
-    save_every: Positive = 20
+Weight = Annotated[float, Field(strict=True, gt=-1e6, lt=1e6, allow_inf_nan=False)]
+"""A finite number, not its text."""
 
 
-class PolicyTraining(_Section):
-    steps: Positive = 140
-    prompts_per_step: Positive = 12
-    rollouts_per_prompt: int = Field(default=8, ge=2)
-    micro_batch: Positive | None = None
-    """Rollouts per backward pass; a divisor of prompts_per_step x rollouts_per_prompt. Default: all of a step."""
-    learning_rate: pydantic.PositiveFloat = 2e-3
-    warmup_steps: pydantic.NonNegativeInt = 5
-    save_every: Positive = 10
-    stop_after_dead_steps: Positive = 20
-    """Stop when this many steps in a row had no group of rollouts that differ in reward: nothing can be learned."""
-
-    @pydantic.model_validator(mode="after")
-    def _micro_batch_divides(self) -> Self:
-        rollouts = self.prompts_per_step * self.rollouts_per_prompt
-        if self.micro_batch is not None and rollouts % self.micro_batch:
-            raise ValueError(f"micro_batch {self.micro_batch} does not divide the {rollouts} rollouts of a step")
-        return self
-
-
-class RolloutConfig(_Section):
-    """How rollouts are generated. Lengths are in tokens."""
-
-    engine: Literal["edge", "trl"] = "edge"
-    """"edge": our decode loop and agent; "trl": stock TRL with transformers' generate, for comparison."""
-    temperature: pydantic.PositiveFloat = 1.0
-    tool_rounds: Positive = 4
-    tokens_per_turn: Positive = 28
-    completion_tokens: Positive = 160
-    """Budget of one rollout, tool results included."""
-    decode_batch: Positive = 96
-    """Rollouts decoded at once by the edge engine: the KV caches of this many conversations must fit in memory."""
-    tool_timeout: pydantic.PositiveFloat = 5.0
-    """Seconds per tool call."""
-
-
-_NO_WEIGHTS = ("matching", "bonus_needs_call")
-
-
-class ExtraReward(_Section):
+class ExtraReward(Section):
     """A user's own reward: a function of (trajectory, task) that returns a number."""
 
     function: str
-    """Dotted path, such as my_rewards.brevity; the working directory is searched too."""
-    weight: pydantic.FiniteFloat = 1.0
+    """Where to import it from, such as my_rewards.brevity. The working directory is searched, too."""
+    weight: Weight = 1.0
+    """The number that its result is multiplied by."""
 
     @pydantic.field_validator("function")
     @classmethod
-    def _can_be_imported(cls, value: str) -> str:
+    def _check_function(cls, value: str) -> str:
         try:
             reward_function(value)
         except ConfigError as error:
@@ -147,32 +117,15 @@ class ExtraReward(_Section):
         return value
 
 
-class SparseRewardConfig(_Section):
-    """`SparseReward`'s weights, and further rewards."""
+class RewardConfig(Section):
+    """The part of a `reward` section that all methods with a reward share."""
 
-    kind: ClassVar[Callable[..., Reward]] = SparseReward
-
-    weights: Mapping[str, Any] = Field(default_factory=dict)
-    """Weights that differ from the released code's: those of the reward's class."""
     extra: tuple[ExtraReward, ...] = ()
-    """Further rewards, each added with its weight."""
-
-    @pydantic.field_validator("weights")
-    @classmethod
-    def _weights_fit(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
-        known = [name for name in inspect.signature(cls.kind).parameters if name not in _NO_WEIGHTS]
-        problems = [f"unknown weight {name} (known: {', '.join(known)})" for name in value if name not in known]
-        try:
-            cls.kind(**{name: weight for name, weight in value.items() if name in known})
-        except ConfigError as error:
-            problems += error.problems
-        if problems:
-            raise ValueError("; ".join(problems))
-        return value
+    """Your own rewards, each added with its weight."""
 
     def base(self) -> Reward:
-        """The reward without the extras."""
-        return self.kind(**self.weights)
+        """The method's reward without the extras."""
+        raise NotImplementedError
 
     def build(self) -> Reward:
         """The reward as configured."""
@@ -180,77 +133,44 @@ class SparseRewardConfig(_Section):
         return CombinedReward(self.base(), extras) if extras else self.base()
 
 
-class StrictRewardConfig(SparseRewardConfig):
-    """`MentorReward`'s weights with the matching that the strict method stands for."""
-
-    kind: ClassVar[Callable[..., Reward]] = MentorReward
-
-    def base(self) -> Reward:
-        return MentorReward("strict", **self.weights)
-
-
-class MentorRewardConfig(SparseRewardConfig):
-    """`MentorReward`'s arguments, and further rewards."""
-
-    kind: ClassVar[Callable[..., Reward]] = MentorReward
-    matching: Matching = "set"
-    bonus_needs_call: bool = False
-
-    def base(self) -> Reward:
-        return MentorReward(self.matching, bonus_needs_call=self.bonus_needs_call, **self.weights)
-
-
-class RecipeConfig(_Section):
-    """What every recipe needs."""
+class RecipeConfig(Section):
+    """What every method needs."""
 
     student: str = "nano"
-    """"nano" or "nano-broad" (made on the spot), a local Hugging Face directory, or a hub id if a hub is in reach."""
+    """The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, or a hub id if a
+    hub can be reached."""
     from_run: Path | None = None
-    """A finished run whose student, with its adapter merged in, is trained further; it stands in for `student`."""
+    """A finished run to continue from: its student, with the adapter merged in, replaces `student`."""
     tasks: TasksConfig = TasksConfig()
+    """The tasks to train on."""
     output_dir: Path = Path("runs/fit")
+    """The directory of the run. It must not exist yet, unless the run is resumed."""
     seed: pydantic.NonNegativeInt = 0
+    """Seeds the generated tasks, the embedded student and the sampling."""
     lora: LoraConfig = LoraConfig()
+    """The adapter."""
 
     @pydantic.field_validator("tasks", mode="before")
     @classmethod
-    def _suite_shorthand(cls, value: Any) -> Any:
+    def _expand_tasks(cls, value: Any) -> Any:
         return tasks_section(value)
 
     @pydantic.field_validator("from_run")
     @classmethod
-    def _one_start(cls, value: Path | None, others: pydantic.ValidationInfo) -> Path | None:
+    def _check_start(cls, value: Path | None, others: pydantic.ValidationInfo) -> Path | None:
         if value is not None and others.data.get("student", "nano") != "nano":
             raise ValueError(f"student {others.data['student']!r} says where to start, too; give one of the two")
         return value
 
 
-class SftConfig(RecipeConfig):
-    recipe: Literal["sft"] = "sft"
-    train: SupervisedTraining = SupervisedTraining()
+class SavedConfig(RecipeConfig):
+    """The shared settings in a run's config.yaml. Those of the method are ignored."""
 
+    model_config = pydantic.ConfigDict(extra="ignore")
 
-class PolicyConfig(RecipeConfig):
-    """What every method needs that learns from its own rollouts."""
-
-    train: PolicyTraining = PolicyTraining()
-    rollout: RolloutConfig = RolloutConfig()
-    reward: SparseRewardConfig
-
-
-class SparseConfig(PolicyConfig):
-    recipe: Literal["sparse"] = "sparse"
-    reward: SparseRewardConfig = SparseRewardConfig()
-
-
-class StrictConfig(PolicyConfig):
-    recipe: Literal["strict"] = "strict"
-    reward: StrictRewardConfig = StrictRewardConfig()
-
-
-class MentorConfig(PolicyConfig):
-    recipe: Literal["mentor"] = "mentor"
-    reward: MentorRewardConfig = MentorRewardConfig()
+    tasks: TasksConfig  # required: a run's config.yaml spells out everything
+    seed: pydantic.NonNegativeInt
+    lora: LoraConfig
 
 
 _Config = TypeVar("_Config", bound=RecipeConfig)
@@ -270,19 +190,24 @@ def build_config(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
 def _mistake(kind: type[RecipeConfig], problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        section: Any = kind
-        for part in problem["loc"][:-1]:
-            section = section.model_fields[part].annotation
-        return f"{where}: unknown key (known: {', '.join(section.model_fields)})"
+        *sections, key = problem["loc"]
+        return f"{where}: unknown key{did_you_mean(str(key), _keys(kind, sections))}"
     message = problem["msg"].removeprefix("Value error, ")
-    seen = problem["input"]
-    return f"{where}: {message}" if isinstance(seen, Mapping) else f"{where}: {message}, got {seen!r}"
+    value = problem["input"]
+    return f"{where}: {message}" if isinstance(value, Mapping) else f"{where}: {message}, got {value!r}"
+
+
+def _keys(kind: Any, path: Sequence[str | int]) -> list[str]:
+    """The keys of the section that `path` leads to; a number leads into a list of sections."""
+    for part in path:
+        kind = get_args(kind)[0] if isinstance(part, int) else kind.model_fields[part].annotation
+    return list(kind.model_fields)
 
 
 def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a recipe file and apply `key.sub=value` overrides (values are YAML).
 
-    Raises: ConfigError when the file is missing, is no mapping, or an override cannot be read.
+    Raises: ConfigError when the file is missing or not a mapping, or an override cannot be read.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -291,7 +216,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(values, dict):
-        raise ConfigError([f"{path} holds {type(values).__name__}, not a mapping of settings"])
+        raise ConfigError([f"{path} contains {type(values).__name__}, not a mapping of settings"])
     problems = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -313,3 +238,15 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     return values
+
+
+def read_saved_config(directory: Path) -> SavedConfig:
+    """The shared settings of the run in `directory`.
+
+    Raises: ConfigError when its config.yaml cannot be read, RunError when it is damaged.
+    """
+    path = directory / "config.yaml"
+    try:
+        return SavedConfig.model_validate(read_yaml(path))
+    except pydantic.ValidationError as error:
+        raise RunError(f"{path} is damaged: {error.errors()[0]['msg']}") from error

@@ -1,4 +1,4 @@
-"""Supervised examples: conversations as token ids with a mask over what the assistant wrote."""
+"""Supervised examples: conversations as token ids, with a mask over the assistant's turns."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mentor_edge.tasks.types import Task
 
 
 class SupervisedExample(TypedDict):
-    """`assistant_masks` is 1 on the tokens of assistant turns, their end-of-turn token included, else 0."""
+    """`assistant_masks` is 1 on tokens of assistant turns, including the end-of-turn token, and 0 elsewhere."""
 
     input_ids: list[int]
     assistant_masks: list[int]
 
 
 def _segments(template: ChatTemplate, task: Task) -> list[tuple[str, bool]]:
-    """The rendered conversation in pieces: (text, written by the assistant)."""
+    """The rendered conversation in pieces: (text, whether the assistant wrote it)."""
     assert task.reference is not None
     messages = (*task.prompt, *task.reference.messages)
     pieces: list[tuple[str, bool]] = []
@@ -42,14 +42,14 @@ def _segments(template: ChatTemplate, task: Task) -> list[tuple[str, bool]]:
 
 
 def one_reference_each(tasks: Sequence[Task]) -> list[Task]:
-    """A task with several references as several tasks with one: imitation takes every trace."""
-    return [replace(task, reference=trace, other_references=()) for task in tasks for trace in task.references]
+    """Turn a task with several references into several tasks with one: SFT imitates all of them."""
+    return [replace(task, reference=one, other_references=()) for task in tasks for one in task.references]
 
 
 def supervised_examples(tokenizer: Any, tasks: Sequence[Task]) -> list[SupervisedExample]:
     """Encode each task with its reference, in the tokenizer's own chat template.
 
-    Pieces are tokenized one by one, because that is how a rollout meets them: prompt, own tokens, tool result.
+    Pieces are tokenized one by one, as they are in a rollout: prompt, sampled tokens, tool result.
 
     Raises: StudentError when the chat template is not prefix-preserving.
     """

@@ -1,7 +1,7 @@
-"""`EdgeGRPOTrainer`: TRL's GRPOTrainer with our rollouts.
+"""`EdgeGRPOTrainer`: TRL's GRPOTrainer with our rollouts. The method itself, with its settings, is in `mentor.py`.
 
-TRL does the learning (loss, masking, log-probs, sampler, checkpoints). We override two methods and use its
-`rollout_func` hook; `tests/test_grpo.py` holds what is relied on in TRL 1.16:
+TRL does the learning: loss, masking, log-probabilities, sampler, checkpoints. We override two methods and use its
+`rollout_func` hook. tests/contracts/test_trl.py checks what we rely on in TRL 1.16:
 - `_generate_and_score_completions(inputs)` gets one row per rollout, group after group, and calls `rollout_func`;
 - extra lists in the hook's result reach the reward functions as keyword arguments; `env_mask` marks sampled tokens;
 - `_compute_loss(model, inputs)` normalises "dapo" losses by `num_items_in_batch`, not by the rows it is given.
@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOTrainer
 
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.torch.adapter import merged_adapter
@@ -27,41 +27,14 @@ from mentor_edge.rewards import Reward, RewardBreakdown
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.execution.executor import ToolExecutor
 
-from .config import PolicyConfig
-from .trainer import common_arguments
+from .trainer import FlatGroups
 
 _FLAT = 1e-6
-"""Rewards closer than this are the same reward."""
-
-
-def grpo_arguments(config: PolicyConfig, directory: Path) -> GRPOConfig:
-    """TRL's arguments for a config. One on-policy update per step, no KL term, groups normalised by their spread."""
-    rollouts = config.train.prompts_per_step * config.train.rollouts_per_prompt
-    micro_batch = config.train.micro_batch or rollouts
-    return GRPOConfig(
-        **common_arguments(directory, seed=config.seed, steps=config.train.steps, save_every=config.train.save_every),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=rollouts // micro_batch,
-        num_generations=config.train.rollouts_per_prompt,
-        learning_rate=config.train.learning_rate,
-        warmup_steps=config.train.warmup_steps,
-        lr_scheduler_type="constant_with_warmup",
-        temperature=config.rollout.temperature,
-        max_completion_length=config.rollout.completion_tokens,
-        generation_kwargs={"max_new_tokens": config.rollout.tokens_per_turn},
-        max_tool_calling_iterations=config.rollout.tool_rounds,
-        loss_type="dapo",
-        beta=0.0,
-    )
+"""Rewards that differ by less count as equal."""
 
 
 class RewardLog:
-    """Calls the reward as TRL wants it, and keeps what the last batch was like for the metrics of the step.
-
-    `flat_groups` says which groups of the last step did not differ in reward, and so taught nothing: one entry per
-    reward and reason, with the tasks. `dead_steps` counts the steps in a row in which no group differed, and `solved`
-    says whether the last of them was because everything earned the maximum.
-    """
+    """Calls the reward in the way that TRL expects, and remembers the last batch for the metrics of the step."""
 
     __name__ = "reward"
 
@@ -69,9 +42,12 @@ class RewardLog:
         self._reward = reward
         self._tasks = tasks
         self._group_size = group_size
-        self.flat_groups: list[dict[str, Any]] = []
+        self.flat_groups: list[FlatGroups] = []
+        """The groups of the last step whose rollouts all earned the same, so that nothing was learned from them."""
         self.dead_steps = 0
+        """Steps in a row in which no group differed in reward."""
         self.solved = False
+        """Whether the last dead step was dead because every rollout earned the maximum."""
 
     def __call__(
         self, *, task_id: Sequence[str], trajectory: Sequence[Trajectory], log_metric: Callable[..., None], **_: Any
@@ -96,9 +72,7 @@ class RewardLog:
             if max(totals) - min(totals) < _FLAT:
                 reasons = ", ".join(sorted({breakdown.reason for breakdown in group}))
                 flat.setdefault((round(totals[0], 6), reasons), []).append(task_ids[start])
-        self.flat_groups = [
-            {"reward": reward, "reason": reason, "tasks": tasks} for (reward, reason), tasks in sorted(flat.items())
-        ]
+        self.flat_groups = [FlatGroups(reward, reason, tasks) for (reward, reason), tasks in sorted(flat.items())]
         dead = sum(map(len, flat.values())) == len(starts)
         self.dead_steps = self.dead_steps + 1 if dead else 0
         self.solved = dead and all(reward >= self._reward.maximum - _FLAT for reward, _ in flat)
@@ -125,7 +99,7 @@ class EdgeGRPOTrainer(GRPOTrainer):
         super().__init__(rollout_func=self._roll_out, **trainer_arguments)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        # The hook is given prompts only; tools and references differ per task.
+        # The hook gets prompts only, but each task has its own tools and references.
         self._batch = [self._task_of[row["task_id"]] for row in inputs]
         return super()._generate_and_score_completions(inputs)
 
@@ -138,7 +112,7 @@ class EdgeGRPOTrainer(GRPOTrainer):
             trajectories = run_conversations(
                 self._engine, self._batch, self._executor, self._limits, temperature=self.temperature
             )
-        # A prompt too long for the context leaves nothing generated; TRL wants a token, masked out.
+        # Nothing is generated when the prompt fills the context. TRL needs a token, which is then masked out.
         nothing = [self.processing_class.eos_token_id]
         return {
             "prompt_ids": [list(t.prompt_ids) for t in trajectories],
@@ -149,7 +123,7 @@ class EdgeGRPOTrainer(GRPOTrainer):
         }
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        # Rows without advantage add zero to the loss and to its normaliser's numerator alike: skip their passes.
+        # Rows without advantage add nothing to the loss, whose normaliser does not depend on them: skip their passes.
         kept = inputs["advantages"].abs() > 1e-6
         if self.loss_type == "dapo" and self.beta == 0.0 and 0 < int(kept.sum()) < len(kept):
             inputs = {
@@ -160,7 +134,7 @@ class EdgeGRPOTrainer(GRPOTrainer):
 
 
 def step_row(log: RewardLog) -> Callable[[Mapping[str, float]], dict[str, Any] | None]:
-    """What metrics.jsonl keeps of a step whose rewards went through `log`."""
+    """A function from TRL's logs of a step to its row of metrics.jsonl. `log` is the step's reward."""
 
     def row(logs: Mapping[str, float]) -> dict[str, Any] | None:
         if "reward" not in logs:
@@ -168,12 +142,12 @@ def step_row(log: RewardLog) -> Callable[[Mapping[str, float]], dict[str, Any] |
         return {
             "reward": logs["reward"],
             "accuracy": logs["accuracy"],
-            "zero_variance_groups": sum(len(flat["tasks"]) for flat in log.flat_groups),
+            "zero_variance_groups": sum(len(flat.tasks) for flat in log.flat_groups),
             **{key: logs[key] for key in ("malformed", "truncated", "tool_errors", "calls", "loss", "entropy")},
             "completion_tokens": logs["completions/mean_length"],
             "sampled_tokens": round(logs["sampled_tokens"]),
             "tokens": round(logs["num_tokens"]),
-            "flat_groups": log.flat_groups,
+            "flat_groups": [asdict(flat) for flat in log.flat_groups],
         }
 
     return row

@@ -1,16 +1,346 @@
-"""MENTOR (arXiv 2510.18383): GRPO, rewarded for the right answer and for using the teacher's tools."""
+"""MENTOR (arXiv 2510.18383, as in its released code): reinforcement learning that pays for using the teacher's tools.
+
+The teacher's reference is never imitated. The student answers every prompt several times, its tool calls are executed
+for real, each rollout is scored, and GRPO makes what scored above its group's mean more likely:
+
+1. the reward     `MentorRewardConfig`: right answer, same tools as the teacher, no made-up tool
+2. the rollout    `RolloutConfig`: sampled answers with real tools
+3. the update     `PolicyTraining` and `grpo_arguments`: GRPO on a LoRA adapter
+4. the recipe     `MentorRecipe`: the three put together in `PolicyRecipe.train`
+5. the baselines  `SparseRecipe` and `StrictRecipe`: the same with another reward
+
+The third baseline, imitation, is in `sft.py`. The plumbing between our rollouts and TRL is in `grpo.py`.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from .config import MentorConfig, RecipeConfig
-from .policy import PolicyRecipe
+import pydantic
+from pydantic import Field
+
+from mentor_edge.agent import AgentLimits
+from mentor_edge.arguments import checked_settings
+from mentor_edge.rewards import Matching, MentorReward, Reward, SparseReward
+from mentor_edge.tools.execution.executor import ToolExecutor
+
+from .base import Recipe
+from .config import DEFAULTS, LoraConfig, Positive, RecipeConfig, RewardConfig, Section, TasksConfig, Weight
+from .job import TrainingJob
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+# 1. The reward
 
 
-class MentorRecipe(PolicyRecipe):
-    """`MentorReward`, with any matching: the trace itself is never imitated, only how tools were used counts."""
+class MentorWeights(Section):
+    """The numbers in the formula of `MentorRewardConfig`. The defaults are the paper's."""
+
+    correct: Weight = 0.7
+    """Paid for the right answer."""
+    tool_match: Weight = 0.3
+    """Paid for a full match with the teacher's tools."""
+    no_unknown_tool: Weight = 0.1
+    """Paid when every tool called was offered with the task."""
+    wrong_scale: Weight = 0.2
+    """The part of `tool_match` that a wrong answer keeps."""
+    unanswered: Weight = 0.1
+    """Paid for a finished turn without a final answer."""
+
+
+class MentorRewardConfig(RewardConfig):
+    """The reward of one rollout, as `mentor_edge.rewards.MentorReward` computes it:
+
+        0.0 if not terminated
+        else unanswered if not answered
+        else correct * right
+             + tool_match * match * (1 if right else wrong_scale)
+             + no_unknown_tool * known
+
+    `right` is 1 when the answer is an accepted one. `match`, from 0 to 1, is how well the calls match the teacher's; of
+    several references the best counts. `known` is 1 when every tool called was offered with the task. The others are
+    the `weights`. With the paper's, a rollout earns 1.1 at most. docs/rewards.md lists every case.
+    """
+
+    matching: Matching = "set"
+    """What `match` compares. "set": the same tools, in any order and number (MENTOR); "overlap": at least one tool in
+    common, and no term for unknown tools (the paper's ablation 2); "f1": F1 of the two sets (ablation 4); "none":
+    nothing (ablation 3); "strict": the same calls in the same order; "calls": F1 of the calls (ours)."""
+    weights: MentorWeights = MentorWeights()
+    """The numbers in the formula."""
+    bonus_needs_call: bool = False
+    """Pay the term for unknown tools only to rollouts that called a tool, or where the teacher called none."""
+
+    def base(self) -> Reward:
+        return MentorReward(self.matching, bonus_needs_call=self.bonus_needs_call, **self.weights.model_dump())
+
+
+# 2. The rollout
+
+
+class RolloutConfig(Section):
+    """How rollouts are generated. Lengths are in tokens."""
+
+    engine: Literal["edge", "trl"] = "edge"
+    """"edge": our decode loop and the agent that also runs on the device; "trl": stock TRL with transformers'
+    generate, for comparison."""
+    temperature: pydantic.PositiveFloat = 1.0
+    """The sampling temperature."""
+    tool_rounds: Positive = 4
+    """Turns with tool calls that a rollout may take; the next turn must be the answer."""
+    tokens_per_turn: Positive = 28
+    """The longest turn of the model."""
+    completion_tokens: Positive = 160
+    """The budget of one rollout, tool results included."""
+    decode_batch: Positive = 96
+    """Rollouts decoded at once by the edge engine. The KV caches of this many conversations must fit in memory."""
+    tool_timeout: pydantic.PositiveFloat = 5.0
+    """Seconds per tool call."""
+
+    @property
+    def limits(self) -> AgentLimits:
+        return AgentLimits(self.tool_rounds, self.tokens_per_turn, self.completion_tokens)
+
+
+# 3. The update
+
+
+class PolicyTraining(Section):
+    """How much is trained. One step samples `prompts_per_step` groups of `rollouts_per_prompt` rollouts."""
+
+    steps: Positive = 140
+    """Updates of the adapter."""
+    prompts_per_step: Positive = 12
+    """Prompts of a step; each is the prompt of one group."""
+    rollouts_per_prompt: int = Field(default=8, ge=2)
+    """The size of a group. GRPO learns from differences within a group, so one rollout is too few."""
+    micro_batch: Positive | None = None
+    """Rollouts per backward pass; a divisor of prompts_per_step x rollouts_per_prompt. Default: all of a step."""
+    learning_rate: pydantic.PositiveFloat = 2e-3
+    """The learning rate after the warm-up; it stays constant."""
+    warmup_steps: pydantic.NonNegativeInt = 5
+    """Steps over which the learning rate rises from 0."""
+    save_every: Positive = 10
+    """Steps between checkpoints."""
+    stop_after_dead_steps: Positive = 20
+    """Stop when this many steps in a row had no group of rollouts that differ in reward: nothing can be learned."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_micro_batch(self) -> Self:
+        rollouts = self.prompts_per_step * self.rollouts_per_prompt
+        if self.micro_batch is not None and rollouts % self.micro_batch:
+            raise ValueError(f"micro_batch {self.micro_batch} does not divide the {rollouts} rollouts of a step")
+        return self
+
+
+class PolicyConfig(RecipeConfig):
+    """The config of a method that learns from its own rollouts."""
+
+    train: PolicyTraining = PolicyTraining()
+    """The update."""
+    rollout: RolloutConfig = RolloutConfig()
+    """The rollout."""
+    reward: RewardConfig
+    """The reward."""
+
+
+def grpo_arguments(config: PolicyConfig, directory: Path) -> GRPOConfig:
+    """TRL's `GRPOConfig`: the update of one step.
+
+        advantage = (reward - mean of the group) / (standard deviation of the group + 1e-4)
+        loss      = - sum over sampled tokens of advantage * log-probability, / number of sampled tokens in the step
+
+    Prompts and tool results are masked out. There is one update for each batch of rollouts, so the policy that sampled
+    is the policy that learns: the importance ratio is 1 and is never clipped. There is no KL term (beta 0). In TRL,
+    `_generate_and_score_completions` computes the advantages, `_compute_loss` the loss ("dapo").
+    """
+    from trl import GRPOConfig
+
+    from .trainer import common_arguments
+
+    train, rollout = config.train, config.rollout
+    rollouts = train.prompts_per_step * train.rollouts_per_prompt
+    micro_batch = train.micro_batch or rollouts
+    return GRPOConfig(
+        **common_arguments(directory, seed=config.seed, steps=train.steps, save_every=train.save_every),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=rollouts // micro_batch,
+        num_generations=train.rollouts_per_prompt,
+        learning_rate=train.learning_rate,
+        warmup_steps=train.warmup_steps,
+        lr_scheduler_type="constant_with_warmup",
+        temperature=rollout.temperature,
+        max_completion_length=rollout.completion_tokens,
+        generation_kwargs={"max_new_tokens": rollout.tokens_per_turn},
+        max_tool_calling_iterations=rollout.tool_rounds,
+        loss_type="dapo",
+        beta=0.0,
+    )
+
+
+# 4. The recipe
+
+RewardSection = TypeVar("RewardSection", bound=RewardConfig)
+
+
+class PolicyRecipe(Recipe, Generic[RewardSection]):
+    """Sample, execute, score, update: what MENTOR and its baselines share. Only their rewards differ."""
+
+    config: PolicyConfig
+
+    @checked_settings
+    def __init__(
+        self,
+        *,
+        student: str = "nano",
+        from_run: str | Path | None = None,
+        tasks: str | TasksConfig | Mapping[str, Any] = DEFAULTS,
+        output_dir: str | Path = "runs/fit",
+        seed: int = 0,
+        lora: LoraConfig | Mapping[str, Any] = DEFAULTS,
+        train: PolicyTraining | Mapping[str, Any] = DEFAULTS,
+        rollout: RolloutConfig | Mapping[str, Any] = DEFAULTS,
+        reward: RewardSection | Mapping[str, Any] = DEFAULTS,
+    ) -> None:
+        """Check the settings. Nothing is loaded or written before `fit`.
+
+        Args:
+            student: The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, or
+                a hub id if a hub can be reached.
+            from_run: A finished run to continue from: its student, with the adapter merged in, replaces `student`.
+            tasks: The tasks to train on: a section, a suite's name, or the path of a JSONL file.
+            output_dir: The directory of the run. It must not exist yet, unless the run is resumed.
+            seed: Seeds the generated tasks, the embedded student and the sampling.
+            lora: The adapter that is trained.
+            train: The update: steps, group sizes, learning rate, checkpoints.
+            rollout: The rollout: engine, temperature, limits in tokens and seconds.
+            reward: The reward: weights, and your own functions in `extra`.
+
+        Raises:
+            ConfigError: With every mistake: unknown names, wrong types, values out of range.
+        """
+        super().__init__(
+            student=student,
+            from_run=from_run,
+            tasks=tasks,
+            output_dir=output_dir,
+            seed=seed,
+            lora=lora,
+            train=train,
+            rollout=rollout,
+            reward=reward,
+        )
+
+    def train(self, job: TrainingJob) -> None:
+        from datasets import Dataset
+
+        from .grpo import EdgeGRPOTrainer, RewardLog, step_row
+        from .stock import stock_trainer
+        from .student import load_trainable
+        from .trainer import StallGuard, run_training
+
+        config = self.config
+        tasks = {task.id: task for task in job.tasks}
+        rows = [{"prompt": [message.to_openai() for message in task.prompt], "task_id": task.id} for task in job.tasks]
+        model, tokenizer, adapter = load_trainable(job.student, config.lora)
+        rewards = RewardLog(config.reward.build(), tasks, config.train.rollouts_per_prompt)
+        with ToolExecutor(timeout=config.rollout.tool_timeout) as executor:
+            shared: dict[str, Any] = {
+                "tasks": tasks,
+                "executor": executor,
+                "model": model,
+                "processing_class": tokenizer,
+                "peft_config": adapter,
+                "args": grpo_arguments(config, job.directory),
+                "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json"),
+                "reward_funcs": rewards,
+            }
+            trainer = (
+                EdgeGRPOTrainer(limits=config.rollout.limits, decode_batch=config.rollout.decode_batch, **shared)
+                if config.rollout.engine == "edge"
+                else stock_trainer(**shared)
+            )
+            trainer.add_callback(StallGuard(rewards, config.train.stop_after_dead_steps))
+            run_training(trainer, self.name.upper(), job, step_row(rewards))
+
+
+class MentorConfig(PolicyConfig):
+    recipe: Literal["mentor"] = "mentor"
+    reward: MentorRewardConfig = MentorRewardConfig()
+    """The reward."""
+
+
+class MentorRecipe(PolicyRecipe[MentorRewardConfig]):
+    """MENTOR: GRPO, rewarded for the right answer and for using the teacher's tools.
+
+    Tasks need an accepted answer and a reference. The fields of the sections are documented where they are defined:
+    `TasksConfig`, `LoraConfig`, `PolicyTraining`, `RolloutConfig`, `MentorRewardConfig`.
+    """
 
     config: MentorConfig
     config_type: ClassVar[type[RecipeConfig]] = MentorConfig
     name: ClassVar[str] = "mentor"
+
+
+# 5. The paper's baselines: the same rollouts and the same update with another reward
+
+
+class SparseWeights(Section):
+    """The numbers of `SparseReward`. The defaults are those of the released code."""
+
+    correct: Weight = 1.0
+    """Paid for the right answer."""
+    wrong: Weight = 0.1
+    """Paid for a finished turn with a wrong answer, or without one."""
+
+
+class SparseRewardConfig(RewardConfig):
+    """Only the final answer is rewarded: `correct` if it is right, `wrong` if not, 0 if the turn was not finished."""
+
+    weights: SparseWeights = SparseWeights()
+    """The two numbers."""
+
+    def base(self) -> Reward:
+        return SparseReward(**self.weights.model_dump())
+
+
+class SparseConfig(PolicyConfig):
+    recipe: Literal["sparse"] = "sparse"
+    reward: SparseRewardConfig = SparseRewardConfig()
+    """The reward."""
+
+
+class SparseRecipe(PolicyRecipe[SparseRewardConfig]):
+    """Sparse-reward RL, the baseline without a teacher. Tasks need an accepted answer and no reference."""
+
+    config: SparseConfig
+    config_type: ClassVar[type[RecipeConfig]] = SparseConfig
+    name: ClassVar[str] = "sparse"
+    needs_reference: ClassVar[bool] = False
+
+
+class StrictRewardConfig(RewardConfig):
+    """MENTOR's formula, where only the teacher's exact calls match: same order, same arguments."""
+
+    weights: MentorWeights = MentorWeights()
+    """The numbers in the formula of `MentorRewardConfig`."""
+
+    def base(self) -> Reward:
+        return MentorReward("strict", **self.weights.model_dump())
+
+
+class StrictConfig(PolicyConfig):
+    recipe: Literal["strict"] = "strict"
+    reward: StrictRewardConfig = StrictRewardConfig()
+    """The reward."""
+
+
+class StrictRecipe(PolicyRecipe[StrictRewardConfig]):
+    """Strict-trajectory RL, a baseline of the paper that its released code lacks."""
+
+    config: StrictConfig
+    config_type: ClassVar[type[RecipeConfig]] = StrictConfig
+    name: ClassVar[str] = "strict"

@@ -9,10 +9,8 @@ from mentor_edge.errors import ConfigError
 
 from .base import Recipe
 from .config import read_yaml
-from .mentor import MentorRecipe
+from .mentor import MentorRecipe, SparseRecipe, StrictRecipe
 from .sft import SFTRecipe
-from .sparse import SparseRecipe
-from .strict import StrictRecipe
 
 RECIPES: dict[str, type[Recipe]] = {
     recipe.name: recipe for recipe in (SFTRecipe, SparseRecipe, StrictRecipe, MentorRecipe)
@@ -22,12 +20,22 @@ RECIPES: dict[str, type[Recipe]] = {
 def recipe_from_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Make the recipe that a YAML file names in its `recipe` key.
 
-    Raises: ConfigError.
+    Args:
+        path: The recipe file. Its keys are the arguments of the recipe's class; recipes/configs/ has examples.
+        overrides: Settings that replace those of the file, as "key.sub=value". Values are YAML.
+
+    Returns:
+        The recipe, ready to `fit`.
+
+    Raises:
+        ConfigError: With every mistake in the file and the overrides.
     """
     values = read_yaml(Path(path), overrides)
     if "compare" in values:
-        raise ConfigError([f"compare: a comparison of methods, no recipe: {path}"], "run it with `mentor-edge compare`")
-    name = values.get("recipe")
+        raise ConfigError(
+            [f"compare: {path} is a comparison of methods, not a recipe"], "run it with `mentor-edge compare`"
+        )
+    name = values.pop("recipe", None)
     if not isinstance(name, str) or name not in RECIPES:
         raise ConfigError([f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"])
     return RECIPES[name](**values)

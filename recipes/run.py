@@ -4,7 +4,7 @@
 - rejected.jsonl: references that failed validation
 - metrics.jsonl: one row per training step
 - checkpoints/: for resuming
-- adapter/: the trained LoRA adapter; merged/ (and merged-4-bit/): the student with it, made when first asked for
+- adapter/: the trained LoRA adapter; merged/ (and merged-4-bit/): the student with it, made when first needed
 - run.json: written last; a run without it is not complete
 """
 
@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pydantic
+
 from mentor_edge.errors import OutputError, RunError
 from mentor_edge.files import write_json
 from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
 
-from .config import read_yaml
+from .config import read_saved_config
 from .training_tasks import tasks_trained_on
 
 if TYPE_CHECKING:
@@ -32,21 +34,21 @@ _VERSION = 1
 
 
 def check_output(directory: Path, *, resume: bool) -> None:
-    """Refuse an output directory that holds something, unless resuming.
+    """Refuse an output directory that is not empty, unless resuming.
 
     Raises: OutputError.
     """
     if directory.exists() and (not directory.is_dir() or (any(directory.iterdir()) and not resume)):
         raise OutputError(
             f"the output directory {directory} exists already",
-            "choose another one, remove it, or go on with --resume",
+            "choose another one, remove it, or continue with --resume",
         )
 
 
 def prepare_output(directory: Path, *, resume: bool) -> None:
     """Create an output directory, or accept an unfinished one when resuming.
 
-    Raises: OutputError when it exists and `resume` is not asked for, or cannot be created.
+    Raises: OutputError when it exists and `resume` is not set, or cannot be created.
     """
     check_output(directory, resume=resume)
     try:
@@ -55,18 +57,59 @@ def prepare_output(directory: Path, *, resume: bool) -> None:
         raise OutputError(f"cannot create the output directory {directory}: {error.strerror}") from error
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished fit. `student` is the base's directory or hub id; `base_identity` tells its content at the time of
-    training (see `identity_of`), where it is a directory."""
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
-    directory: Path
+
+class TaskCounts(_Record):
+    """What a run was trained on."""
+
+    suite: str
+    """The suite's name."""
+    sha256: str
+    """The suite's hash, references included."""
+    used: int
+    """Tasks that were trained on."""
+    rejected: int
+    """Tasks left out because no reference passed validation; rejected.jsonl has the reasons."""
+
+
+class _Version(pydantic.BaseModel):
+    """What run.json has in every version."""
+
+    version: int
+
+
+class _RunRecord(_Record):
+    """run.json."""
+
+    version: int
     recipe: str
     student: str
     seed: int
-    tasks: dict[str, Any]
+    tasks: TaskCounts
     seconds: float
     base_identity: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished fit."""
+
+    directory: Path
+    """Where everything is."""
+    recipe: str
+    """The name of the method."""
+    student: str
+    """The directory or hub id of the base model."""
+    seed: int
+    """The seed of the config."""
+    tasks: TaskCounts
+    """What it was trained on."""
+    seconds: float
+    """How long it took."""
+    base_identity: str | None = None
+    """The content of the base model at the time of training (see `identity_of`), if it is a directory."""
 
     @property
     def adapter(self) -> Path:
@@ -76,10 +119,9 @@ class Run:
     def trained_in_4_bit(self) -> bool:
         """Whether the base's weights were kept in 4 bits while the adapter was trained (QLoRA).
 
-        Raises: ConfigError when the run's config.yaml cannot be read.
+        Raises: ConfigError when the run's config.yaml cannot be read, RunError when it is damaged.
         """
-        lora = read_yaml(self.directory / "config.yaml").get("lora") or {}
-        return bool(lora.get("base") == "nf4")
+        return read_saved_config(self.directory).lora.base == "nf4"
 
     def merged(self, base: str = "16-bit") -> Path:
         """The student with its adapter merged into the base of that kind (see `export.merge`), as a Hugging Face
@@ -136,56 +178,66 @@ class Run:
         return artifact
 
     def training_suite(self) -> Suite:
-        """The tasks that the run was trained on. Raises: ConfigError, TaskError when they cannot be loaded any more."""
+        """The tasks that the run was trained on.
+
+        Raises:
+            ConfigError: The run's config.yaml, or a tool that it names, can no longer be loaded.
+            TaskError: The tasks file can no longer be loaded.
+            RunError: The run's config.yaml is damaged.
+        """
         return Suite(f"training tasks of {self.directory.name}", "1", tuple(tasks_trained_on(self.directory)))
 
     def training_log(self) -> list[dict[str, Any]]:
-        """One dictionary per training step, as written to metrics.jsonl."""
+        """One dictionary per training step, as in metrics.jsonl. Which keys it has depends on the method."""
         path = self.directory / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def save(self) -> None:
-        write_json(
-            self.directory / "run.json",
-            {
-                "version": _VERSION,
-                "recipe": self.recipe,
-                "student": self.student,
-                "seed": self.seed,
-                "tasks": self.tasks,
-                "seconds": self.seconds,
-                "base_identity": self.base_identity,
-            },
+        """Write run.json, which completes the run."""
+        record = _RunRecord(
+            version=_VERSION,
+            recipe=self.recipe,
+            student=self.student,
+            seed=self.seed,
+            tasks=self.tasks,
+            seconds=self.seconds,
+            base_identity=self.base_identity,
         )
+        write_json(self.directory / "run.json", record.model_dump())
 
     @classmethod
     def load(cls, directory: str | Path) -> Run:
-        """Raises: RunError when the directory is missing or its fit did not finish."""
+        """Open a finished run.
+
+        Args:
+            directory: The run's directory.
+
+        Raises:
+            RunError: The directory is missing, its fit did not finish, or run.json is damaged or of another version.
+        """
         directory = Path(directory)
         path = directory / "run.json"
         if not directory.is_dir():
             raise RunError(f"there is no run directory {directory}")
         if not path.is_file():
-            raise RunError(f"{directory} holds no finished run (run.json is missing)", "finish it with --resume")
+            raise RunError(f"{directory} has no finished run (run.json is missing)", "finish it with --resume")
+        text = path.read_bytes()
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            if values["version"] != _VERSION:
-                raise RunError(f"{path} has version {values['version']}, this program reads {_VERSION}")
-            return cls(
-                directory,
-                values["recipe"],
-                values["student"],
-                values["seed"],
-                values["tasks"],
-                values["seconds"],
-                values.get("base_identity"),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is damaged: {error!r}") from error
+            version = _Version.model_validate_json(text).version
+            if version != _VERSION:
+                raise RunError(f"{path} has version {version}, this program reads {_VERSION}")
+            record = _RunRecord.model_validate_json(text)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise RunError(f"{path} is damaged: {where}{': ' if where else ''}{first['msg']}") from error
+        return cls(
+            directory, record.recipe, record.student, record.seed, record.tasks, record.seconds, record.base_identity
+        )
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """The last checkpoint whose writing was finished; unfinished ones are removed."""
+    """The last complete checkpoint, or None. Incomplete ones are removed."""
     finished: list[tuple[int, Path]] = []
     for path in directory.glob("checkpoint-*"):
         if (path / "complete").is_file():

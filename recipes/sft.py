@@ -1,25 +1,95 @@
-"""SFT: imitate the teacher's traces, the baseline that MENTOR is compared with."""
+"""SFT: imitate the teacher. Cross-entropy on every token that the teacher wrote; the baseline that MENTOR must beat.
+
+1. the examples   `examples.py`: each reference as token ids, with a mask over the assistant's turns
+2. the update     `SupervisedTraining`: TRL's SFTTrainer on the same LoRA adapter
+3. the recipe     `SFTRecipe`
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-from .base import Recipe, TrainingJob
-from .config import RecipeConfig, SftConfig
+import pydantic
+
+from mentor_edge.arguments import checked_settings
+
+from .base import Recipe
+from .config import DEFAULTS, LoraConfig, Positive, RecipeConfig, Section, TasksConfig
+from .job import TrainingJob
+
+
+class SupervisedTraining(Section):
+    """How much is trained."""
+
+    steps: Positive = 60
+    """Updates of the adapter."""
+    batch_size: Positive = 64
+    """References per update."""
+    learning_rate: pydantic.PositiveFloat = 2e-3
+    """The learning rate after the warm-up; it then falls linearly to 0."""
+    warmup_steps: pydantic.NonNegativeInt = 5
+    """Steps over which the learning rate rises from 0."""
+    save_every: Positive = 20
+    """Steps between checkpoints."""
+
+
+class SFTConfig(RecipeConfig):
+    recipe: Literal["sft"] = "sft"
+    train: SupervisedTraining = SupervisedTraining()
+    """The update."""
 
 
 class SFTRecipe(Recipe):
-    """Cross-entropy on every assistant token of the references (TRL's SFTTrainer), with the same adapter."""
+    """SFT: imitate every reference of every task, with the same adapter as MENTOR. Tasks need a reference."""
 
-    config: SftConfig
-    config_type: ClassVar[type[RecipeConfig]] = SftConfig
+    config: SFTConfig
+    config_type: ClassVar[type[RecipeConfig]] = SFTConfig
     name: ClassVar[str] = "sft"
     needs_answer: ClassVar[bool] = False
 
+    @checked_settings
+    def __init__(
+        self,
+        *,
+        student: str = "nano",
+        from_run: str | Path | None = None,
+        tasks: str | TasksConfig | Mapping[str, Any] = DEFAULTS,
+        output_dir: str | Path = "runs/fit",
+        seed: int = 0,
+        lora: LoraConfig | Mapping[str, Any] = DEFAULTS,
+        train: SupervisedTraining | Mapping[str, Any] = DEFAULTS,
+    ) -> None:
+        """Check the settings. Nothing is loaded or written before `fit`.
+
+        Args:
+            student: The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, or
+                a hub id if a hub can be reached.
+            from_run: A finished run to continue from: its student, with the adapter merged in, replaces `student`.
+            tasks: The tasks to train on: a section, a suite's name, or the path of a JSONL file.
+            output_dir: The directory of the run. It must not exist yet, unless the run is resumed.
+            seed: Seeds the generated tasks, the embedded student and the order of the examples.
+            lora: The adapter that is trained.
+            train: The update: steps, batch size, learning rate, checkpoints.
+
+        Raises:
+            ConfigError: With every mistake: unknown names, wrong types, values out of range.
+        """
+        super().__init__(
+            student=student,
+            from_run=from_run,
+            tasks=tasks,
+            output_dir=output_dir,
+            seed=seed,
+            lora=lora,
+            train=train,
+        )
+
     def train(self, job: TrainingJob) -> None:
         from datasets import Dataset
-        from trl import SFTConfig, SFTTrainer
+        from trl import SFTConfig as TrainerArguments
+        from trl import SFTTrainer
 
         from .examples import one_reference_each, supervised_examples
         from .student import load_trainable
@@ -31,9 +101,9 @@ class SFTRecipe(Recipe):
             model=model,
             processing_class=tokenizer,
             peft_config=adapter,
-            # Tokenized by us, piece by piece as rollouts are; TRL folds `assistant_masks` into the labels.
+            # Tokenized by us, piece by piece as in a rollout. TRL folds `assistant_masks` into the labels.
             train_dataset=Dataset.from_list(supervised_examples(tokenizer, one_reference_each(job.tasks))),
-            args=SFTConfig(
+            args=TrainerArguments(
                 **common_arguments(
                     job.directory, seed=self.config.seed, steps=train.steps, save_every=train.save_every
                 ),

@@ -1,7 +1,8 @@
-"""The switch back: stock TRL rollouts (`rollout.engine: trl`), for comparison and for what our decode loop refuses.
+"""Stock TRL rollouts (`rollout.engine: trl`), for comparison and for models that our decode loop refuses.
 
-TRL's own tool loop, parser and transformers' `generate`; only the tools are ours, run in the executor. Tools differ per
-task, so each distinct set of tools becomes one environment class, which TRL picks by the row's `environment` column.
+The tool loop and the parser are TRL's, decoding is transformers' `generate`. Only the tools are ours, run in the
+executor. Tools differ from task to task, so each distinct set of tools becomes one environment class, which TRL picks
+by the row's `environment` column.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .grpo import RewardLog
 
 
 def _environment_class(names: Sequence[str], tasks: Mapping[str, Task], executor: ToolExecutor) -> type:
-    """A class whose public methods are the named tools, bound by `reset` to the task of the row."""
+    """A class whose public methods are the named tools. `reset` binds them to the task of a row."""
 
     def reset(self: Any, *, task_id: str, **_: Any) -> None:
         if hasattr(self, "_session"):  # TRL uses an instance for one rollout after another
@@ -96,8 +97,8 @@ def stock_trainer(
             raise
         raise StudentError(
             f"TRL does not know how this student's chat template writes tool calls: {str(error).splitlines()[0]}",
-            "set rollout.engine to edge, or give the tokenizer a response_template",
+            "set rollout.engine to edge, or add a response_template to the tokenizer",
         ) from error
-    # TRL would derive schemas from the methods' signatures; the tools' own are what the student must read.
+    # TRL would derive schemas from the signatures of the methods, but the student must read the tools' own.
     trainer._env_tools = schemas
     return trainer

@@ -1,21 +1,21 @@
-"""Students: resolving what `student:` names, and putting an adapter on it."""
+"""Students: finding the model that `student:` names, and loading it with an adapter."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.engines.torch.loading import load_student, load_tokenizer
 from mentor_edge.files import cache_directory
+from mentor_edge.progress import Progress
 
 from .config import LoraConfig
 from .nano.warm_start import STEPS, warm_start
 
 NANO_VERSION = "1"
-"""Raise it when the warm start changes after a release, so that cached bases are not mixed up."""
+"""Raise it when the warm start changes after a release, so that old cached students are not used."""
 
 
 def embedded_student(student: str, seed: int) -> tuple[str, int] | None:
@@ -26,9 +26,9 @@ def embedded_student(student: str, seed: int) -> tuple[str, int] | None:
     return name, int(given) if at else seed
 
 
-def resolve_student(student: str, seed: int, progress: Callable[[str, int, int], None]) -> str:
-    """The directory, as an absolute path, or the hub id to load. An embedded student is made once per seed and cached
-    (in two to three minutes); "nano@3" is that of seed 3, whatever the recipe's seed."""
+def resolve_student(student: str, seed: int, progress: Progress) -> str:
+    """The absolute path of the directory, or the hub id, to load. An embedded student is made once per seed, in two to
+    three minutes, and then cached. "nano@3" is the one of seed 3, independent of the recipe's seed."""
     embedded = embedded_student(student, seed)
     if embedded is None:
         return str(Path(student).resolve()) if Path(student).is_dir() else student
@@ -39,7 +39,7 @@ def resolve_student(student: str, seed: int, progress: Callable[[str, int, int],
         build = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".nano-"))
         try:
             warm_start(build, student=name, seed=seed, progress=progress)
-            if not directory.is_dir():  # another process may have been faster
+            if not directory.is_dir():  # unless another process was faster
                 build.rename(directory)
         finally:
             shutil.rmtree(build, ignore_errors=True)
@@ -47,7 +47,7 @@ def resolve_student(student: str, seed: int, progress: Callable[[str, int, int],
 
 
 def check_student(student: str) -> None:
-    """Load the student's tokenizer to see that it is there and can render tool calls.
+    """Load the student's tokenizer, to check that it exists and can render tool calls.
 
     Raises: StudentError.
     """

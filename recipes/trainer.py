@@ -1,9 +1,10 @@
-"""What every method shares in driving a TRL trainer: common arguments, one row per step, checkpoints, resuming."""
+"""How every method drives a TRL trainer: common arguments, one row per step, checkpoints, resuming."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from mentor_edge.files import write_jsonl
 from mentor_edge.rewards import is_correct
 from mentor_edge.tools.execution.executor import ToolExecutor
 
-from .base import TrainingJob
+from .job import TrainingJob
 
 Row = dict[str, Any]
 
@@ -26,7 +27,7 @@ Row = dict[str, Any]
 def common_arguments(directory: Path, *, seed: int, steps: int, save_every: int) -> dict[str, Any]:
     """Arguments of TRL's config classes that do not depend on the method.
 
-    TRL's own defaults ask for bfloat16 and gradient checkpointing, which a CPU does not want.
+    TRL's own defaults turn on bfloat16 and gradient checkpointing, which only slow a CPU down.
     """
     cuda = torch.cuda.is_available()
     return {
@@ -46,9 +47,10 @@ def common_arguments(directory: Path, *, seed: int, steps: int, save_every: int)
 
 
 class StepLog(TrainerCallback):
-    """Appends what `row` makes of each step's logs to metrics.jsonl, and marks checkpoints as complete.
+    """Appends a row per step to metrics.jsonl and marks checkpoints as complete.
 
-    `row` returns None for logs that are no step's; it gets the tokens of the step as "num_tokens".
+    `row` turns the logs of a step into its row, and returns None for other logs. Its "num_tokens" counts the
+    step alone.
     """
 
     def __init__(self, stage: str, job: TrainingJob, row: Callable[[Mapping[str, float]], Row | None]) -> None:
@@ -58,7 +60,7 @@ class StepLog(TrainerCallback):
         self._tokens = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # TRL counts all tokens so far, but of a resumed run only GRPO remembers those before.
+        # TRL counts all tokens so far. In a resumed run, only GRPO remembers those before the checkpoint.
         self._tokens = state.num_input_tokens_seen
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
@@ -77,8 +79,7 @@ class StepLog(TrainerCallback):
 
 
 class ValidationLog(TrainerCallback):
-    """Answers the job's validation tasks greedily at every checkpoint and appends step and accuracy to
-    validation.jsonl."""
+    """Answers the job's validation tasks greedily at every checkpoint and appends the score to validation.jsonl."""
 
     def __init__(self, trainer: Any, job: TrainingJob) -> None:
         self._trainer = trainer
@@ -98,17 +99,27 @@ class ValidationLog(TrainerCallback):
             file.write(json.dumps({"step": state.global_step, "n": len(suite.tasks), "correct": right}) + "\n")
 
 
-class Stalling(Protocol):
-    """What `StallGuard` watches: see `RewardLog`."""
+@dataclass(frozen=True)
+class FlatGroups:
+    """Groups of rollouts that all earned the same reward for the same reasons: GRPO learns nothing from them."""
 
-    flat_groups: list[dict[str, Any]]
+    reward: float
+    reason: str
+    tasks: Sequence[str]
+    """The task of each group."""
+
+
+class Stalling(Protocol):
+    """What `StallGuard` watches; see `RewardLog`."""
+
+    flat_groups: list[FlatGroups]
     dead_steps: int
     solved: bool
 
 
 class StallGuard(TrainerCallback):
-    """Ends a training that learns nothing any more: in peace when every rollout earns the maximum, else with an error
-    that says what the rollouts earned instead.
+    """Ends a training that no longer learns: as finished if every rollout earns the maximum, else with an error that
+    says what the rollouts earned instead.
 
     Raises: StalledError.
     """
@@ -124,14 +135,14 @@ class StallGuard(TrainerCallback):
             control.should_training_stop = True
             control.should_save = True
             return
-        seen = "; ".join(
-            f"{len(flat['tasks'])} groups earned {flat['reward']:g} ({flat['reason']}; first task {flat['tasks'][0]})"
+        earned = "; ".join(
+            f"{len(flat.tasks)} groups earned {flat.reward:g} ({flat.reason}; first task {flat.tasks[0]})"
             for flat in self._watched.flat_groups
         )
         raise StalledError(
             f"stopped at step {state.global_step}: in {self._limit} steps in a row no group of rollouts differed in "
-            f"reward, so nothing can be learned. In the last: {seen}",
-            "start from a student that is sometimes right (train it with sft and go on with from_run), raise "
+            f"reward, so nothing can be learned. In the last step: {earned}",
+            "start from a student that is sometimes right (train it with sft, then continue with from_run), raise "
             "rollout.temperature or the token limits, or raise train.stop_after_dead_steps",
         )
 
@@ -141,7 +152,7 @@ def run_training(trainer: Any, stage: str, job: TrainingJob, row: Callable[[Mapp
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepLog(stage, job, row))
     if job.validation is not None:
-        # Before the mark of completeness: a checkpoint is complete when its place on the curve is known.
+        # First in the list: a checkpoint is marked as complete only after its point on the curve is written.
         trainer.callback_handler.callbacks.insert(0, ValidationLog(trainer, job))
     done = 0 if job.checkpoint is None else int(job.checkpoint.name.rpartition("-")[2])
     for name in ("metrics.jsonl", "validation.jsonl"):
@@ -152,7 +163,7 @@ def run_training(trainer: Any, stage: str, job: TrainingJob, row: Callable[[Mapp
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
-    """Forget the rows that a resumed run is going to write again."""
+    """Drop the rows that a resumed run writes again."""
     if path.is_file():
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         write_jsonl(path, [row for row in rows if row["step"] <= step])

@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import pydantic
-
-from mentor_edge.errors import RunError
 from mentor_edge.tasks import calculator, gsm8k, jsonl
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.catalog import load_tools
 from mentor_edge.tools.types import Tool
 
-from .config import TasksConfig, read_yaml
+from .config import TasksConfig, read_saved_config
 
 
 def load_training_suite(config: TasksConfig, seed: int, tools: Mapping[str, Tool]) -> Suite:
-    """The training tasks a config asks for; `tools` have the implementations for a JSONL file.
+    """The training tasks of a config; `tools` are the implementations for a JSONL file.
 
     Raises: TaskError when the tasks file is missing or malformed.
     """
@@ -32,25 +29,13 @@ def load_training_suite(config: TasksConfig, seed: int, tools: Mapping[str, Tool
     return replace(suite, tasks=suite.tasks[: config.limit])
 
 
-class _TrainedOn(pydantic.BaseModel):
-    """What a run's config.yaml says of its tasks; the settings of the method are ignored."""
-
-    tasks: TasksConfig
-    seed: int
-    from_run: Path | None = None
-
-
 def tasks_trained_on(directory: Path) -> list[Task]:
-    """The tasks that the run in `directory` was given to train on, after those of the run that it started from.
+    """The tasks that the run in `directory` was given to train on, after those of the run that it continued from.
 
     Raises: ConfigError, TaskError when they can no longer be loaded (a file or a server is gone); RunError when the
     run's config.yaml is damaged.
     """
-    path = directory / "config.yaml"
-    try:
-        config = _TrainedOn.model_validate(read_yaml(path))
-    except pydantic.ValidationError as error:
-        raise RunError(f"{path} is damaged: {error.errors()[0]['msg']}") from error
+    config = read_saved_config(directory)
     with load_tools(config.tasks.tools) as tools:
         tasks = list(load_training_suite(config.tasks, config.seed, tools.by_name).tasks)
     return tasks if config.from_run is None else [*tasks_trained_on(config.from_run), *tasks]

@@ -23,9 +23,9 @@ def fit(
     recipe = recipe_from_yaml(config, overrides or [])
     with StageProgress() as progress:
         run = recipe.fit(resume=resume, progress=progress)
-    rejected = run.tasks["rejected"]
+    rejected = run.tasks.rejected
     console.print(
-        f"{run.recipe} on {run.tasks['used']} tasks ({rejected} references left out"
+        f"{run.recipe} on {run.tasks.used} tasks ({rejected} references left out"
         + (f", see {run.directory / 'rejected.jsonl'}" if rejected else "")
         + f"), {run.seconds:.0f} s: {run.directory}"
     )
@@ -33,4 +33,5 @@ def fit(
     numbers = {key: value for key, value in last.items() if isinstance(value, int | float)}
     console.print("last step: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
     if as_json:
-        print_json({"run": str(run.directory), "tasks": run.tasks, "seconds": run.seconds, "last_step": last})
+        tasks = run.tasks.model_dump()
+        print_json({"run": str(run.directory), "tasks": tasks, "seconds": run.seconds, "last_step": last})

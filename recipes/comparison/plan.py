@@ -290,7 +290,7 @@ def _shared_mistakes(shared: Mapping[str, Any]) -> list[str]:
     if not isinstance(name, str) or name not in RECIPES:
         return [f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"]
     try:
-        RECIPES[name](**shared)
+        RECIPES[name](**{key: value for key, value in shared.items() if key != "recipe"})
     except ConfigError as error:
         return error.problems
     return []

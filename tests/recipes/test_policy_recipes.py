@@ -125,7 +125,7 @@ def test_only_methods_that_need_references_ask_for_them(
             recipe.fit()
     assert not (tmp_path / "no").exists()
     run = SparseRecipe(**settings(nano_student, tmp_path / "yes")).fit()
-    assert run.tasks["used"] == 12
+    assert run.tasks.used == 12
 
 
 def test_unusable_tasks_are_refused_all_at_once(

@@ -50,7 +50,7 @@ def test_any_hugging_face_directory_trains(any_student: Path, tmp_path: Path, re
     run = fitted.fit()
     assert Run.load(tmp_path / "run") == run
     assert (run.recipe, run.student) == (recipe, str(any_student))
-    assert run.tasks["used"] == 6 and run.tasks["rejected"] == 0
+    assert run.tasks.used == 6 and run.tasks.rejected == 0
     assert [row["step"] for row in run.training_log()] == list(range(1, fitted.config.train.steps + 1))
     adapter = adapter_of(run)
     assert adapter and not any("lm_head" in name or "embed" in name for name in adapter)
@@ -197,9 +197,9 @@ def test_gsm8k_fits_and_lists_what_it_leaves_out(nano_student: Path, tmp_path: P
     by_id = {row["id"]: row["reason"] for row in rejected}
     assert "recorded is" in by_id[rows[3]["id"]]
     assert by_id["gsm8k_train_86"] == "no call returns the answer 6"
-    assert run.tasks["rejected"] == len(rejected) == 2
-    assert run.tasks["used"] + len(rejected) == len(rows)
-    assert run.tasks["sha256"] == gsm8k.load(path).sha256
+    assert run.tasks.rejected == len(rejected) == 2
+    assert run.tasks.used + len(rejected) == len(rows)
+    assert run.tasks.sha256 == gsm8k.load(path).sha256
     assert [row["step"] for row in run.training_log()] == [1, 2]
 
 
@@ -240,4 +240,4 @@ def test_a_run_that_failed_over_its_tasks_can_be_started_again(nano_student: Pat
     with pytest.raises(TaskError, match="cannot read tasks"):
         recipe.fit()
     shutil.copy(EXCERPT, path)
-    assert recipe.fit(resume=True).tasks["used"] == 19
+    assert recipe.fit(resume=True).tasks.used == 19

@@ -15,7 +15,8 @@ import yaml
 from helpers.paths import DOCS
 from mentor_edge.errors import ConfigError, RewardError
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
-from mentor_edge.recipes.config import MentorConfig, SparseConfig, StrictConfig, build_config
+from mentor_edge.recipes import MentorConfig, SparseConfig, StrictConfig
+from mentor_edge.recipes.config import build_config
 from mentor_edge.rewards import CombinedReward, MentorReward, SparseReward, reward_function
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.calculator import CALCULATOR
@@ -216,11 +217,11 @@ def test_all_mistakes_of_a_reward_in_a_recipe_are_told_at_once(module):
     with pytest.raises(ConfigError) as caught:
         build_config(MentorConfig, values)
     told = str(caught.value)
-    assert len(caught.value.problems) == 4
+    assert len(caught.value.problems) == 5
     for said in (
         "reward.matching",
-        "unknown weight speed",
-        "correct: expected a finite number",
+        "reward.weights.speed: unknown key",
+        "reward.weights.correct: Input should be a valid number, got 'much'",
         "has no 'missing'",
         "reward.extra.1.weight",
     ):

@@ -134,7 +134,7 @@ def test_a_student_is_trained_on_a_tasks_file_with_the_tools_of_a_server(nano_st
         train={"steps": 1, "prompts_per_step": 2, "rollouts_per_prompt": 2, "save_every": 1},
     )
     run = recipe.fit()
-    assert (run.tasks["suite"], run.tasks["used"], run.tasks["rejected"]) == ("sums", 2, 1)
+    assert (run.tasks.suite, run.tasks.used, run.tasks.rejected) == ("sums", 2, 1)
     assert "returns 5, recorded is 6" in (tmp_path / "run" / "rejected.jsonl").read_text()
     (server,) = (tmp_path / "started").read_text().split()  # one server for references and rollouts; it has ended
     with pytest.raises(ProcessLookupError):
@@ -149,4 +149,4 @@ def test_methods_that_learn_from_answers_refuse_tasks_that_are_scored_on_calls(
     with pytest.raises(ConfigError, match=r"no accepted answer, which the method 'mentor' needs \(task rain\)"):
         MentorRecipe(**settings_).fit()
     run = SFTRecipe(**settings_, train={"steps": 1, "batch_size": 1}).fit()
-    assert run.tasks["used"] == 1
+    assert run.tasks.used == 1

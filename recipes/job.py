@@ -1,0 +1,56 @@
+"""What a method gets to train on: `TrainingJob`, with tasks whose references were executed and found sound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mentor_edge.errors import TaskError
+from mentor_edge.progress import Progress
+from mentor_edge.tasks.types import Suite, Task
+from mentor_edge.teacher.validation import shortest_reference, validate_references, write_rejected
+from mentor_edge.tools.execution.executor import ToolExecutor
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What `Recipe.fit` prepares for a method."""
+
+    student: str
+    """The directory or hub id of the model to train."""
+    tasks: Sequence[Task]
+    """The tasks to train on, with valid references."""
+    directory: Path
+    """The run's directory."""
+    checkpoint: Path | None
+    """The checkpoint to resume from."""
+    progress: Progress
+    validation: Suite | None = None
+    """Tasks answered greedily at every checkpoint, for the learning curve. They are never trained on."""
+
+
+def tasks_with_valid_references(
+    suite: Suite, keep: Literal["all", "shortest"], directory: Path, progress: Progress
+) -> list[Task]:
+    """Execute the references of the suite's tasks and drop the wrong ones, listing them in `directory`/rejected.jsonl.
+    Tasks that have no reference are kept as they are.
+
+    Raises: TaskError when no task is left.
+    """
+    taught = [task for task in suite.tasks if task.references]
+    with ToolExecutor() as executor:
+        sound, rejected = validate_references(taught, executor, progress=progress)
+    write_rejected(directory / "rejected.jsonl", rejected)
+    if keep == "shortest":
+        sound = [shortest_reference(task) for task in sound]
+    by_id = {task.id: task for task in (*sound, *(task for task in suite.tasks if not task.references))}
+    kept = [by_id[task.id] for task in suite.tasks if task.id in by_id]
+    if not kept:
+        raise TaskError(
+            f"none of the {len(taught)} references passed validation; the first: "
+            f"{rejected[0].id}: {rejected[0].reason}",
+            f"{directory / 'rejected.jsonl'} lists all reasons",
+        )
+    return kept
