@@ -1,4 +1,4 @@
-"""Importing what a user names in a configuration or on the command line: a tool, a reward function."""
+"""Imports objects that a user names in a configuration or on the command line: a tool, a reward function."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mentor_edge.errors import did_you_mean
 
 
 def import_object(spec: str) -> Any:
-    """Import what `spec` names: "package.module:name", "package.module.name" or "file.py:name".
+    """Import the object `spec`: "package.module:name", "package.module.name" or "file.py:name".
 
-    Modules are also looked up in the working directory, those that a file imports in the file's directory.
+    Modules are also searched in the working directory, and the imports of a file in the file's own directory.
 
-    Raises: ValueError that says why when the spec is malformed, the module cannot be imported, or it has no such name.
+    Raises: ValueError with the reason: a malformed spec, a module that cannot be imported, a missing name.
     """
     module_name, _, name = spec.rpartition(":") if ":" in spec else spec.rpartition(".")
     if not module_name or not name:
@@ -39,10 +39,10 @@ def _module(name: str) -> ModuleType:
         with _searched(Path.cwd()):
             return importlib.import_module(name)
     path = Path(name).resolve()
-    # Under its path, not its stem: a file named like a module of the standard library must not take its place.
+    # Named by its path: named by its stem, the file could replace a module of the standard library.
     spec = importlib.util.spec_from_file_location(str(path), path)
     assert spec is not None and spec.loader is not None  # it ends in .py
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look themselves up
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
     try:
         with _searched(path.parent):
             spec.loader.exec_module(module)
@@ -54,7 +54,7 @@ def _module(name: str) -> ModuleType:
 
 @contextmanager
 def _searched(directory: Path) -> Iterator[None]:
-    """`directory` on the import path, as it is for `python script.py`."""
+    """Put `directory` on the import path, as `python script.py` does."""
     sys.path.insert(0, str(directory))
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with the name of a stage, the units done and the units in all; the first call of a stage has its start."""
+"""Called with the name of a stage, the units done and the total. The first call of a stage reports where it starts."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
@@ -13,5 +13,5 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 
 def as_stage(progress: Progress, stage: str) -> Progress:
-    """`progress` under another name: a caller knows better than a shared function what its stage is called."""
+    """`progress` with another stage name: only the caller knows what a shared function works on."""
     return lambda _, done, total: progress(stage, done, total)

@@ -78,7 +78,7 @@ class TasksConfig(Section):
 
 
 def tasks_section(value: Any) -> Any:
-    """Expand the shorthand of a `tasks` section, a suite's name or the path of a JSONL file. Return a section as is."""
+    """Expand the shorthand of a `tasks` section: a suite's name, or the path of a JSONL file."""
     if not isinstance(value, str):
         return value
     return {"suite": "jsonl", "path": value} if value.endswith(".jsonl") else {"suite": value}

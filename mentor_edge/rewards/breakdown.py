@@ -1,4 +1,4 @@
-"""What a reward gives: `RewardBreakdown`, and when a rollout counts as right."""
+"""`RewardBreakdown`, the result of a reward; and the rule for when a rollout counts as right."""
 
 from __future__ import annotations
 
@@ -13,21 +13,26 @@ from mentor_edge.tasks.types import Task
 
 @dataclass(frozen=True, slots=True)
 class RewardBreakdown:
-    """A reward and its parts. `tool_match`, `no_unknown_tool` and `extra` are the terms as added to `total`; `extra` is
-    the sum of a user's own rewards. `reason` says in a few words why the total is what it is.
-    """
+    """A reward and its parts."""
 
     total: float
+    """The reward."""
     correct: bool
+    """Whether the answer is right."""
     tool_match: float = 0.0
+    """The term for matching the teacher's tools, as added to `total`."""
     no_unknown_tool: float = 0.0
+    """The term for calling no unknown tool, as added to `total`."""
     terminated: bool = True
+    """Whether the model ended its turn."""
     reason: str = ""
+    """Why the total is what it is, in a few words."""
     extra: float = 0.0
+    """The sum of a user's own rewards, as added to `total`."""
 
 
 class Reward(Protocol):
-    """A pure function of a trajectory and its task, which knows the highest total it can give."""
+    """A pure function of a trajectory and its task that knows its highest possible total."""
 
     @property
     def maximum(self) -> float: ...
@@ -35,10 +40,10 @@ class Reward(Protocol):
 
 
 def is_correct(trajectory: Trajectory, task: Task) -> bool:
-    """Whether the final answer is an accepted one. An answer counts only when the model closed its last turn.
+    """Whether the final answer is an accepted one. An answer counts only if the model ended its last turn.
 
     Answers to questions over passages (tasks with `gold_passages`) are compared as text, as their benchmarks do: see
-    `mentor_edge.tasks.answers.passages`. All others are compared by `mentor_edge.tasks.answers.judge`.
+    `mentor_edge.tasks.answers.passages`. `mentor_edge.tasks.answers.judge` compares all others.
     """
     given = trajectory.answer
     if given is None or not trajectory.terminated:
@@ -49,7 +54,7 @@ def is_correct(trajectory: Trajectory, task: Task) -> bool:
 
 
 def weight_mistakes(weights: dict[str, object]) -> list[str]:
-    """One line for every weight that is no finite number."""
+    """One line for every weight that is not a finite number."""
     return [
         f"{name}: expected a finite number, got {value!r}"
         for name, value in weights.items()

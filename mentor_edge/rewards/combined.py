@@ -1,4 +1,4 @@
-"""A reward with a user's own functions on top, each with a weight."""
+"""A reward plus a user's own functions, each with a weight."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mentor_edge.rewards.breakdown import Reward, RewardBreakdown, weight_mistak
 from mentor_edge.tasks.types import Task
 
 RewardFunction = Callable[[Trajectory, Task], float]
-"""A user's own reward: a plain function of the rollout and its task. It is best kept between 0 and 1."""
+"""A user's own reward: a plain function of the rollout and its task. Keep its values between 0 and 1 if you can."""
 
 
 @dataclass(frozen=True)
 class CombinedReward:
     """`base` plus weight x function for every extra: `CombinedReward(MentorReward(), [(brevity, 0.1)])`.
 
-    Raises: ConfigError for weights that are no finite numbers, all at once.
+    Raises: ConfigError that lists all weights that are not finite numbers.
     """
 
     base: Reward
@@ -37,14 +37,14 @@ class CombinedReward:
 
     @property
     def maximum(self) -> float:
-        """That of the base: what a user's function can give is not known."""
+        """The maximum of the base: that of a user's function is not known."""
         return self.base.maximum
 
     def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown:
         """Score one rollout.
 
-        Raises: RewardError when a user's function raises or gives no finite number: a defect of the function, which
-        a silent zero would hide for a whole training.
+        Raises: RewardError when a user's function raises or does not return a finite number. Scoring 0 instead would
+        hide the defect for the whole training.
         """
         breakdown = self.base(trajectory, task)
         extra = sum(weight * _value(function, trajectory, task) for function, weight in self.extras)
@@ -62,24 +62,24 @@ def _value(function: RewardFunction, trajectory: Trajectory, task: Task) -> floa
     except Exception as error:
         raise RewardError(
             f"the reward function {name} raised {type(error).__name__} on task {task.id}: {error}",
-            "mend the function; --resume goes on from the last checkpoint",
+            "fix the function, then continue from the last checkpoint with --resume",
         ) from error
     try:
-        number = float(value) if isinstance(value, Real) else math.nan  # NumPy's numbers are real ones, too
+        number = float(value) if isinstance(value, Real) else math.nan  # includes NumPy's numbers
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
         shown = reprlib.repr(value)
         raise RewardError(
-            f"the reward function {name} gave {shown} for task {task.id}", "it must return a finite number"
+            f"the reward function {name} returned {shown} for task {task.id}", "it must return a finite number"
         )
     return number
 
 
 def reward_function(path: str) -> RewardFunction:
-    """Import the function that a dotted path names: "package.module.function" (the working directory counts).
+    """Import a function by its dotted path, "package.module.function". The working directory is searched, too.
 
-    Raises: ConfigError when there is no such module or function, or it does not take (trajectory, task).
+    Raises: ConfigError when the module or function does not exist, or it does not take (trajectory, task).
     """
     try:
         function: RewardFunction = import_object(path)

@@ -1,4 +1,4 @@
-"""Scoring raw text as MENTOR's released reward code does, so that anyone can check our rewards against it."""
+"""Scores raw text as MENTOR's released reward code does, so that anyone can check our rewards against it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VARIANTS: Mapping[str, Reward] = {
     "f1": MentorReward("f1"),
     "strict": MentorReward("strict"),
 }
-"""The reward of each variant: those of the released code, and the paper's strict one."""
+"""The reward of each variant: those of the released code, and the paper's strict baseline."""
 
 
 def score_completion(
@@ -40,13 +40,13 @@ def score_completion(
 ) -> RewardBreakdown:
     r"""Score the text of one completion, never of its prompt, tool results included.
 
-    The text must end with `eos_token` exactly; its last `\boxed{...}` is the answer; its calls are the readable
+    The text must end with exactly `eos_token`. Its last `\boxed{...}` is the answer, and its calls are the readable
     `<tool_call>` blocks. `answer` is the accepted answer, or a list of them. `teacher_tools` are the tools of the
     reference: names, or calls (`ToolCall` or {"name", "arguments"}), which "strict" needs to compare arguments. `tools`
     are the tools offered: names, `Tool`s or OpenAI schemas. With `malformed_is_unknown`, a block that cannot be read
-    costs the term for unknown tools, which the released code means to do and does not (see docs/rewards.md).
+    costs the term for unknown tools. The released code intends that but does not do it (see docs/rewards.md).
 
-    Never raises on what a model or a data set can hold: any text, any answer, any entry of the two lists.
+    Never raises on anything that a model or a data set can contain: any text, any answer, any entry of the two lists.
 
     Raises: ConfigError for an unknown variant.
     """
@@ -60,11 +60,11 @@ def score_completion(
     accepted: list[str | None] = []
     given = answer if isinstance(answer, list | tuple) else [answer]
     accepted += [_words(item) for item in given if item is not None]
-    # Some data sets keep the accepted answer in its box.
+    # Some data sets store the accepted answer with its box.
     accepted = [gold and (boxed_answer(gold) or gold) for gold in accepted]
     ending = Ending.ANSWERED if eos_token and text.endswith(eos_token) else Ending.TRUNCATED
     rollout = Trajectory((Message("assistant", text, tuple(calls)),), boxed_answer(text), ending)
-    # Without any teacher tool the released code, where it matches, scores like a rollout without an answer.
+    # If there is no teacher tool to match, the released code scores the rollout as if it had no answer.
     reference = Trajectory((Message("assistant", "", tuple(taught)),), None, Ending.ANSWERED) if taught else None
     offered = tuple(Tool(name, "", {}, _never_called) for name in map(_name, _items(tools)) if name is not None)
     scores = [
@@ -75,7 +75,7 @@ def score_completion(
 
 
 def _calls(text: str) -> tuple[list[ToolCall], int]:
-    """The readable calls, and how many blocks could not be read. A block runs to the next closing tag."""
+    """The readable calls, and the number of unreadable blocks. A block ends at the next closing tag."""
     calls: list[ToolCall] = []
     malformed = 0
     position = 0
@@ -101,7 +101,7 @@ def _call(text: str) -> ToolCall | None:
     if not isinstance(value, dict) or not value.get("name"):
         return None
     name, arguments = value["name"], value.get("arguments")
-    # A name that is no text names no tool: the call is one of an unknown tool.
+    # If the name is not text, the call is one of an unknown tool.
     return ToolCall(name if isinstance(name, str) else "", arguments if isinstance(arguments, dict) else {})
 
 
@@ -125,15 +125,15 @@ def _name(item: Any) -> str | None:
 
 
 def _function(item: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Where a schema or a call has its name: in OpenAI's format, one level down."""
+    """The part of a schema or a call that has the name. In OpenAI's format it is one level down."""
     function = item.get("function")
     return function if isinstance(function, Mapping) and "name" not in item else item
 
 
 def _taught(items: Any, calls: Sequence[ToolCall]) -> list[ToolCall]:
-    """The reference's calls. A bare name takes the arguments that the student gave: there are none to compare."""
+    """The reference's calls. A bare name gets the student's own arguments, because there are none to compare."""
     taught: list[ToolCall] = []
-    met: Counter[str] = Counter()
+    used: Counter[str] = Counter()
     for item in _items(items):
         name = _name(item)
         if name is None:
@@ -144,13 +144,13 @@ def _taught(items: Any, calls: Sequence[ToolCall]) -> list[ToolCall]:
             taught.append(ToolCall(name, _arguments(_function(item)["arguments"])))
         else:
             given = [call.arguments for call in calls if call.name == name]
-            taught.append(ToolCall(name, given[met[name]] if met[name] < len(given) else {}))
-            met[name] += 1
+            taught.append(ToolCall(name, given[used[name]] if used[name] < len(given) else {}))
+            used[name] += 1
     return taught
 
 
 def _arguments(value: Any) -> Mapping[str, Any]:
-    """Arguments as an object or, as OpenAI's API sends them, as its JSON text."""
+    """Arguments, given as an object or as its JSON text (OpenAI's API)."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -162,9 +162,9 @@ def _arguments(value: Any) -> Mapping[str, Any]:
 def _words(answer: Any) -> str:
     try:
         return str(answer)
-    except Exception:  # an integer of more digits than Python prints, or an object that cannot say what it is
+    except Exception:  # an integer with more digits than Python prints, or an object whose __str__ fails
         return ""
 
 
 def _never_called() -> None:
-    """Tools are only named here."""
+    """The tools here only have names."""

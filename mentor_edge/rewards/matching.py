@@ -1,4 +1,4 @@
-"""How closely a rollout's tool use matches a teacher's trajectory: one number from 0 to 1 per way of matching."""
+"""How closely a rollout's tool use matches a teacher's trajectory: a number from 0 to 1, in one of six ways."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from mentor_edge.messages import ToolCall
 
 Matching = Literal["set", "overlap", "f1", "calls", "strict", "none"]
-"""- set: 1 when the same tools were used, whatever the order, repetition and arguments (MENTOR, released code)
+"""- set: 1 when the same tools were used; order, repetition and arguments do not count (MENTOR, released code)
 - overlap: 1 when at least one tool is shared (ablation 2 of the released code)
 - f1: F1 of the two sets of tools (ablation 4)
 - calls: F1 of the two multisets of calls, arguments included (ours)
@@ -19,15 +19,15 @@ Matching = Literal["set", "overlap", "f1", "calls", "strict", "none"]
 """
 MATCHINGS: tuple[Matching, ...] = get_args(Matching)
 
-# Arguments nested deeper than any schema asks for are not looked into: Python cannot compare values of any depth.
+# Deeper than any schema needs. Python cannot compare values of unlimited depth.
 _DEEPEST = 64
 
 
 def match(matching: Matching, calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
     """The match of a rollout's `calls` with those of one reference. Calls of tools that are not `known` (offered with
-    the task) are no part of it, as in the released code, except that a strict match has no room for them.
+    the task) are ignored, as in the released code; a strict match, however, has no room for them.
 
-    Two sides without any call match fully.
+    If neither side has calls, they match fully.
     """
     return _MATCHERS[matching](calls, taught, known)
 
@@ -82,10 +82,10 @@ def _same(first: ToolCall, second: ToolCall) -> bool:
 
 
 def canonical(call: ToolCall) -> Hashable:
-    """A call as a value that is equal for equal calls: the order of keys does not count, 2 is 2.0, 1 is not true."""
+    """A value that is equal for equal calls: the order of keys does not count, 2 equals 2.0, and 1 is not true."""
     try:
         return call.name, _frozen(call.arguments, _DEEPEST)
-    except RecursionError:  # equal to itself alone
+    except RecursionError:  # equal only to itself
         return call.name, id(call.arguments)
 
 

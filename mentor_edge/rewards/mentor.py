@@ -13,17 +13,17 @@ from mentor_edge.tasks.types import Task
 
 @dataclass(frozen=True, slots=True)
 class MentorReward:
-    """0 without end of turn, `unanswered` (0.1) without an answer, else
+    """0 if the model did not end its turn, `unanswered` (0.1) if it gave no answer, else
     `0.7 correct + tool_match (1 if correct else 0.2) + 0.1 (no unknown tool called)`.
 
-    `tool_match` is 0.3 times how well the calls match those of the teacher, by the chosen `matching`; of several
-    references, the best counts. As in the released code, "overlap" has no term for unknown tools. The paper's reward is
+    `tool_match` is 0.3 times how well the calls match the teacher's, measured by `matching`; of several references, the
+    best counts. As in the released code, "overlap" has no term for unknown tools. The paper's reward is
     `MentorReward()`; its maximum is 1.1.
 
-    `bonus_needs_call`: pay the term for unknown tools only to rollouts that called a tool. The released code pays it
-    for doing nothing, too. Where the teacher called nothing, doing nothing still earns it.
+    `bonus_needs_call`: pay the term for unknown tools only to rollouts that called a tool. The released code also pays
+    it for doing nothing. If the teacher called nothing, doing nothing still earns it.
 
-    Raises: ConfigError for an unknown matching or weights that are no finite numbers, all at once.
+    Raises: ConfigError that lists an unknown matching and all weights that are not finite numbers.
     """
 
     matching: Matching = "set"
@@ -48,14 +48,14 @@ class MentorReward:
 
     @property
     def maximum(self) -> float:
-        """What the reference itself scores, unless `unanswered` is set to more."""
+        """The score of the reference itself, or `unanswered` if that is more."""
         matched = 0.0 if self.matching == "none" else self.tool_match
         own = self.correct + matched + (0.0 if self.matching == "overlap" else self.no_unknown_tool)
         return max(own, self.unanswered)
 
     def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown:
-        """Score one rollout. Never raises. A task without a reference scores as unanswered where matching needs one:
-        recipes refuse such tasks before they train.
+        """Score one rollout. Never raises. If matching needs a reference and the task has none, the rollout scores as
+        unanswered; recipes refuse such tasks before training.
         """
         if not trajectory.terminated:
             return RewardBreakdown(0.0, correct=False, terminated=False, reason=str(trajectory.ending))

@@ -12,9 +12,9 @@ from mentor_edge.tasks.types import Task
 
 @dataclass(frozen=True, slots=True)
 class SparseReward:
-    """1.0 for the right answer, 0.1 for a wrong one or none, 0 without end of turn.
+    """1.0 for the right answer, 0.1 for a wrong one or none, 0 if the model did not end its turn.
 
-    Raises: ConfigError for weights that are no finite numbers, all at once.
+    Raises: ConfigError that lists all weights that are not finite numbers.
     """
 
     correct: float = 1.0

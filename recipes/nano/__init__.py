@@ -1,1 +1,1 @@
-"""The embedded nano students and the warm start that makes them."""
+"""The embedded nano students and the warm start that trains them."""

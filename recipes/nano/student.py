@@ -1,8 +1,8 @@
 r"""The nano student: tokenizer, chat template and architecture of the embedded default model.
 
-Qwen3-shaped, 886k parameters, and every weight row a multiple of 256 long, so that K-quants are real (llama.cpp stores
-shorter rows as other types, silently). The tokenizer is a byte-level BPE with Qwen2's split pattern, which llama.cpp
-knows by name, and without a normalizer, so both runtimes give the same ids.
+Qwen3-shaped, 886k parameters. Every weight row is a multiple of 256 long, so that K-quants are real: llama.cpp silently
+stores other rows as other types. The tokenizer is a byte-level BPE with Qwen2's split pattern, which llama.cpp knows by
+name, and has no normalizer, so both runtimes produce the same ids.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ TEMPLATE = """\
 {%- endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif %}"""
-"""Compact, prefix-preserving, with Qwen's tool-call envelope: the one template of training, gate and device."""
+"""Compact, prefix-preserving, with Qwen's tool-call tags. Training, gate and device all use this template."""
 
 # How TRL's own loop (rollout.engine: trl) parses a turn of this template.
 _RESPONSE_TEMPLATE = {
@@ -78,7 +78,7 @@ def build_tokenizer(seed: int = 0, conversations: int = 4000) -> Any:
         for task in itertools.islice(warm_start_stream(seed), conversations):
             assert task.reference is not None
             text = template.render((*task.prompt, *task.reference.messages), task.tool_schemas)
-            for marker in markers:  # they are tokens of their own; merges across them would never be used
+            for marker in markers:  # they are single tokens; merges across them would never be used
                 text = text.replace(marker, "\x00")
             yield from text.split("\x00")
 

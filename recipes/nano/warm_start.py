@@ -1,6 +1,6 @@
-"""Warm start: train the nano student from scratch on broad generated practice, the stand-in for pretraining.
+"""Warm start: train the nano student from scratch on broad generated practice. It stands in for pretraining.
 
-`torch.optim.Muon` takes the matrices, AdamW the rest; with AdamW alone the same number of steps reaches next to
+`torch.optim.Muon` optimizes the matrices, AdamW the rest. With AdamW alone, the same number of steps reaches almost
 nothing.
 """
 

@@ -1,4 +1,4 @@
-"""A user's own rewards: plain functions with a weight, in Python and in a recipe file, and how their defects show."""
+"""A user's own rewards: plain functions with a weight, in Python and in a recipe file, and how their defects appear."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_several_functions_add_up_on_any_base():
 
     reward = CombinedReward(SparseReward(), [(brevity, -0.2), (polite, 0.5)])
     assert reward(trajectory("add", "add", "add"), TASK).extra == pytest.approx(0.45)
-    # The base may give nothing; a function of the user's is asked about every rollout.
+    # The base may pay nothing; a user's function is still called for every rollout.
     cut = reward(trajectory(ending=Ending.TRUNCATED), TASK)
     assert (cut.total, cut.terminated) == (pytest.approx(0.3), False)
     assert reward.maximum == 1.0
@@ -70,16 +70,16 @@ def test_any_real_number_may_be_returned(value):
 @pytest.mark.parametrize(
     "value", [None, math.nan, math.inf, "0.5", 1j, [0.5], 10**400], ids=lambda value: repr(value)[:9]
 )
-def test_a_value_that_is_no_finite_number_is_an_error(value):
+def test_a_value_that_is_not_a_finite_number_is_an_error(value):
     def careless(trajectory: Trajectory, task: Task) -> Any:
         return value
 
-    with pytest.raises(RewardError, match=r"careless gave .* for task task-7") as caught:
+    with pytest.raises(RewardError, match=r"careless returned .* for task task-7") as caught:
         CombinedReward(MentorReward(), [(brevity, 1.0), (careless, 1.0)])(trajectory(), TASK)
     assert caught.value.hint == "it must return a finite number" and len(str(caught.value)) < 300
 
 
-def test_a_function_that_raises_is_an_error_and_no_zero():
+def test_a_function_that_raises_is_an_error_not_a_zero():
     def broken(trajectory: Trajectory, task: Task) -> float:
         raise KeyError("speed")
 
@@ -88,7 +88,7 @@ def test_a_function_that_raises_is_an_error_and_no_zero():
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_weights_that_are_no_numbers_are_refused():
+def test_weights_that_are_not_numbers_are_refused():
     weights: list[Any] = [math.nan, "0.1", 0.2, None, True]
     with pytest.raises(ConfigError) as caught:
         CombinedReward(MentorReward(), [(brevity, weight) for weight in weights])
@@ -125,7 +125,7 @@ weight = 3
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """The name of a module in the working directory, unlike that of any other test: modules stay loaded."""
+    """The name of a module in the working directory. No other test uses it, because modules stay loaded."""
     name = f"rewards_of_{abs(hash(request.node.nodeid))}"
     (tmp_path / f"{name}.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -149,7 +149,7 @@ def test_a_dotted_path_may_lead_into_a_package(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "problem"),
     [
         ("no_such_module_anywhere.brevity", "cannot import no_such_module_anywhere: ModuleNotFoundError"),
         ("{module}.missing", "{module} has no 'missing'"),
@@ -164,12 +164,12 @@ def test_a_dotted_path_may_lead_into_a_package(tmp_path, monkeypatch):
         ("unreadable_rewards.brevity", "cannot import unreadable_rewards: SyntaxError"),
     ],
 )
-def test_a_path_that_leads_to_no_such_function_is_a_mistake_of_the_configuration(path, said, module):
+def test_a_path_without_such_a_function_is_a_mistake_in_the_configuration(path, problem, module):
     Path("broken_rewards.py").write_text("1 / 0", encoding="utf-8")
     Path("unreadable_rewards.py").write_text("def brevity(", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         reward_function(path.format(module=module))
-    assert said.format(module=module) in str(caught.value)
+    assert problem.format(module=module) in str(caught.value)
 
 
 # In a recipe
@@ -203,7 +203,7 @@ def test_the_recipe_file_of_the_document_can_be_built(tmp_path, monkeypatch):
     assert reward(trajectory(answer=None), TASK).total == pytest.approx(0.15)
 
 
-def test_all_mistakes_of_a_reward_in_a_recipe_are_told_at_once(module):
+def test_all_mistakes_in_the_reward_of_a_recipe_are_reported_at_once(module):
     values = {
         "reward": {
             "matching": "fuzzy",
@@ -216,13 +216,13 @@ def test_all_mistakes_of_a_reward_in_a_recipe_are_told_at_once(module):
     }
     with pytest.raises(ConfigError) as caught:
         build_config(MentorConfig, values)
-    told = str(caught.value)
+    message = str(caught.value)
     assert len(caught.value.problems) == 5
-    for said in (
+    for problem in (
         "reward.matching",
         "reward.weights.speed: unknown key",
         "reward.weights.correct: Input should be a valid number, got 'much'",
         "has no 'missing'",
         "reward.extra.1.weight",
     ):
-        assert said in told
+        assert problem in message
