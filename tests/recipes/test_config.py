@@ -47,7 +47,7 @@ def test_every_shipped_config_loads(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "gsm8k" in path.name], ids=lambda path: path.stem)
-def test_gsm8k_configs_say_how_to_give_the_path(path: Path) -> None:
+def test_gsm8k_configs_say_how_to_set_the_path(path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--set tasks\.path=PATH"):
         recipe_from_yaml(path)
 
@@ -80,8 +80,8 @@ def test_all_mistakes_are_reported_at_once() -> None:
             },
         )
     problems = refused.value.problems
-    places = [problem.split(":")[0] for problem in problems]
-    assert sorted(places) == sorted(
+    locations = [problem.split(":")[0] for problem in problems]
+    assert sorted(locations) == sorted(
         [
             "studnet",
             "seed",
@@ -102,7 +102,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
             "reward.extra.1.weight",
         ]
     )
-    shown = dict(zip(places, problems, strict=True))
+    shown = dict(zip(locations, problems, strict=True))
     assert shown["studnet"] == "studnet: unknown setting (did you mean 'student'?)"
     assert shown["train.learn_rate"] == "train.learn_rate: unknown key (did you mean 'learning_rate'?)"
     assert (
@@ -135,7 +135,7 @@ def test_all_mistakes_are_reported_at_once() -> None:
         ({"train": {"stop_after_dead_steps": 0}}, "train.stop_after_dead_steps: .*got 0"),
     ],
 )
-def test_one_mistake_is_said_with_the_value_seen(values: dict[str, Any], problem: str) -> None:
+def test_a_mistake_is_reported_with_the_value(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem) as refused:
         build_config(MentorConfig, values)
     assert len(refused.value.problems) == 1

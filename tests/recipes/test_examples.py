@@ -1,4 +1,4 @@
-"""Supervised examples: the ids and masks of what a rollout would see."""
+"""Supervised examples have the ids and masks of a rollout."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def nano_engine(nano_student: Path) -> TransformersEngine:
 
 
 class Prompter:
-    """An engine with the student's tokenizer that says what the reference says, turn by turn."""
+    """An engine with the student's tokenizer that writes the turns of a reference."""
 
     def __init__(self, engine: TransformersEngine, turns: list[str]) -> None:
         self.template, self.context_length, self.batch_size = engine.template, 4096, 1
@@ -47,20 +47,20 @@ class Prompter:
 
 
 @pytest.mark.parametrize("source", ["nano", "gsm8k"])
-def test_examples_are_what_the_agent_loop_would_see(nano_engine: TransformersEngine, source: str) -> None:
-    """Ids and mask of a trace equal those of a rollout that happens to say the same."""
+def test_examples_equal_what_the_agent_loop_sees(nano_engine: TransformersEngine, source: str) -> None:
+    """The ids and the mask of a reference equal those of a rollout with the same turns."""
     if source == "nano":
         tasks = evaluation_suite({"id": 8, "comb": 8, "names": 8, "irrel": 4, "lookup": 8}).tasks
     else:
-        # One reference records 2 where the calculator gives 2.0000000001: equal as numbers, not as tokens.
+        # One reference records 2, but the calculator returns 2.0000000001: equal as numbers, not as tokens.
         tasks = tuple(task for task in gsm8k.load(EXCERPT).tasks if exact(task))
         assert len(tasks) == 19
     examples = supervised_examples(nano_engine.tokenizer, tasks)
     with ToolExecutor() as executor:
         for task, example in zip(tasks, examples, strict=True):
             assert task.reference is not None
-            said = [message for message in task.reference.messages if message.role == "assistant"]
-            prompter = Prompter(nano_engine, [turn_text(message) for message in said])
+            turns = [message for message in task.reference.messages if message.role == "assistant"]
+            prompter = Prompter(nano_engine, [turn_text(message) for message in turns])
             limits = AgentLimits(tool_rounds=20, tokens_per_turn=500, completion_tokens=4000)
             (rollout,) = run_conversations(prompter, [task], executor, limits)
             assert rollout.messages == task.reference.messages

@@ -1,4 +1,4 @@
-"""The methods that learn from their own rollouts: what sets them apart, where they start, when they stop."""
+"""The methods that learn from their own rollouts: how they differ, where they start, when they stop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def adapter_of(run: Run) -> dict[str, Any]:
 
 
 def test_rewards_are_the_only_difference_of_the_policy_methods(nano_student: Path, tmp_path: Path) -> None:
-    """The first step samples the same rollouts, since the students are the same; only their scores differ."""
+    """The students are the same, so the first step samples the same rollouts. Only the scores differ."""
     first: dict[str, dict[str, Any]] = {}
     kinds: dict[str, type[Recipe]] = {"mentor": MentorRecipe, "sparse": SparseRecipe, "strict": StrictRecipe}
     for name, kind in kinds.items():
@@ -38,7 +38,7 @@ def test_rewards_are_the_only_difference_of_the_policy_methods(nano_student: Pat
     assert len({row["reward"] for row in first.values()}) == 3
 
 
-def test_a_user_reward_is_added_and_its_failure_is_said(
+def test_a_user_reward_is_added_and_its_failure_is_reported(
     nano_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_rewards.py").write_text(
@@ -54,7 +54,7 @@ def test_a_user_reward_is_added_and_its_failure_is_said(
         MentorRecipe(**settings(nano_student, tmp_path / "broken", reward=broken)).fit()
 
 
-def test_training_goes_on_from_another_run(nano_student: Path, tmp_path: Path) -> None:
+def test_training_continues_from_another_run(nano_student: Path, tmp_path: Path) -> None:
     sft = {**settings(nano_student, tmp_path / "sft"), "train": {"steps": 4, "batch_size": 4}}
     with pytest.raises(RunError, match="no run directory"):
         MentorRecipe(from_run=tmp_path / "sft", output_dir=tmp_path / "rl", tasks={"limit": 12}, train=TRAIN).fit()
@@ -86,8 +86,8 @@ def test_measuring_the_learning_curve_hardly_changes_the_training(nano_student: 
 STALLING = {**TRAIN, "steps": 9, "stop_after_dead_steps": 2, "save_every": 1}
 
 
-def test_a_training_that_cannot_learn_stops_and_says_what_it_saw(nano_student: Path, tmp_path: Path) -> None:
-    """One token per turn is too few to answer with: every rollout is cut off and earns 0."""
+def test_a_training_that_cannot_learn_stops_and_reports_the_rewards(nano_student: Path, tmp_path: Path) -> None:
+    """One token per turn is too short for an answer: every rollout is cut off and earns 0."""
     cut = {"rollout": {"tokens_per_turn": 1}, "train": STALLING}
     with pytest.raises(
         StalledError, match=r"stopped at step 2: in 2 steps .* 3 groups earned 0 \(truncated"
@@ -102,8 +102,8 @@ def test_a_training_that_cannot_learn_stops_and_says_what_it_saw(nano_student: P
         Run.load(tmp_path / "run")
 
 
-def test_a_training_with_nothing_left_to_learn_ends_in_peace(nano_student: Path, tmp_path: Path) -> None:
-    """Every rollout earns the maximum, whatever it does: that is a finished training, not a failure."""
+def test_a_training_with_nothing_left_to_learn_finishes(nano_student: Path, tmp_path: Path) -> None:
+    """Every rollout earns the maximum: the training is finished, not failed."""
     content = {"reward": {"weights": {"correct": 0, "wrong": 0}}, "train": STALLING}
     run = SparseRecipe(**{**settings(nano_student, tmp_path / "run"), **content}).fit()
     assert [row["step"] for row in run.training_log()] == [1, 2]
@@ -128,7 +128,7 @@ def test_only_methods_that_need_references_ask_for_them(
     assert run.tasks.used == 12
 
 
-def test_unusable_tasks_are_refused_all_at_once(
+def test_all_unusable_tasks_are_refused_at_once(
     nano_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third, *rest = training_suite(6).tasks

@@ -28,7 +28,7 @@ QUICK = {"steps": 2, "prompts_per_step": 2, "rollouts_per_prompt": 2, "save_ever
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen2", "llama"])
 def any_student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights; its template prints whole JSON schemas, so it needs more context than its makers gave it."""
+    """Random weights. The template prints whole JSON schemas, so the student gets a longer context."""
     directory = make_student(tmp_path_factory.mktemp("student"), request.param)
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 4096}))
@@ -54,11 +54,11 @@ def test_any_hugging_face_directory_trains(any_student: Path, tmp_path: Path, re
     assert [row["step"] for row in run.training_log()] == list(range(1, fitted.config.train.steps + 1))
     adapter = adapter_of(run)
     assert adapter and not any("lm_head" in name or "embed" in name for name in adapter)
-    if recipe == "sft":  # random students earn no reward, but imitation always has something to learn (after warm-up)
+    if recipe == "sft":  # a random student earns no reward, but imitation always learns (after the warm-up)
         assert any("lora_B" in name and value.abs().max() > 0 for name, value in adapter.items())
 
 
-def test_students_that_cannot_be_used_are_refused_in_words(tmp_path: Path) -> None:
+def test_students_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path) -> None:
     lora = LoraConfig()
     with pytest.raises(StudentError, match=r"cannot load the student '.*missing'"):
         load_trainable(str(tmp_path / "missing"), lora)
@@ -75,7 +75,7 @@ def test_students_that_cannot_be_used_are_refused_in_words(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("damage", ["config", "weights", "tokenizer"])
-def test_damaged_students_are_refused_in_words(tmp_path: Path, damage: str) -> None:
+def test_damaged_students_are_refused_with_the_reason(tmp_path: Path, damage: str) -> None:
     directory = make_student(tmp_path / "student")
     file = {"config": "config.json", "weights": "model.safetensors", "tokenizer": "tokenizer.json"}[damage]
     (directory / file).write_bytes(b'{"half a file')
@@ -83,7 +83,7 @@ def test_damaged_students_are_refused_in_words(tmp_path: Path, damage: str) -> N
         load_student(directory)
 
 
-def test_an_unknown_architecture_is_refused_in_words(tmp_path: Path) -> None:
+def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     directory = make_student(tmp_path / "student")
     path = directory / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "mystery"}))
@@ -164,7 +164,7 @@ def test_a_file_as_output_directory_is_refused(tmp_path: Path) -> None:
             MentorRecipe(output_dir=tmp_path / "file").fit(resume=resume)
 
 
-def test_an_unfinished_run_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+def test_an_unfinished_run_cannot_be_loaded(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no run directory"):
         Run.load(tmp_path / "none")
     with pytest.raises(RunError, match=r"no finished run \(run.json is missing\)"):
@@ -189,7 +189,7 @@ def gsm8k_recipe(nano_student: Path, path: Path, directory: Path) -> MentorRecip
 
 def test_gsm8k_fits_and_lists_what_it_leaves_out(nano_student: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in EXCERPT.read_text().splitlines()]
-    rows[3]["steps"][0]["calls"][0]["result"] += 1  # a reference whose call does not give what it says
+    rows[3]["steps"][0]["calls"][0]["result"] += 1  # a reference that records a wrong result
     path = tmp_path / "tasks.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run = gsm8k_recipe(nano_student, path, tmp_path / "run").fit()
@@ -234,7 +234,7 @@ def test_malformed_tasks_are_named_by_line_and_field(
         gsm8k_recipe(nano_student, path, tmp_path / "run").fit()
 
 
-def test_a_run_that_failed_over_its_tasks_can_be_started_again(nano_student: Path, tmp_path: Path) -> None:
+def test_a_run_that_failed_on_its_tasks_can_be_resumed(nano_student: Path, tmp_path: Path) -> None:
     path = tmp_path / "tasks.jsonl"
     recipe = gsm8k_recipe(nano_student, path, tmp_path / "run")
     with pytest.raises(TaskError, match="cannot read tasks"):

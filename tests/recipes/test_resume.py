@@ -1,4 +1,4 @@
-"""Going on after a kill: equal to a run that was never interrupted."""
+"""Resuming after a kill gives the same run as one that was never interrupted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RECIPES[sys.argv[4]](**settings).fit(progress=progress)
 
 
 def start_and_kill(recipe: str, settings: dict[str, Any], stage: str, moment: int) -> None:
-    """Fit in a child process that dies at a moment of a stage, without any chance to clean up."""
+    """Fit in a child process that is killed at a given moment of a stage and cannot clean up."""
     arguments = [json.dumps(settings, default=str), stage, str(moment), recipe]
     child = subprocess.run([sys.executable, "-c", KILLED_AT, *arguments], capture_output=True, text=True)
     assert child.returncode == -signal.SIGKILL, child.stderr[-2000:]
@@ -59,8 +59,8 @@ def same_training(run: Run, other: Run) -> bool:
 
 
 @pytest.mark.parametrize("recipe", ["mentor", "sft"])
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(nano_student: Path, tmp_path: Path, recipe: str) -> None:
-    """Killed in step 4 of 5, after the checkpoint of step 2 (and with rows of steps 3 and 4 written already)."""
+def test_a_killed_run_resumes_as_if_nothing_had_happened(nano_student: Path, tmp_path: Path, recipe: str) -> None:
+    """Killed in step 4 of 5, after the checkpoint of step 2, when the rows of steps 3 and 4 were already written."""
     kind = MentorRecipe if recipe == "mentor" else SFTRecipe
     settings = {"student": str(nano_student), **SETTINGS[recipe]}
     whole = kind(**settings, output_dir=tmp_path / "whole").fit()
@@ -113,7 +113,7 @@ def test_checkpoints_count_only_with_their_marker(tmp_path: Path) -> None:
 
 
 def test_an_unmarked_checkpoint_is_not_resumed_from(nano_student: Path, tmp_path: Path) -> None:
-    """Only the older, marked one is; the result is that of an uninterrupted run all the same."""
+    """Training resumes from the older, marked one, and the result still equals that of an uninterrupted run."""
     settings = {"student": str(nano_student), **SETTINGS["sft"]}
     whole = SFTRecipe(**settings, output_dir=tmp_path / "whole").fit()
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")

@@ -1,4 +1,4 @@
-r"""Scoring raw text: the values of the released code, its quirks one by one, and nothing that raises."""
+r"""Scoring raw text: the values of the released code, each of its quirks, and no input that raises."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_last_box_counts():
     assert score(r"\boxed{5} no: \boxed{6" + EOS) == 0.1
 
 
-def test_a_box_holds_nested_braces():
+def test_a_box_may_contain_nested_braces():
     text = completion(*TEACHER, answer=r"\frac{1}{2}")
     assert score(text, answer=r"\frac{1}{2}") == pytest.approx(1.1)
     assert score(text, answer="0.5") == pytest.approx(1.1)
@@ -118,7 +118,7 @@ def test_a_box_is_written_with_braces():
         assert score(block("add") + block("divide") + text + EOS) == 0.1
 
 
-def test_calls_count_wherever_they_stand():
+def test_calls_count_anywhere_in_the_text():
     thought = f"<think>{block('add')}</think>"
     assert score(thought + completion("divide")) == pytest.approx(1.1)
     assert score(r"\boxed{5}" + block("divide") + block("add") + EOS) == pytest.approx(1.1)
@@ -151,7 +151,7 @@ def test_a_call_that_cannot_be_read_is_not_counted_and_costs_nothing_unless_aske
 
 
 @pytest.mark.parametrize("name", [5, 1.5, True, ["add"], {"name": "add"}], ids=repr)
-def test_a_name_that_is_no_text_is_an_unknown_tool(name):
+def test_a_name_that_is_not_text_is_an_unknown_tool(name):
     assert score(block(name) + completion(*TEACHER)) == pytest.approx(1.0)
 
 
@@ -173,7 +173,7 @@ def test_arguments_need_not_be_an_object():
 
 
 def test_the_prompt_is_never_scored():
-    # The released code also grades the example of the prompt; here it is not part of what is scored.
+    # The released code also grades the example in the prompt. Here the prompt is not scored.
     prompt = r"Put the final answer in \boxed{}, for example \boxed{5}.<|im_end|>" + "\n"
     scored = completion(*TEACHER, answer=None)
     assert score(scored) == 0.1 and score(prompt + scored) == pytest.approx(1.1)
@@ -313,7 +313,7 @@ def test_white_space_and_the_order_of_keys_in_calls_do_not_count(calls, teacher,
 
 @settings(deadline=None)
 @given(st.data(), CALLS, st.lists(st.sampled_from(TOOLS[:4]), max_size=4), st.sampled_from(["5", "6"]))
-def test_the_order_of_calls_counts_for_strict_alone(data, calls, teacher, answer):
+def test_the_order_of_calls_counts_only_for_strict(data, calls, teacher, answer):
     shuffled = data.draw(st.permutations(calls))
     for variant in ("mentor", "sparse", "overlap", "none", "f1"):
         options = {"variant": variant, "teacher_tools": teacher}
@@ -325,7 +325,7 @@ def test_the_order_of_calls_counts_for_strict_alone(data, calls, teacher, answer
     CALLS, CALLS.filter(bool), st.sampled_from(["5", "5.0", "6", "yes", None]),
     st.sampled_from([Ending.ANSWERED, Ending.TRUNCATED]),
 )  # a table  # fmt: skip
-def test_a_text_scores_what_its_trajectory_scores(calls, teacher, answer, ending):
+def test_a_text_and_its_trajectory_score_the_same(calls, teacher, answer, ending):
     text = rendered(calls, answer, end=EOS if ending is Ending.ANSWERED else "")
     scored = Trajectory((Message("assistant", text, tuple(calls)),), answer, ending)
     reference = Trajectory((Message("assistant", "", tuple(teacher)),), "5", Ending.ANSWERED)
@@ -340,7 +340,7 @@ def test_a_text_scores_what_its_trajectory_scores(calls, teacher, answer, ending
 DOCUMENT = DOCS / "rewards.md"
 
 
-def test_the_examples_of_the_document_run_and_print_what_it_says(tmp_path, monkeypatch):
+def test_the_examples_of_the_document_print_what_it_shows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert len(blocks) >= 2
@@ -349,5 +349,5 @@ def test_the_examples_of_the_document_run_and_print_what_it_says(tmp_path, monke
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(source, str(DOCUMENT), "exec"), names)
-        said = re.findall(r"print\(.*\) +# (.*)$", source, flags=re.MULTILINE)
-        assert printed.getvalue().splitlines() == said
+        expected = re.findall(r"print\(.*\) +# (.*)$", source, flags=re.MULTILINE)
+        assert printed.getvalue().splitlines() == expected

@@ -1,4 +1,4 @@
-"""MENTOR's reward and its ablations against the values of the released code, and their bounds on anything."""
+"""MENTOR's reward and its ablations: the values of the released code, and bounds for any input."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ TABLE: list[tuple[str, Trajectory, Task, tuple[float, float, float, float, float
     ("wrong, other tools", trajectory("sqrt", answer="6"), TAUGHT, (0.1, 0.1, 0.0, 0.1, 0.1)),
     ("wrong, only unknown", trajectory("teleport", answer="6"), TAUGHT, (0.0, 0.1, 0.0, 0.0, 0.0)),
     ("wrong, same and unknown", trajectory(*TEACHER, "teleport", answer="6"), TAUGHT, (0.06, 0.1, 0.06, 0.0, 0.06)),
-    # An existing reference that calls nothing is one to be followed.
+    # A reference that calls nothing is still a reference to match.
     ("right, nothing to call", trajectory(), task(), (1.1, 1.0, 1.0, 0.8, 1.1)),
     ("right, one call too many", trajectory("add"), task(), (0.8, 1.0, 0.7, 0.8, 0.8)),
 ]  # a table  # fmt: skip
@@ -135,7 +135,7 @@ SQRT = ToolCall("sqrt", {"x": 2})
         ((ADD, DIVIDE, ToolCall("teleport", {})), 0.7),
     ],
 )
-def test_strict_wants_the_same_calls_in_order(calls, total):
+def test_strict_needs_the_same_calls_in_order(calls, total):
     assert MentorReward("strict")(rollout(*calls), taught(rollout(ADD, DIVIDE))).total == pytest.approx(total)
 
 
@@ -174,7 +174,7 @@ def test_arguments_of_any_depth_can_be_compared(matching):
     reward = MentorReward(matching)
     assert reward(rollout(nested(20)), taught(rollout(nested(20)))).total == reward.maximum
     assert reward(rollout(nested(20)), taught(rollout(nested(21)))).total < reward.maximum
-    for depth in (100, 600, 5000):  # too deep to look into: only the very same call matches
+    for depth in (100, 600, 5000):  # too deep to compare: only the same object matches
         assert reward(rollout(nested(depth)), taught(rollout(nested(depth)))).total < reward.maximum
         same = rollout(nested(depth))
         assert reward(same, taught(same)).total == reward.maximum
@@ -187,12 +187,12 @@ def test_of_several_references_the_best_counts():
     own = taught(trajectory("sqrt"), trajectory(*TEACHER), trajectory())
     assert [REWARD(trajectory(*used), own).total for used in [("sqrt",), TEACHER, ()]] == [REWARD.maximum] * 3
     assert REWARD(trajectory("add"), own).total == pytest.approx(0.8)
-    # 2/3 with the one, 2/5 with the other: not their mean, and not the match with both together
+    # 2/3 with the one, 2/5 with the other: neither their mean nor the match with both together
     halves = taught(trajectory("sqrt", *TEACHER, "power"), trajectory(*TEACHER))
     assert MentorReward("f1")(trajectory("add"), halves).tool_match == pytest.approx(0.3 * 2 / 3)
 
 
-def test_references_may_stand_without_a_first_one():
+def test_other_references_count_without_a_first_one():
     own = replace(NONE, other_references=(trajectory(*TEACHER),))
     assert REWARD(trajectory(*TEACHER), own).total == REWARD.maximum
 
@@ -212,7 +212,7 @@ def test_references_may_stand_without_a_first_one():
         (trajectory(), taught(trajectory(*TEACHER), trajectory()), True),
     ],
 )
-def test_the_bonus_can_be_kept_from_doing_nothing(scored, own, paid):
+def test_the_bonus_can_be_denied_to_doing_nothing(scored, own, paid):
     assert MentorReward(bonus_needs_call=True)(scored, own).no_unknown_tool == (0.1 if paid else 0.0)
 
 
@@ -227,7 +227,7 @@ def test_weights_are_arguments():
     assert [sparse(trajectory(answer=given), TAUGHT).total for given in ("5", "6", None)] == [2, -1, -1]
 
 
-def test_all_mistakes_in_the_settings_are_told_at_once():
+def test_all_mistakes_in_the_settings_are_reported_at_once():
     settings: dict[str, Any] = {
         "matching": "fuzzy",
         "correct": math.nan,
@@ -316,7 +316,7 @@ def test_the_order_of_keys_does_not_count(reward, calls, teacher, answer):
 
 @settings(deadline=None)
 @given(rewards(), st.data(), CALLS, CALLS, st.sampled_from(["5", "6"]))
-def test_the_order_of_calls_counts_for_strict_alone(reward, data, calls, teacher, answer):
+def test_the_order_of_calls_counts_only_for_strict(reward, data, calls, teacher, answer):
     if reward.matching == "strict":
         reward = replace(reward, matching="set")
     shuffled = rollout(*data.draw(st.permutations(calls)), answer=answer)
