@@ -110,7 +110,10 @@ def _is_property(member: griffe.Object) -> bool:
 
 
 def _methods(item: griffe.Class, known: set[str]) -> list[griffe.Function]:
-    return [m for m in _members(item, known) if isinstance(m, griffe.Function) and "property" not in m.labels]
+    """Public methods. An override without a docstring does what the base's docstring says, and is left out."""
+    methods = [m for m in _members(item, known) if isinstance(m, griffe.Function) and "property" not in m.labels]
+    bases = [base for base in item.mro() if _is_ours(base)]
+    return [m for m in methods if m.docstring or not any(m.name in base.members for base in bases)]
 
 
 def _fields(item: griffe.Class) -> list[_Row]:
