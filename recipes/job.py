@@ -1,4 +1,4 @@
-"""What a method gets to train on: `TrainingJob`, with tasks whose references were executed and found sound."""
+"""`TrainingJob`, what a method trains on; and the check of its tasks' references."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ def _environment_class(names: Sequence[str], tasks: Mapping[str, Task], executor
     return type("Tools", (), {"reset": reset, **{name: method(name) for name in names}})
 
 
-def _trajectory(completion: list[dict[str, Any]], completion_ids: Sequence[int], eos: int) -> Trajectory:
+def trajectory_of_completion(completion: list[dict[str, Any]], completion_ids: Sequence[int], eos: int) -> Trajectory:
+    """The trajectory of a rollout that TRL made: its messages in OpenAI's format, and its token ids."""
     messages = tuple(Message.from_openai(message) for message in completion)
     last = messages[-1]
     if last.role != "assistant" or not completion_ids or completion_ids[-1] != eos:
@@ -79,7 +80,7 @@ def stock_trainer(
     eos = arguments["processing_class"].eos_token_id
 
     def reward(completions: Any, completion_ids: Any, **columns: Any) -> list[float]:
-        trajectories = [_trajectory(*pair, eos) for pair in zip(completions, completion_ids, strict=True)]
+        trajectories = [trajectory_of_completion(*pair, eos) for pair in zip(completions, completion_ids, strict=True)]
         return reward_funcs(trajectory=trajectories, **columns)
 
     try:

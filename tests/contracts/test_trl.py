@@ -37,11 +37,11 @@ def test_the_parts_of_trl_that_we_use_are_as_we_know_them() -> None:
 
 def test_trl_gives_one_row_per_rollout_and_passes_trajectories_to_the_reward(make_trainer: Any) -> None:
     """TRL's documentation says that a rollout function gets each prompt once. In 1.16 it gets it once per rollout."""
-    seen: list[list[Any]] = []
+    batches: list[list[Any]] = []
 
     class Spy(EdgeGRPOTrainer):
         def _roll_out(self, prompts: list[Any], trainer: GRPOTrainer) -> dict[str, Any]:
-            seen.append(prompts)
+            batches.append(prompts)
             return super()._roll_out(prompts, trainer)
 
     recorder = Recorder()
@@ -49,7 +49,7 @@ def test_trl_gives_one_row_per_rollout_and_passes_trajectories_to_the_reward(mak
     trainer.__class__ = Spy
     trainer.rollout_func = trainer._roll_out
     trainer.train()
-    (received,), (prompts,) = recorder.calls, seen
+    (received,), (prompts,) = recorder.calls, batches
     ids = received["task_id"]
     assert len(prompts) == len(ids) == GROUPS * ROLLOUTS
     assert ids == [identity for identity in ids[::ROLLOUTS] for _ in range(ROLLOUTS)]

@@ -100,11 +100,11 @@ def test_rows_without_advantage_may_be_left_out(make_trainer: Any, micro_batch: 
     assert int((batch["advantages"] == 0).sum()) == ROLLOUTS
     half = slice(0, micro_batch)
     part = {key: value[half] if value.dim() else value for key, value in batch.items()}
-    seen = []
+    row_counts = []
     scoring = trainer._get_per_token_logps_and_entropies
 
     def count_rows(model: Any, input_ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
-        seen.append(len(input_ids))
+        row_counts.append(len(input_ids))
         return scoring(model, input_ids, *rest, **options)
 
     trainer._get_per_token_logps_and_entropies = count_rows
@@ -114,7 +114,7 @@ def test_rows_without_advantage_may_be_left_out(make_trainer: Any, micro_batch: 
     assert_close(actual, gradients(trainer, whole), 1e-6)
     assert ours.item() == pytest.approx(whole.item(), abs=1e-6)
     rows = len(part["advantages"])
-    assert seen == [rows - ROLLOUTS, rows]
+    assert row_counts == [rows - ROLLOUTS, rows]
 
 
 def test_a_batch_without_any_advantage_still_trains(make_trainer: Any) -> None:

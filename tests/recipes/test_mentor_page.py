@@ -147,8 +147,8 @@ def test_mypy_names_misspelt_settings(tmp_path: Path) -> None:
     )
     reported: dict[int, str] = {}
     for line in done.stdout.splitlines():
-        if found := re.match(r"snippet\.py:(\d+): error: (.*)", line):
-            reported[int(found[1])] = reported.get(int(found[1]), "") + found[2]
+        if parts := re.match(r"snippet\.py:(\d+): error: (.*)", line):
+            reported[int(parts[1])] = reported.get(int(parts[1]), "") + parts[2]
     expected = {
         number: comment
         for number, line in enumerate(SNIPPET.splitlines(), 1)

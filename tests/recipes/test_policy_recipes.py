@@ -143,11 +143,11 @@ def test_all_unusable_tasks_are_refused_at_once(
 
 
 def test_several_references_and_the_shortest_of_them(nano_student: Path, tmp_path: Path) -> None:
-    seen: dict[str, list[Task]] = {}
+    trained_on: dict[str, list[Task]] = {}
 
     class Recording(SFTRecipe):
         def train(self, job: Any) -> None:
-            seen[self.config.tasks.keep_references] = list(job.tasks)
+            trained_on[self.config.tasks.keep_references] = list(job.tasks)
             super().train(job)
 
     for keep in ("all", "shortest"):
@@ -155,13 +155,13 @@ def test_several_references_and_the_shortest_of_them(nano_student: Path, tmp_pat
         Recording(
             student=str(nano_student), output_dir=tmp_path / keep, tasks=tasks, train={"steps": 1, "batch_size": 2}
         ).fit()
-    assert {len(task.references) for task in seen["all"]} == {4}
-    assert {len(task.references) for task in seen["shortest"]} == {1}
+    assert {len(task.references) for task in trained_on["all"]} == {4}
+    assert {len(task.references) for task in trained_on["shortest"]} == {1}
 
     def length(reference: Trajectory) -> int:
         return len(reference.calls)
 
-    for several, shortest in zip(seen["all"], seen["shortest"], strict=True):
+    for several, shortest in zip(trained_on["all"], trained_on["shortest"], strict=True):
         assert length(shortest.references[0]) == min(map(length, several.references))
 
 

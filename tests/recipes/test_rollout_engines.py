@@ -17,7 +17,7 @@ from mentor_edge.messages import Ending, ToolCall, Trajectory
 from mentor_edge.recipes import MentorRecipe, mentor
 from mentor_edge.recipes.grpo import RewardLog
 from mentor_edge.recipes.mentor import grpo_arguments
-from mentor_edge.recipes.stock import _trajectory, stock_trainer
+from mentor_edge.recipes.stock import stock_trainer, trajectory_of_completion
 from mentor_edge.recipes.student import load_trainable
 from mentor_edge.rewards import MentorReward, RewardBreakdown
 from mentor_edge.tasks.types import Task
@@ -66,14 +66,14 @@ def test_both_rollout_engines_train_and_score_the_same_rollouts_alike(
         assert [row["step"] for row in log] == [1, 2]
         first_step[engine] = RecordingReward.scored[:24]
         assert log[0]["reward"] == pytest.approx(sum(total for *_, total in first_step[engine]) / 24)
-    seen = []
+    rewards = []
     for (ours, task, reward), (stock, same_task, stock_reward) in zip(*first_step.values(), strict=True):
         assert task == same_task
         if not ours.unknown_tools:  # TRL's error text differs, and so may the student's reply
             assert what_happened(ours) == what_happened(stock)
             assert reward == stock_reward
-            seen.append(reward)
-    assert len(seen) >= 12 and min(seen) < max(seen) == pytest.approx(1.1)
+            rewards.append(reward)
+    assert len(rewards) >= 12 and min(rewards) < max(rewards) == pytest.approx(1.1)
 
 
 def test_stock_rollouts_are_scored_as_ours(nano_student: Path, executor: ToolExecutor) -> None:
@@ -88,7 +88,7 @@ def test_stock_rollouts_are_scored_as_ours(nano_student: Path, executor: ToolExe
     endings = set()
     for task, ours in pairs:
         messages = [message.to_openai() for message in ours.messages]
-        stock = _trajectory(messages, ours.completion_ids, eos)
+        stock = trajectory_of_completion(messages, ours.completion_ids, eos)
         assert reward(stock, task).total == reward(ours, task).total
         assert stock.terminated == ours.terminated and stock.calls == ours.calls
         endings.add(ours.ending)
@@ -107,7 +107,7 @@ def test_stock_rollouts_are_scored_as_ours(nano_student: Path, executor: ToolExe
     ],
 )
 def test_endings_of_stock_rollouts(message: dict[str, Any], last_id: int, ending: Ending) -> None:
-    trajectory = _trajectory([message], [5, last_id], eos=2)
+    trajectory = trajectory_of_completion([message], [5, last_id], eos=2)
     assert trajectory.ending is ending
     assert trajectory.answer == ("3" if ending is Ending.ANSWERED else None)
 

@@ -331,8 +331,8 @@ def test_a_text_and_its_trajectory_score_the_same(calls, teacher, answer, ending
     reference = Trajectory((Message("assistant", "", tuple(teacher)),), "5", Ending.ANSWERED)
     own = Task("t", (), CALCULATOR, "id", "test", answer="5", reference=reference)
     for variant, reward in REWARDS.items():
-        found = score_completion(text, answer="5", teacher_tools=teacher, tools=CALCULATOR, variant=variant)
-        assert found == reward(scored, own)
+        breakdown = score_completion(text, answer="5", teacher_tools=teacher, tools=CALCULATOR, variant=variant)
+        assert breakdown == reward(scored, own)
 
 
 # The document
