@@ -139,8 +139,8 @@ def _parameters(item: griffe.Object) -> list[_Row]:
     texts = dict(_arguments(item))
     fields: dict[str, str] = {}
     if isinstance(item, griffe.Class):
-        if "__init__" in item.members:
-            texts |= dict(_arguments(item["__init__"]))
+        if "__init__" in item.all_members:
+            texts |= dict(_arguments(item.all_members["__init__"]))
         fields = {name: text for name, _, _, text in _fields(item)}
     rows = []
     for parameter in _own(item):
@@ -161,7 +161,7 @@ def _stars(parameter: griffe.Parameter) -> str:
     return {kinds.var_keyword: "**", kinds.var_positional: "*"}.get(parameter.kind or kinds.keyword_only, "")
 
 
-def _arguments(item: griffe.Object) -> Iterator[tuple[str, str]]:
+def _arguments(item: griffe.Object | griffe.Alias) -> Iterator[tuple[str, str]]:
     for section in _parsed(item):
         if section.kind in (griffe.DocstringSectionKind.parameters, griffe.DocstringSectionKind.attributes):
             yield from ((entry.name, _one_line(entry.description)) for entry in section.value)
@@ -189,8 +189,8 @@ def _text(item: griffe.Object) -> Iterator[str]:
 
 def _outcome(item: griffe.Object) -> Iterator[str]:
     sections = _parsed(item)
-    if isinstance(item, griffe.Class) and "__init__" in item.members:
-        sections = [*sections, *_parsed(item["__init__"])]
+    if isinstance(item, griffe.Class) and "__init__" in item.all_members:
+        sections = [*sections, *_parsed(item.all_members["__init__"])]
     for section in sections:
         if section.kind is griffe.DocstringSectionKind.returns:
             yield f"**Returns** {' '.join(_one_line(entry.description) for entry in section.value)}\n"

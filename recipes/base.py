@@ -44,11 +44,23 @@ class Recipe(ABC):
     """The checked settings."""
 
     def __init__(self, **settings: Any) -> None:
+        """Check the settings. Methods declare theirs in a signature of their own.
+
+        Args:
+            settings: The fields of `config_type`. Sections are objects or mappings.
+
+        Raises:
+            ConfigError: With every mistake: unknown names, wrong types, values out of range.
+        """
         self.config = build_config(self.config_type, settings)
 
     @abstractmethod
     def train(self, job: TrainingJob) -> None:
-        """Train and leave the adapter in `job.directory / "adapter"`."""
+        """Train, and leave the adapter in `job.directory / "adapter"`.
+
+        Args:
+            job: The student, the tasks, and the directory to write to.
+        """
 
     def fit(self, *, resume: bool = False, progress: Progress = no_progress, validation: Suite | None = None) -> Run:
         """Validate the references, train, and return the finished run.
@@ -106,10 +118,17 @@ class Recipe(ABC):
         return run
 
     def load_tasks(self, tools: Mapping[str, Tool]) -> Suite:
-        """The training tasks of the config, before their references are executed. `tools` are those it names.
+        """The training tasks of the config, before their references are executed.
 
-        Raises: TaskError when the tasks file is missing or malformed; ConfigError with every kind of mistake that makes
-        tasks unusable for this method.
+        Args:
+            tools: The tools that the config names, by name.
+
+        Returns:
+            The tasks, as a suite.
+
+        Raises:
+            TaskError: The tasks file is missing or malformed.
+            ConfigError: With every kind of mistake that makes tasks unusable for this method.
         """
         suite = load_training_suite(self.config.tasks, self.config.seed, tools)
         needs = {"needs_reference": self.needs_reference, "needs_answer": self.needs_answer}

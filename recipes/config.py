@@ -123,14 +123,18 @@ class RewardConfig(Section):
     extra: tuple[ExtraReward, ...] = ()
     """Your own rewards, each added with its weight."""
 
-    def base(self) -> Reward:
+    def build(self) -> Reward:
+        """The reward as configured.
+
+        Returns:
+            A function of (trajectory, task).
+        """
+        extras = [(reward_function(extra.function), extra.weight) for extra in self.extra]
+        return CombinedReward(self._base(), extras) if extras else self._base()
+
+    def _base(self) -> Reward:
         """The method's reward without the extras."""
         raise NotImplementedError
-
-    def build(self) -> Reward:
-        """The reward as configured."""
-        extras = [(reward_function(extra.function), extra.weight) for extra in self.extra]
-        return CombinedReward(self.base(), extras) if extras else self.base()
 
 
 class RecipeConfig(Section):

@@ -27,6 +27,7 @@ class TrainingJob:
     checkpoint: Path | None
     """The checkpoint to resume from."""
     progress: Progress
+    """Called with (stage, done, total)."""
     validation: Suite | None = None
     """Tasks answered greedily at every checkpoint, for the learning curve. They are never trained on."""
 

@@ -74,7 +74,7 @@ class MentorRewardConfig(RewardConfig):
     bonus_needs_call: bool = False
     """Pay the term for unknown tools only to rollouts that called a tool, or where the teacher called none."""
 
-    def base(self) -> Reward:
+    def _base(self) -> Reward:
         return MentorReward(self.matching, bonus_needs_call=self.bonus_needs_call, **self.weights.model_dump())
 
 
@@ -268,7 +268,10 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
 
 
 class MentorConfig(PolicyConfig):
+    """The settings of `MentorRecipe`."""
+
     recipe: Literal["mentor"] = "mentor"
+    """The name of the method in recipe files."""
     reward: MentorRewardConfig = MentorRewardConfig()
     """The reward."""
 
@@ -303,18 +306,24 @@ class SparseRewardConfig(RewardConfig):
     weights: SparseWeights = SparseWeights()
     """The two numbers."""
 
-    def base(self) -> Reward:
+    def _base(self) -> Reward:
         return SparseReward(**self.weights.model_dump())
 
 
 class SparseConfig(PolicyConfig):
+    """The settings of `SparseRecipe`."""
+
     recipe: Literal["sparse"] = "sparse"
+    """The name of the method in recipe files."""
     reward: SparseRewardConfig = SparseRewardConfig()
     """The reward."""
 
 
 class SparseRecipe(PolicyRecipe[SparseRewardConfig]):
-    """Sparse-reward RL, the baseline without a teacher. Tasks need an accepted answer and no reference."""
+    """Sparse-reward RL, the baseline without a teacher. Tasks need an accepted answer and no reference.
+
+    The sections are those of `MentorRecipe`, except that `reward` is a `SparseRewardConfig`.
+    """
 
     config: SparseConfig
     config_type: ClassVar[type[RecipeConfig]] = SparseConfig
@@ -328,18 +337,25 @@ class StrictRewardConfig(RewardConfig):
     weights: MentorWeights = MentorWeights()
     """The numbers in the formula of `MentorRewardConfig`."""
 
-    def base(self) -> Reward:
+    def _base(self) -> Reward:
         return MentorReward("strict", **self.weights.model_dump())
 
 
 class StrictConfig(PolicyConfig):
+    """The settings of `StrictRecipe`."""
+
     recipe: Literal["strict"] = "strict"
+    """The name of the method in recipe files."""
     reward: StrictRewardConfig = StrictRewardConfig()
     """The reward."""
 
 
 class StrictRecipe(PolicyRecipe[StrictRewardConfig]):
-    """Strict-trajectory RL, a baseline of the paper that its released code lacks."""
+    """Strict-trajectory RL, a baseline of the paper that its released code lacks. Tasks need an accepted answer and a
+    reference.
+
+    The sections are those of `MentorRecipe`, except that `reward` is a `StrictRewardConfig`.
+    """
 
     config: StrictConfig
     config_type: ClassVar[type[RecipeConfig]] = StrictConfig

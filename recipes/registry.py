@@ -15,6 +15,7 @@ from .sft import SFTRecipe
 RECIPES: dict[str, type[Recipe]] = {
     recipe.name: recipe for recipe in (SFTRecipe, SparseRecipe, StrictRecipe, MentorRecipe)
 }
+"""The class of each training method, by the name that recipe files use."""
 
 
 def recipe_from_yaml(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

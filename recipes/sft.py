@@ -36,7 +36,10 @@ class SupervisedTraining(Section):
 
 
 class SFTConfig(RecipeConfig):
+    """The settings of `SFTRecipe`."""
+
     recipe: Literal["sft"] = "sft"
+    """The name of the method in recipe files."""
     train: SupervisedTraining = SupervisedTraining()
     """The update."""
 
