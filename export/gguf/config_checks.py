@@ -84,7 +84,7 @@ def _check_heads(model: ModelConfig) -> None:
 
 
 def _check_sliding_layers(model: ModelConfig, interval: int) -> None:
-    """Refuse layers with full attention at other places than llama.cpp expects them."""
+    """Refuse full attention in other layers than llama.cpp expects."""
     values, count = model.values, model.values["num_hidden_layers"]
     configured = values.get("sliding_window_pattern", interval)
     kinds = values.get("layer_types") or _pattern(count, configured, SLIDING, FULL)
@@ -106,7 +106,7 @@ def _check_full_layers(model: ModelConfig) -> None:
 
 
 def _check_unrotated_layers(model: ModelConfig, interval: int) -> None:
-    """Refuse layers without rotary embedding at other places than llama.cpp expects them."""
+    """Refuse a missing rotary embedding in other layers than llama.cpp expects."""
     values, count = model.values, model.values["num_hidden_layers"]
     configured = values.get("no_rope_layer_interval", interval)
     rotates = values.get("no_rope_layers") or _pattern(count, configured, 1, 0)

@@ -50,7 +50,7 @@ class Rope:
     @property
     def original_context(self) -> int:
         """How many positions the model had before its rotary embedding was scaled."""
-        given = (place.get("original_max_position_embeddings") for place in (self.parameters, self.values))
+        given = (entries.get("original_max_position_embeddings") for entries in (self.parameters, self.values))
         return int(next((value for value in given if value), self.values["max_position_embeddings"]))
 
     @property

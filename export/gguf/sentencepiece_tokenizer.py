@@ -20,7 +20,7 @@ def add_sentencepiece(writer: gguf.GGUFWriter, tokenizer: Mapping[str, Any], voc
     """Write a score per token and whether texts get a leading space.
 
     llama.cpp merges the neighbours whose joined text has the highest score, the leftmost among equals. Scores that fall
-    with the rank of a token's first merge therefore give BPE's order.
+    with the rank of a token's first merge therefore reproduce BPE's order.
 
     Raises: ExportError when llama.cpp would split some text differently.
     """

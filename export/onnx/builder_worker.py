@@ -1,10 +1,9 @@
 """The child process that runs onnxruntime-genai's model builder: `python -P -m mentor_edge.export.onnx.builder_worker`.
 
-The parent is `mentor_edge.export.onnx.export`; see `mentor_edge.engines.process.serving`.
+The parent is `mentor_edge.export.onnx.genai_exporter`; the protocol is in `mentor_edge.engines.process.serving`.
 
-Relied on upstream (onnxruntime-genai 0.18): the names patched in `patch`, and that `create_model` makes the graph,
-then calls `Model.save_model(out_dir)`, which quantizes it and writes it. tests/test_onnx_build.py holds every fault
-patched here as it is in the library, so that an upgrade which mends or moves one is noticed.
+Relied on upstream (onnxruntime-genai 0.18, models/builder.py): `create_model` makes the graph, then calls
+`Model.save_model(out_dir)`, which quantizes it and writes it. tests/contracts/test_genai_builder.py checks this.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class CaptureServer:
             # A cache without a configuration keeps every position, also in layers with a sliding window.
             cache = model(ids[:, :3], past_key_values=DynamicCache()).past_key_values
         if cache is None:
-            raise Refused(f"{type(model).__name__} keeps no cache of keys and values", "give a decoder-only model")
+            raise Refused(f"{type(model).__name__} has no cache of keys and values", "give a decoder-only model")
         inputs = {"input_ids": ids[:, 3:], "position_ids": ids[:, 3:], "past_key_values": cache}
         length = torch.export.Dim.DYNAMIC
         # Only the axes that vary are named: otherwise the exporter tries every axis, which takes longer.

@@ -28,9 +28,9 @@ def test_both_operators_read_one_table_of_symmetric_blocks() -> None:
     stored = [value.const_value.nbytes for value in graph.graph.initializers.values()]
     assert max(stored) == rows * width and sum(stored) < 1.2 * rows * width
     session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
-    logits, found = session.run(["logits", "row"], {"input_ids": np.arange(rows)[None]})
+    logits, rows_read = session.run(["logits", "row"], {"input_ids": np.arange(rows)[None]})
     # The largest weight of a block becomes -128 steps. Its opposite would be 128 steps, which is one step too many.
     steps = np.abs(weights.reshape(rows, -1, 32)).max(2, keepdims=True) / 128
-    errors = np.abs(found[0] - weights).reshape(rows, -1, 32) / steps
+    errors = np.abs(rows_read[0] - weights).reshape(rows, -1, 32) / steps
     assert errors.max() < 1.01 and (errors < 0.501).mean() > 0.99
     assert np.abs(logits[0] - weights @ weights.T).max() < 1.0  # of up to 100, with activations in 8 bits too

@@ -1,4 +1,4 @@
-"""Conversion by another script in the place of llama.cpp's own: its file is taken, its failure is one clear error."""
+"""Conversion by a given script: its file is used, and its failure is one clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX export by onnxruntime-genai's builder: parity with torch, what directories say, options, reading graphs."""
+"""ONNX export by onnxruntime-genai's builder: parity with torch, the directory's files, options, reading graphs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_int8_stays_nearer_to_torch_than_int4(students: Students) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
-def test_directories_hold_what_the_runtime_needs_and_nothing_else(students: Students, precision: str) -> None:
+def test_directories_contain_what_the_runtime_needs_and_nothing_else(students: Students, precision: str) -> None:
     directory, source = students.export("llama", precision)[0], students.source("llama")
     tokenizer = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     names = {"genai_config.json", "model.onnx", "model.onnx.data"} | tokenizer
@@ -102,8 +102,8 @@ def test_a_plain_user_decodes_greedily_and_stops_where_the_model_does(
 ) -> None:
     prompt = [5, 6, 7, 8, 9, 10, PAD]
     with OnnxEngine(students.export("qwen2", "fp32")[0]) as engine, engine.open(1) as batch:
-        said = batch.extend([0], [prompt], Sampling(12))[0].token_ids
-    end = said[7]
+        output = batch.extend([0], [prompt], Sampling(12))[0].token_ids
+    end = output[7]
     stated = {"eos_token_id": [end, 5], "do_sample": True, "temperature": 0.9, "repetition_penalty": 1.5, "top_k": 20}
     edit_json(source / "generation_config.json", lambda config: config.update(stated))
     export_onnx(source, tmp_path / "out", "fp32", builder=students.builder)
@@ -114,7 +114,7 @@ def test_a_plain_user_decodes_greedily_and_stops_where_the_model_does(
     while not generator.is_done():
         generator.generate_next_token()
     # An end token ends the turn without being shown.
-    assert [int(token) for token in generator.get_sequence(0)][len(prompt) :] == said[: said.index(end)]
+    assert [int(token) for token in generator.get_sequence(0)][len(prompt) :] == output[: output.index(end)]
 
 
 def test_a_prompt_that_ends_with_the_padding_token_is_read_to_its_end(students: Students, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_prompt_that_ends_with_the_padding_token_is_read_to_its_end(students: 
     assert np.abs(last(other) - reference[-2]).max() < TOLERANCE
 
 
-def test_padded_batches_give_what_single_prompts_give(students: Students) -> None:
+def test_padded_batches_compute_what_single_prompts_compute(students: Students) -> None:
     directory, pad = students.export("qwen2", "int4")[0], -1
     generator = plain_generator(directory, 12, rows=2)
     generator.append_tokens(np.array([[5, 6, 7, pad, pad], [9, 8, 7, 6, PAD]], np.int32))
@@ -248,7 +248,7 @@ def test_damaged_graphs_are_refused_or_described(students: Students, tmp_path: P
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 100, None])
-def test_what_is_no_graph_is_refused(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_not_a_graph_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ExportError, match="is no readable ONNX graph"):
