@@ -1,4 +1,8 @@
-"""Quantization of a GGUF file by llama.cpp, in its child process."""
+"""Quantization of a GGUF file by llama.cpp, in its child process.
+
+Relied on upstream (llama-cpp-python 0.3.36, src/llama-quant.cpp): which kinds need an importance matrix, and how a
+tensor that gets another type is logged. tests/contracts/test_llama_cpp_quantization.py checks both.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +27,12 @@ from mentor_edge.files import atomic_file
 from .importance_matrix import ImportanceMatrix
 
 KINDS = tuple(FTYPES)
-"""All that llama.cpp's quantizer writes. The i-quants take it minutes even for half a billion weights; tq1_0, tq2_0,
+"""All kinds that llama.cpp's quantizer writes. The i-quants take minutes even for half a billion weights; tq1_0, tq2_0,
 q1_0 and q2_0 are for models that were trained with such weights."""
 
 NEED_MATRIX = ("iq2_xxs", "iq2_xs", "q2_k_s", "iq3_xs", "iq3_xxs", "iq1_s", "iq2_s", "iq2_m", "iq1_m")
-"""Kinds that give garbage without an importance matrix: llama.cpp refuses them (llama-quant.cpp,
-tensor_requires_imatrix), and so do we, before any work."""
+"""Kinds that ruin a model without an importance matrix. llama.cpp refuses them (llama-quant.cpp,
+tensor_requires_imatrix); `quantize` refuses them before any work."""
 
 _TYPES_THAT_NEED_IT = ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
 UNQUANTIZED = ("f32", "f16", "bf16")
@@ -73,17 +77,17 @@ def quantize(
 ) -> Quantized:
     """Write `target` from the F32, F16 or BF16 file `source`, atomically, and read back what was written.
 
-    llama.cpp falls back where a row is not a multiple of the type's block: K-quants need 256 columns (else q4_K
-    becomes q5_0, q6_K q8_0, q5_K q5_1, q3_K and q2_K q4_0), most others 32 (else f16). An output head whose rows do
-    not fit becomes q8_0 at once, which llama.cpp does not count as a fallback. Vectors stay f32, and a tied embedding
-    gets more bits than the rest.
+    If a row is not a multiple of the type's block, llama.cpp falls back to another type. K-quants need multiples of 256
+    columns (else q4_K becomes q5_0, q6_K q8_0, q5_K q5_1, q3_K and q2_K q4_0), most other types 32 (else f16). An
+    output head whose rows do not fit becomes q8_0, which llama.cpp does not count as a fallback. Vectors stay f32, and
+    a tied embedding gets more bits than the other matrices.
 
     `overrides` maps regular expressions, searched in tensor names, to types of single tensors ("q8_0", "q6_K"); the
-    first that matches counts. `timeout` is how many seconds may pass without a tensor being finished.
+    first match decides. `timeout` is how many seconds llama.cpp may take per tensor.
 
     Raises: ExportError when the kind, an override or the matrix does not fit the model, `source` is quantized already,
-    or llama.cpp gives up, as on a full disk; EngineError when `source` is damaged or llama.cpp crashes, hangs or lacks
-    memory. The messages name the stage and the file.
+    or llama.cpp fails, for example on a full disk; EngineError when `source` is damaged or llama.cpp crashes, hangs or
+    runs out of memory. The messages name the stage and the file.
     """
     _check_kind(kind, overrides, matrix)
     if not source.is_file():
@@ -133,7 +137,7 @@ def read_tensors(path: Path) -> list[TensorInfo]:
 
 @contextmanager
 def _stage() -> Iterator[None]:
-    """Put the stage before what happened to the child."""
+    """Name the stage in every error of the child process."""
     try:
         yield
     except EngineError as error:
@@ -145,7 +149,7 @@ def _check_kind(kind: str, overrides: Mapping[str, str], matrix: ImportanceMatri
         raise ExportError(f"cannot quantize to {kind!r}{did_you_mean(kind, KINDS)}", f"supported: {', '.join(KINDS)}")
     if kind in NEED_MATRIX and matrix is None:
         raise ExportError(
-            f"{kind} has too few bits to be of use without an importance matrix",
+            f"{kind} has too few bits to be useful without an importance matrix",
             "compute one with importance_matrix(...), or choose q2_k, iq3_s or any larger kind",
         )
     if overrides and kind in UNQUANTIZED:
@@ -156,13 +160,13 @@ def _quantizable(tensors: Sequence[TensorInfo], source: Path, kind: str) -> dict
     """The row width of every matrix that llama.cpp would quantize."""
     if quantized := _count(tensor.type for tensor in tensors if tensor.type not in UNQUANTIZED):
         raise ExportError(
-            f"{source} is quantized already (it holds {', '.join(quantized)})",
-            "quantizing twice loses more than once: start from the F32 or F16 file",
+            f"{source} is quantized already (it contains {', '.join(quantized)})",
+            "quantizing twice loses more than quantizing once: start from the F32 or F16 file",
         )
     if kind == "mxfp4_moe" and not any(tensor.shape[2] > 1 for tensor in tensors):
         raise ExportError(
             f"mxfp4_moe is for mixtures of experts, and {source} has no experts: every matrix would become q8_0",
-            "ask for q8_0, or override single tensors to mxfp4",
+            "use q8_0, or override single tensors to mxfp4",
         )
     return {
         tensor.name: tensor.shape[0]
@@ -172,13 +176,16 @@ def _quantizable(tensors: Sequence[TensorInfo], source: Path, kind: str) -> dict
 
 
 def _types_by_name(matrices: Mapping[str, int], overrides: Mapping[str, str], source: Path) -> dict[str, str]:
-    """The overrides, resolved here: std::regex reads patterns otherwise and ignores those that match nothing."""
+    """The type of every overridden tensor.
+
+    llama.cpp could match the patterns, but std::regex has another syntax and ignores patterns without a match.
+    """
     spelling = {name.lower(): name for name in TENSOR_TYPES}
     types: dict[str, str] = {}
     for pattern, type_ in overrides.items():
         if type_.lower() not in spelling:
             raise ExportError(
-                f"the override {pattern!r} asks for the type {type_!r}{did_you_mean(type_, spelling)}",
+                f"the override {pattern!r} has the unknown type {type_!r}{did_you_mean(type_, spelling)}",
                 f"types of single tensors: {', '.join(spelling)}",
             )
         try:
@@ -196,7 +203,7 @@ def _types_by_name(matrices: Mapping[str, int], overrides: Mapping[str, str], so
 
 
 def _check_matrix(matrix: ImportanceMatrix, matrices: Mapping[str, int], source: Path) -> None:
-    # An embedding that is not also the head is looked up, never multiplied: it has no inputs to weigh.
+    # An embedding that is not also the head is looked up, never multiplied: it has no inputs to measure.
     needed = set(matrices) - ({_EMBEDDING} if _HEAD in matrices else set())
     problems = [f"lacks {name}" for name in sorted(needed - set(matrix.values))]
     problems += [f"has {name}, which the file lacks" for name in sorted(set(matrix.values) - set(matrices))]
@@ -206,7 +213,7 @@ def _check_matrix(matrix: ImportanceMatrix, matrices: Mapping[str, int], source:
         elif not np.isfinite(values).all() or (values < 0).any() or not values.any():
             problems.append(f"has importances for {name} that are negative, not finite or all zero")
     if problems:
-        more = f" and {len(problems) - 3} problems more" if len(problems) > 3 else ""
+        more = f" and {len(problems) - 3} more problems" if len(problems) > 3 else ""
         raise ExportError(
             f"the importance matrix does not fit {source}: it {', '.join(problems[:3])}{more}",
             "compute it from the model that the file was converted from",
@@ -218,10 +225,10 @@ def _check_overrides_took(
 ) -> None:
     fell_back = {fallback.tensor for fallback in fallbacks}
     for tensor in written:
-        wanted = types.get(tensor.name, tensor.type)
-        if tensor.type != wanted and tensor.name not in fell_back:
+        requested = types.get(tensor.name, tensor.type)
+        if tensor.type != requested and tensor.name not in fell_back:
             raise ExportError(
-                f"llama.cpp wrote {tensor.name} as {tensor.type} although {wanted} was asked for",
+                f"llama.cpp wrote {tensor.name} as {tensor.type} instead of the requested {requested}",
                 "it never quantizes some tensors: leave this one out of the overrides",
             )
 

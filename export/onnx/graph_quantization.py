@@ -1,4 +1,4 @@
-"""What is really in an ONNX graph: which operators, and how its weights are stored. The weights are not read."""
+"""Reading back from an ONNX graph which operators it has and how it stores its weights. The weights are not read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
 _MATMULS = ("MatMul", "FusedMatMul", "Gemm", "MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul")
-"""Products with weights, which are their second input."""
+"""Matrix products. Their second input is the weight."""
 _LOOKUPS = ("Gather", "GatherBlockQuantized")
 _FLOATS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
@@ -67,10 +67,10 @@ class _Weights:
         }
 
     def _head(self) -> NodeProto | None:
-        """The last product with weights before the logits: a bias, a cap or a conversion may follow it."""
+        """The last product with weights before the logits. A bias, a cap or a conversion may follow it."""
         outputs = [output.name for output in self._graph.output]
         name = "logits" if "logits" in outputs else next(iter(outputs), "")
-        for _ in self._graph.node:  # no more steps than nodes, even in a graph with a circle
+        for _ in self._graph.node:  # at most as many steps as nodes, even in a graph with a cycle
             node = self._makers.get(name)
             if node is None or node.op_type in _MATMULS:
                 return node
@@ -82,7 +82,7 @@ class _Weights:
         return next((node for node in lookups if _input(node, 1) == "input_ids"), None)
 
     def _table(self, name: str) -> str | None:
-        """The stored tensor that a weight is, through changes of its shape."""
+        """The stored tensor of a weight, looked up through changes of its shape."""
         for _ in self._graph.node:
             if name in self._types:
                 return name
@@ -106,9 +106,9 @@ def _weight(node: NodeProto) -> str:
     return _input(node, 0 if node.op_type in _LOOKUPS else 1)
 
 
-def _input(node: NodeProto, place: int) -> str:
-    """The name of an input; empty for an optional one that is not given."""
-    return node.input[place] if place < len(node.input) else ""
+def _input(node: NodeProto, index: int) -> str:
+    """The name of an input; empty for an optional input that is missing."""
+    return node.input[index] if index < len(node.input) else ""
 
 
 def _integer(node: NodeProto, name: str) -> int:

@@ -109,9 +109,9 @@ def test_the_first_override_that_matches_counts(f32: Path, tmp_path: Path) -> No
         ("q9", {}, "quantize to 'q9'.*supported: f16, q4_0"),
         ("q4_k", {}, "did you mean 'q4_k_"),
         ("iq2_xxs", {}, "without an importance matrix.*importance_matrix.*iq3_s"),
-        ("mxfp4_moe", {}, "no experts: every matrix would become q8_0.*ask for q8_0"),
+        ("mxfp4_moe", {}, "no experts: every matrix would become q8_0.*use q8_0"),
         ("q4_0", {"attn_(": "q8_0"}, r"'attn_\(' is not a regular expression"),
-        ("q4_0", {"attn": "q4_k_m"}, "'attn' asks for the type 'q4_k_m'.*did you mean 'q4_k'"),
+        ("q4_0", {"attn": "q4_k_m"}, "'attn' has the unknown type 'q4_k_m'.*did you mean 'q4_k'"),
         ("q4_0", {"attn": "q8_K"}, "types of single tensors"),
         ("q4_0", {"attn_x": "q8_0"}, r"'attn_x' matches no matrix of .*f32\.gguf.*token_embd"),
         ("q4_0", {"attn_norm": "q8_0"}, "matches no matrix.*vectors are never quantized"),
@@ -144,7 +144,7 @@ def test_rows_that_a_type_does_not_fit_are_reported(tmp_path: Path) -> None:
 def test_nothing_is_quantized_twice_but_other_floats_are(f32: Path, tmp_path: Path) -> None:
     for kind in ("q8_0", "f16", "bf16"):
         quantize(f32, tmp_path / f"{kind}.gguf", kind)
-    with pytest.raises(ExportError, match=r"q8_0.gguf is quantized already \(it holds q8_0\).*\n.*F32 or F16 file"):
+    with pytest.raises(ExportError, match=r"q8_0.gguf is quantized already \(it contains q8_0\).*\n.*F32 or F16 file"):
         quantize(tmp_path / "q8_0.gguf", tmp_path / "q.gguf", "q8_0")
     for kind in ("f16", "bf16"):
         assert quantize(tmp_path / f"{kind}.gguf", tmp_path / "q.gguf", "q5_k_m").types["q5_K"] > 0
@@ -162,7 +162,7 @@ def scaled(matrix: ImportanceMatrix, **changes: Any) -> ImportanceMatrix:
         (lambda m: scaled(m, attn_q=-np.ones(256, np.float32)), "negative"),
         (lambda m: scaled(m, attn_q=np.zeros(256, np.float32)), "all zero"),
         (lambda m: scaled(m, attn_x=np.ones(256, np.float32)), "has blk.0.attn_x.weight, which the file lacks"),
-        (lambda m: replace(m, values={}), "lacks blk.0.attn_k.weight,.*and 5 problems more"),
+        (lambda m: replace(m, values={}), "lacks blk.0.attn_k.weight,.*and 5 more problems"),
     ],
 )
 def test_importances_of_another_model_are_refused(
@@ -229,7 +229,7 @@ def test_a_broken_child_is_an_error_that_names_stage_and_file(
     f32: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any, code: str, message: str
 ) -> None:
     misbehave(monkeypatch, tmp_path_factory.mktemp("worker"), code)
-    # llama.cpp may also say itself that it has no memory: then that is an ExportError.
+    # llama.cpp may also report missing memory itself, which is an ExportError.
     with pytest.raises(MentorEdgeError, match=f"^quantization: llama.cpp .*{message}") as caught:
         quantize(f32, tmp_path / "q.gguf", "q8_0", timeout=2.0)
     assert str(f32) in caught.value.problem
