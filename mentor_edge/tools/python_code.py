@@ -55,7 +55,7 @@ def python_tool(
     The call returns a JSON object. `stdout` is what the code printed (standard error included). `result` is the value
     of the last line if that is an expression: as JSON, or its repr. An error gives type, message and line.
 
-    Users other than root are also limited to 64 more processes than they have (in bubblewrap: 64 in all), where the
+    Users other than root are also limited to 64 more processes than they have (in bubblewrap: 64 in all), if the
     kernel counts them.
 
     Args:

@@ -19,7 +19,7 @@ from mentor_edge.tools.execution.executor import ToolExecutor
 from mentor_edge.tools.types import Tool
 
 
-def deaf_sleep() -> None:
+def sleep_ignoring_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)
 
@@ -32,13 +32,13 @@ def leave_behind(directory: str, how: str) -> None:
         if how == "daemon" and os.fork() != 0:
             os._exit(0)
         Path(directory, str(os.getpid())).touch()
-        deaf_sleep() if how == "deaf" else time.sleep(600)
+        sleep_ignoring_sigterm() if how == "ignores SIGTERM" else time.sleep(600)
     while not os.listdir(directory):
         time.sleep(0.005)
 
 
 @pytest.mark.parametrize("end", ["hang", "crash", "close"])
-@pytest.mark.parametrize("how", ["plain", "setsid", "daemon", "deaf"])
+@pytest.mark.parametrize("how", ["plain", "setsid", "daemon", "ignores SIGTERM"])
 def test_what_a_tool_started_ends_with_it(tmp_path, how, end):
     def start(directory: str) -> str:
         leave_behind(directory, how)
@@ -82,7 +82,7 @@ def test_the_end_of_one_worker_spares_what_another_has_running(tmp_path):
 
 @pytest.mark.parametrize("bystander", ["exec", "fork"])
 def test_nothing_outlives_a_caller_that_is_killed(tmp_path, bystander):
-    """Not even when another child of the caller, a fork, still holds the caller's end of all sockets."""
+    """Not even when another child of the caller, a fork, still has the caller's end of all sockets open."""
     code = (
         "import os, signal, sys, threading, time\n"
         "from mentor_edge.messages import ToolCall\n"

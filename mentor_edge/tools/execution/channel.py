@@ -72,7 +72,7 @@ class Channel:
             try:
                 sent = self._connection.send(self._outbox)
             except (BrokenPipeError, ConnectionResetError):
-                sent = len(self._outbox)  # nobody will read it; the next `receive` reports that
+                sent = len(self._outbox)  # it cannot arrive; the next `receive` reports that
             del self._outbox[:sent]
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox else 0)
         if self._selector.get_key(self._connection).events != events:

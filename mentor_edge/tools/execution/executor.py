@@ -12,7 +12,7 @@ What is not: this is not a security boundary. A tool runs with the rights of the
 read and write that user's files, use the network, signal the user's other processes, and read their memory and their
 environment through /proc. That includes its own `/proc/self/environ`, which still shows the variables that the program
 was started with. Memory is limited per process, not for everything a tool starts together. A tool that kills the pool
-supervisor, its parent, can leave daemons behind. Only code that the model writes is confined further, where the system
+supervisor, its parent, can leave daemons behind. Only code that the model writes is confined further, if the system
 supports it: see `mentor_edge.tools.python_code`.
 
 The processes are forked, so a tool may be any callable, closures and notebook functions included. Tools that the

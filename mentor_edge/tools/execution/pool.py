@@ -274,7 +274,7 @@ class WorkerPool:
         del self._workers[worker.worker_id]
         call = worker.call
         if call is None and not worker.ready and not worker.killed and not self._shared and self._waiting:
-            call = self._waiting.popleft()  # or calls would wait for ever where no worker can start
+            call = self._waiting.popleft()  # or calls would wait for ever when no worker can start
         if call is not None:
             if self._cancelled:
                 worker.end_reason = CLOSED

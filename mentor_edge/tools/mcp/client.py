@@ -45,7 +45,7 @@ class McpServer:
 
     Tools keep the names that the server gives them; two servers may use the same name.
 
-    A call that takes too long fails alone. The server is told to cancel it, and is ended only if it does not answer a
+    A call that takes too long fails alone. The server is asked to cancel it, and is ended only if it does not answer a
     ping either. When a server ends, its calls in progress fail, and the next call restarts it. Its state, which all
     conversations share, is lost then.
 
@@ -246,7 +246,7 @@ def _endpoint(target: str | Sequence[str], environment: Mapping[str, str], heade
 
 
 def _display_name(endpoint: Endpoint) -> str:
-    """The command or URL, without the parts of a URL that may hold secrets."""
+    """The command or URL, without the parts of a URL that may contain secrets."""
     if endpoint.command:
         return shlex.join(endpoint.command)
     parts = urlsplit(endpoint.url)
