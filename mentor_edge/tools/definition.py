@@ -31,6 +31,7 @@ def tool(function: Callable[..., Any]) -> Tool:
     The function receives what its annotations say: enums, dates, nested pydantic models. A `float` parameter receives
     an int when the model wrote a whole number, so large numbers keep their digits.
 
+    Example:
         @tool
         def forecast(city: str, days: Annotated[int, Field(ge=1, le=7)] = 1) -> list[str]:
             \"""Weather of the next days.\"""
@@ -58,6 +59,7 @@ def tool_set(cls_or_factory: type | Callable[[], Any]) -> tuple[Tool, ...]:
     A public method is a function that the class itself defines and whose name does not start with an underscore.
     Inherited methods, properties and other attributes do not become tools.
 
+    Example:
         class Counter:
             def __init__(self) -> None:
                 self.count = 0

@@ -33,29 +33,20 @@ class Target(NamedTuple):
 class Tool:
     """A function that a model may call.
 
-    `mentor_edge.tool` makes one of a typed Python function. Construct it directly when you have a JSON Schema:
+    `mentor_edge.tool` makes one from a typed Python function. Construct it directly if you have a JSON Schema.
 
-        Tool("roll", "roll a die", {"type": "object", "properties": {}}, lambda: random.randint(1, 6))
-
-    Args:
-        name: what the model calls, 1 to 64 ASCII letters, digits, `_`, `-` and `.`.
-        description: what the model reads about the tool.
-        parameters: the JSON Schema of the arguments, an object.
-        function: what runs. It receives the arguments by keyword, in a child process.
-        bound: further keyword arguments of `function`, fixed per task and never shown to the model.
-        state: makes the object that `function` receives first, one per conversation.
-        remote: starts the call elsewhere, in place of `function`.
-        convert: turns JSON arguments into the types that `function` expects.
+    Example:
+        roll = Tool("roll", "roll a die", {"type": "object", "properties": {}}, lambda: random.randint(1, 6))
     """
 
     name: str
-    """What the model calls."""
+    """What the model calls: 1 to 64 ASCII letters, digits, `_`, `-` and `.`."""
     description: str
     """What the model reads about the tool."""
     parameters: Mapping[str, Any]
-    """JSON Schema of the arguments. Calls are checked against it before `function` runs."""
+    """JSON Schema of the arguments, of type object. Calls are checked against it before `function` runs."""
     function: Callable[..., Any]
-    """What runs, in a child process. Its result is text, or a value that JSON can express."""
+    """What runs, in a child process. It receives the arguments by keyword and returns text or a JSON value."""
     bound: Mapping[str, Any] = field(default_factory=dict)
     """Further keyword arguments of `function`, JSON values that the model does not see: for example the rows of a
     lookup table that differ per task. The model cannot override them."""
@@ -74,7 +65,11 @@ class Tool:
         return Target(self.function, self.convert, self.state)
 
     def to_openai(self) -> dict[str, Any]:
-        """The schema in the form that chat templates and OpenAI's API expect."""
+        """The schema in the form that chat templates and OpenAI's API expect.
+
+        Returns:
+            `{"type": "function", "function": {"name": ..., "description": ..., "parameters": ...}}`.
+        """
         return {
             "type": "function",
             "function": {"name": self.name, "description": self.description, "parameters": dict(self.parameters)},
@@ -85,7 +80,14 @@ class Tool:
         return jsonschema.Draft202012Validator(dict(self.parameters))
 
     def argument_error(self, arguments: Mapping[str, Any]) -> str | None:
-        """Why `arguments` do not fit the schema, in one line, or None if they fit."""
+        """Check the arguments of a call against the schema.
+
+        Args:
+            arguments: the JSON arguments by name.
+
+        Returns:
+            Why they do not fit the schema, in one line, or None if they fit.
+        """
         error = next(iter(self._validator.iter_errors(dict(arguments))), None)
         if error is None:
             return None
