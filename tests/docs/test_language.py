@@ -59,8 +59,6 @@ UNFINISHED: frozenset[str] = frozenset(
         "mentor_edge/rewards",
         "mentor_edge/tasks/answers",
         "mentor_edge/tasks/nano",
-        "mentor_edge/tools",
-        "mentor_edge/tools/mcp",
         "recipes",
         "tests/cli",
         "tests/core",
