@@ -69,6 +69,7 @@ def tool_set(cls_or_factory: type | Callable[[], Any]) -> tuple[Tool, ...]:
                 self.count += by
                 return self.count
 
+
         tools = tool_set(Counter)
 
     Args:
