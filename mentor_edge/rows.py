@@ -14,7 +14,6 @@ from mentor_edge.errors import TaskError
 
 _PROBLEMS_SHOWN = 5
 _Row = TypeVar("_Row")
-_Field = TypeVar("_Field")
 
 
 def read_rows(path: Path, parse: Callable[[Any], _Row], *, what: str, unique: str | None = None) -> list[_Row]:
@@ -115,19 +114,19 @@ _EXPECTED = {
 """What a field should contain, by pydantic's name of the error."""
 
 
-def parse_row(model: type[_Model], row: Any) -> _Model:
-    """Validate the JSON value of a line, without converting any types.
+def parse_row(model: type[_Model], row: Any, *path: str | int) -> _Model:
+    """Validate the JSON value of a line, or the part of it at `path`, without converting any types.
 
     Raises: ValueError naming every bad field, what was expected and what was found.
     """
     try:
         return model.model_validate(row, strict=True)
     except ValidationError as error:
-        raise ValueError("; ".join(map(_problem, error.errors()))) from None
+        raise ValueError("; ".join(_problem(one, path) for one in error.errors())) from None
 
 
-def _problem(error: Mapping[str, Any]) -> str:
-    kind, path = error["type"], field_path(error["loc"])
+def _problem(error: Mapping[str, Any], outer: Sequence[str | int]) -> str:
+    kind, path = error["type"], field_path([*outer, *error["loc"]])
     if kind == "missing":
         reason = "missing"
     elif kind == "too_short":
@@ -144,40 +143,6 @@ def _problem(error: Mapping[str, Any]) -> str:
 def field_path(parts: Sequence[str | int]) -> str:
     """The path to a field as messages write it: "steps[0].calls[1].name"."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
-
-
-_NAMES: Mapping[Any, str] = {
-    str: "text", list: "a list", dict: "an object", int: "a whole number", (int, float): "a number",
-    (int, str): "a whole number or text",
-}  # a table  # fmt: skip
-
-
-def field(row: Any, name: str, kind: type[_Field] | tuple[type[_Field], ...], where: str = "") -> _Field:
-    """`row[name]`; `where` is the way from the line's object to `row` ("steps[0]").
-
-    Raises: ValueError naming the field, what it should hold and what it holds.
-    """
-    if not isinstance(row, dict):
-        raise ValueError(f"{where + ': ' if where else ''}expected an object, found {shown(row)}")
-    full_name = f"{where}.{name}" if where else name
-    if name not in row:
-        raise ValueError(f"{full_name}: missing")
-    return checked(row[name], full_name, kind)
-
-
-def checked(value: Any, name: str, kind: type[_Field] | tuple[type[_Field], ...]) -> _Field:
-    """`value`, when it is of the right kind.
-
-    Raises: ValueError naming what it should be and what it is.
-    """
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"{name}: expected {_NAMES[kind]}, found {shown(value)}")
-    if isinstance(value, str) and not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # JSON can say half of a surrogate pair, which no file or tokenizer takes
-            raise ValueError(f"{name}: holds half of a surrogate pair") from None
-    return value
 
 
 def shown(value: Any) -> str:

@@ -92,22 +92,19 @@ def _of_answer(row: _Prediction, task: Task) -> Trajectory:
 
 
 def _of_messages(row: _Prediction, task: Task) -> Trajectory:
-    turns = [_turn(message, f"messages[{i}]") for i, message in enumerate(row.messages)]
+    turns = [_turn(message, i) for i, message in enumerate(row.messages)]
     if not turns or isinstance(turns[0], Message):
         raise ValueError("messages: expected the assistant's turn first; leave out the prompt")
     return _trajectory(turns[:1] if task.accepted_calls is not None else turns)
 
 
-def _turn(message: dict[str, Any], where: str) -> ParsedTurn | Message:
+def _turn(message: dict[str, Any], index: int) -> ParsedTurn | Message:
     role = message.get("role")
     if role == "assistant":
         return read_turn(message)
     if role != "tool":
-        raise ValueError(f"{where}.role: expected assistant or tool, found {shown(role)}")
-    try:
-        result = parse_row(_ToolMessage, message)
-    except ValueError as error:
-        raise ValueError(f"{where}.{error}") from None
+        raise ValueError(f"messages[{index}].role: expected assistant or tool, found {shown(role)}")
+    result = parse_row(_ToolMessage, message, "messages", index)
     return Message("tool", result.content, name=result.name or "tool")
 
 

@@ -1,1 +1,1 @@
-"""Teachers: where reference trajectories come from."""
+"""The teacher's references: checking that they can be trained on, and choosing among them."""

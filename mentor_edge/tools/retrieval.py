@@ -16,9 +16,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from mentor_edge.errors import OutputError, TaskError
 from mentor_edge.files import atomic_file, cache_directory, sha256_of, write_json
-from mentor_edge.rows import field, iter_rows
+from mentor_edge.rows import Identifier, Text, iter_rows, parse_row
 from mentor_edge.tools.types import Tool
 
 INDEX_VERSION = 1
@@ -155,8 +157,15 @@ def _connect(index: Path, process: int) -> sqlite3.Connection:
     return sqlite3.connect(f"{index.as_uri()}?mode=ro&immutable=1", uri=True, check_same_thread=False)
 
 
+class _CorpusRow(BaseModel):
+    doc_id: Identifier
+    title: Text
+    text: Text
+
+
 def _row(row: Any) -> tuple[str, str, str]:
-    return str(field(row, "doc_id", (int, str))), field(row, "title", str), field(row, "text", str)
+    passage = parse_row(_CorpusRow, row)
+    return passage.doc_id, passage.title, passage.text
 
 
 def search_tool(corpus: Corpus) -> Tool:

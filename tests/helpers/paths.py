@@ -1,4 +1,4 @@
-"""Where tests find the project's own files and the shared data."""
+"""Paths of the project's own files and of the shared data, for tests."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ DOCS = ROOT / "docs"
 DATA = ROOT / "tests" / "data"
 SERVERS = Path(__file__).parent / "mcp_servers"
 SHARED = Path(os.environ.get("MENTOR_EDGE_DATA", ROOT.parent / "shared" / "data"))
-"""Data sets that are too large for the project; tests that need them are skipped where they are missing."""
+"""Data sets that are too large for the project. Tests that need them are skipped if they are missing."""

@@ -217,7 +217,7 @@ ROW = '{"doc_id": 9, "title": "a", "text": "b"}'
         ('{"doc_id": 1.5, "title": "a", "text": "b"}', "doc_id: expected a whole number or text, found 1.5"),
         ('{"doc_id": true, "title": "a", "text": "b"}', "doc_id: expected a whole number or text, found true"),
         ('{"doc_id": 1, "title": null, "text": "b"}', "title: expected text, found null"),
-        (r'{"doc_id": 1, "title": "a", "text": "\ud800"}', "text: holds half of a surrogate pair"),
+        (r'{"doc_id": 1, "title": "a", "text": "\ud800"}', "text: contains half of a surrogate pair"),
         (r'{"doc_id": ["\ud800"]}', r'expected a whole number or text, found ["\ud800"]'),
         (ROW.replace("9", '"9"'), "doc_id: '9' stands on an earlier line too"),
     ],
