@@ -1,4 +1,4 @@
-"""JSONL files read line by line, with what is wrong in them told by file and line."""
+"""Reading JSONL files line by line. Errors name file, line, field and value."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ _Row = TypeVar("_Row")
 
 
 def read_rows(path: Path, parse: Callable[[Any], _Row], *, what: str, unique: str | None = None) -> list[_Row]:
-    """`parse` of the JSON value on every non-empty line of `path`, in order.
+    """Parse the JSON value on every non-empty line of a file, in order.
 
-    `parse` raises ValueError for a value it refuses; the reason is told with file and line. `what` names the rows in
-    the plural ("tasks"), `unique` a required field of which no two rows may hold the same value.
+    `parse` raises ValueError for a value it refuses; its message is reported with file and line. `what` names the rows
+    in the plural ("tasks"). `unique` names a required field whose values must all differ.
 
-    Raises: TaskError when the file cannot be read, holds no rows, or has malformed lines; the first five of those are
-    listed together.
+    Raises: TaskError when the file cannot be read, contains no rows, or has malformed lines; the first five of those
+    are listed together.
     """
     return list(iter_rows(path, parse, what=what, unique=unique))
 
 
 def iter_rows(path: Path, parse: Callable[[Any], _Row], *, what: str, unique: str | None = None) -> Iterator[_Row]:
-    """`read_rows`, one row at a time: for files that need not fit into memory.
+    """Like `read_rows`, but one row at a time, for files that need not fit into memory.
 
-    Raises: what `read_rows` raises, malformed lines only after the last row.
+    Raises: what `read_rows` raises. Malformed lines are reported only after the last row.
     """
-    found = False
-    seen: set[str] = set()
+    empty = True
+    used: set[str] = set()
     problems: list[str] = []
     try:
-        with path.open("rb") as lines:  # bytes, so that a line that is not UTF-8 costs no other line
+        with path.open("rb") as lines:  # bytes, so that a line that is not UTF-8 affects no other line
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
-                found = True
+                empty = False
                 try:
                     value = json.loads(line)
                     row = parse(value)
                     if unique is not None:
-                        if str(value[unique]) in seen:
-                            raise ValueError(f"{unique}: {value[unique]!r} stands on an earlier line too")
-                        seen.add(str(value[unique]))
+                        if str(value[unique]) in used:
+                            raise ValueError(f"{unique}: {value[unique]!r} is already used on an earlier line")
+                        used.add(str(value[unique]))
                 except (ValueError, RecursionError) as error:
                     problems.append(f"{path}:{number}: {_reason(error)}")
                 else:
@@ -56,10 +56,10 @@ def iter_rows(path: Path, parse: Callable[[Any], _Row], *, what: str, unique: st
     except OSError as error:
         raise TaskError(f"cannot read {what} from {path}: {error.strerror}", "give the path of a JSONL file") from error
     if problems:
-        shown, hidden = problems[:_PROBLEMS_SHOWN], len(problems) - _PROBLEMS_SHOWN
-        raise TaskError("\n".join(shown + ([f"and {hidden} more"] if hidden > 0 else [])))
-    if not found:
-        raise TaskError(f"{path} holds no {what}", "each line is one JSON object")
+        listed, hidden = problems[:_PROBLEMS_SHOWN], len(problems) - _PROBLEMS_SHOWN
+        raise TaskError("\n".join(listed + ([f"and {hidden} more"] if hidden > 0 else [])))
+    if empty:
+        raise TaskError(f"{path} contains no {what}", "each line is one JSON object")
 
 
 def _reason(error: Exception) -> str:

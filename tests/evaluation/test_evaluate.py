@@ -132,7 +132,7 @@ def test_rows_contain_everything_behind_a_figure_and_are_read_back(evaluation, t
         (lambda lines: lines[1:], "does not begin with one header"),
         (lambda lines: [lines[0], lines[0]], "does not begin with one header"),
         (lambda lines: [lines[0].replace('"version"', '"verse"')], ":1: evaluation: the header is malformed"),
-        (lambda lines: [], "holds no items"),
+        (lambda lines: [], "contains no items"),
     ],
 )
 def test_a_damaged_items_file_is_one_clear_error(evaluation, tmp_path, damage, said):

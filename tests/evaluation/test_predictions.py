@@ -159,7 +159,7 @@ def test_all_wrong_rows_are_told_at_once(tmp_path):
     with pytest.raises(TaskError) as caught:
         score(tmp_path, *rows)
     assert [line.partition("jsonl:")[2][0] for line in str(caught.value).splitlines()] == ["2", "3", "4"]
-    assert "stands on an earlier line too" in str(caught.value)
+    assert "is already used on an earlier line" in str(caught.value)
     with pytest.raises(TaskError, match="cannot read predictions"):
         score_predictions(tmp_path / "none.jsonl", SUITE)
 

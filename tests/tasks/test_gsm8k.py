@@ -90,7 +90,7 @@ CALL = ("steps", 0, "calls", 0)
         (changed((*CALL, "result"), True), "steps[0].calls[0].result: expected a number, found true"),
         (changed((*CALL, "result"), float("nan")), "steps[0].calls[0].result: expected a finite number, found NaN"),
         (changed(("answer",), ["9" * 500]), "..."),
-        (json.dumps(ROW), "'gsm8k_train_0' stands on an earlier line"),
+        (json.dumps(ROW), "'gsm8k_train_0' is already used on an earlier line"),
     ],
 )
 def test_a_malformed_line_is_named_with_field_and_value(tmp_path, line, problem):

@@ -175,7 +175,7 @@ def test_all_bad_lines_are_reported_together_and_the_first_five_in_full(tmp_path
         jsonl.load(path, CALCULATORS)
     *listed, rest = refused.value.problem.split("\n")
     assert [line.split(": ")[0].rpartition(":")[2] for line in listed] == ["2", "3", "4", "5", "6"]
-    assert "id: 'sum' stands on an earlier line too" in listed[0] and "id: missing; messages: missing" in listed[1]
+    assert "id: 'sum' is already used on an earlier line" in listed[0] and "id: missing; messages: missing" in listed[1]
     assert "not JSON" in listed[4] and rest == "and 1 more"
 
 

@@ -80,7 +80,7 @@ def test_the_hash_covers_questions_answers_and_corpus(tmp_path):
         ({"gold_doc_ids": [7, None]}, "gold_doc_ids[1]: expected a whole number or text, found null"),
         ({"gold_doc_ids": [7, 10]}, "gold_doc_ids: '10' is not in the corpus"),
         ({"hops": "2"}, 'hops: expected a whole number, found "2"'),
-        ({}, "id: '2hop__1' stands on an earlier line too"),
+        ({}, "id: '2hop__1' is already used on an earlier line"),
     ],
 )
 def test_a_malformed_question_is_named_with_field_and_value(tmp_path, changed, problem):

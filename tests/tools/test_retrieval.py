@@ -219,7 +219,7 @@ ROW = '{"doc_id": 9, "title": "a", "text": "b"}'
         ('{"doc_id": 1, "title": null, "text": "b"}', "title: expected text, found null"),
         (r'{"doc_id": 1, "title": "a", "text": "\ud800"}', "text: contains half of a surrogate pair"),
         (r'{"doc_id": ["\ud800"]}', r'expected a whole number or text, found ["\ud800"]'),
-        (ROW.replace("9", '"9"'), "doc_id: '9' stands on an earlier line too"),
+        (ROW.replace("9", '"9"'), "doc_id: '9' is already used on an earlier line"),
     ],
 )
 def test_a_malformed_line_is_named_and_no_index_is_left(tmp_path, line, message):
@@ -231,7 +231,7 @@ def test_a_malformed_line_is_named_and_no_index_is_left(tmp_path, line, message)
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "cannot read passages"), ("\n", "holds no passages")])
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot read passages"), ("\n", "contains no passages")])
 def test_a_corpus_that_is_missing_or_empty_is_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / "corpus.jsonl").write_text(content)
