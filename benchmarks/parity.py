@@ -28,7 +28,7 @@ from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
 from mentor_edge.export.onnx.export import export_onnx
-from mentor_edge.export.parity.check import Reference, check_conversion, check_quantized
+from mentor_edge.export.parity.check import ExpectedOutputs, check_conversion, check_quantized
 
 GGUF = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
 ONNX = ("int8", "int4")
@@ -36,21 +36,21 @@ ONNX = ("int8", "int4")
 
 def reports(directory: Path, work: Path) -> Iterator[tuple[str, Any]]:
     """The name and report of every exported file."""
-    reference = Reference.of(directory)
+    expected = ExpectedOutputs.of(directory)
     convert(directory, f32 := work / "f32.gguf")
     with LlamaCppEngine(f32, kv="f32", batch_size=4) as engine:
-        yield "gguf f32", check_conversion(reference, engine)
+        yield "gguf f32", check_conversion(expected, engine)
     for kind in GGUF:
         quantize(f32, file := work / f"{kind}.gguf", kind)
         with LlamaCppEngine(file, batch_size=4) as engine:
-            yield f"gguf {kind}", check_quantized(reference, engine, kind)
+            yield f"gguf {kind}", check_quantized(expected, engine, kind)
     export_onnx(directory, graph := work / "fp32", "fp32")
     with OnnxEngine(graph, batch_size=4) as engine:
-        yield "onnx fp32", check_conversion(reference, engine)
+        yield "onnx fp32", check_conversion(expected, engine)
     for kind in ONNX:
         export_onnx(directory, graph := work / kind, kind)
         with OnnxEngine(graph, batch_size=4) as engine:
-            yield f"onnx {kind}", check_quantized(reference, engine, kind)
+            yield f"onnx {kind}", check_quantized(expected, engine, kind)
 
 
 def row(report: dict[str, Any]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .artifact import Artifact
+from .gate_run import evaluate_directory, evaluate_file
 from .merge import bases_to_try, merge
-from .pipeline import evaluate_directory, evaluate_file, export, require_pass
+from .pipeline import export, require_pass
 from .source import Source
 
 __all__ = [

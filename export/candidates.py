@@ -2,133 +2,157 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.errors import ExportError
 from mentor_edge.files import sha256_of
 from mentor_edge.progress import Progress
+from mentor_edge.results import Calibration, ConversionParity, GgufQuantization, Parity, Quantization, Runtime, Survival
 
 from .delta import require_survival, survival
 from .gguf.convert import convert
 from .gguf.importance_matrix import Encode, ImportanceMatrix, importance_matrix
-from .gguf.quantize import UNQUANTIZED, fallback_note, quantize, tensor_types
+from .gguf.quantize import UNQUANTIZED, quantize, tensor_types
 from .gguf.upstream_converter import convert_with
 from .onnx.export import export_onnx
 from .onnx.genai_exporter import running_builder
 from .options import ExportOptions
-from .parity import check as parity
+from .parity.check import check, check_quantized
+from .parity.expected import ExpectedOutputs
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One exported model on its way to the gate, in the place where it was built.
-
-    `quantization`, `parity`, `calibration` and `delta` are what the manifest will say. `kv` is the type of llama.cpp's
-    cache that it is judged with.
-    """
+    """One exported model on its way to the gate, at the path where it was built."""
 
     format: str
+    """"gguf" or "onnx"."""
     quant: str
+    """The quantization, such as "q4_k_m" or "int4"."""
     path: Path
+    """A GGUF file or an ONNX directory."""
     control: bool
-    quantization: dict[str, Any]
-    parity: dict[str, Any]
-    calibration: dict[str, Any] | None = None
-    delta: dict[str, Any] | None = None
+    """Whether it only tests the gate."""
+    quantization: Quantization
+    """What was really written."""
+    parity: Parity
+    """How it compares with the merged model."""
+    calibration: Calibration | None = None
+    """The importance matrix, if one was used."""
+    delta: Survival | None = None
+    """How much of the adapter survived, if the base is known."""
     kv: str = "f16"
-    files: tuple[Path, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        found = [self.path] if self.path.is_file() else sorted(p for p in self.path.rglob("*") if p.is_file())
-        object.__setattr__(self, "files", tuple(found))
+    """Type of llama.cpp's cache at the gate."""
 
     @property
     def name(self) -> str:
+        """Format and quantization, such as "gguf-q8_0"."""
         return f"{self.format}-{self.quant}"
 
     @property
+    def files(self) -> list[Path]:
+        """The file itself, or all files of the directory."""
+        if self.path.is_file():
+            return [self.path]
+        return sorted(path for path in self.path.rglob("*") if path.is_file())
+
+    @property
     def bytes(self) -> int:
+        """Size of all files."""
         return sum(file.stat().st_size for file in self.files)
 
     @property
-    def runtime(self) -> dict[str, Any]:
-        """With what the gate runs it."""
+    def runtime(self) -> Runtime:
+        """The program that the gate runs it with, and its settings."""
         if self.format == "onnx":
-            return {"engine": "onnxruntime-genai"}
-        return {"engine": "llama.cpp", "kv": self.kv, "flash_attention": False}
+            return Runtime(engine="onnxruntime-genai")
+        return Runtime(engine="llama.cpp", kv=self.kv, flash_attention=False)
 
     def identity(self) -> str:
-        """What tells this candidate's outcomes from any other's: its content, and the runtime's settings."""
-        return " ".join([*map(sha256_of, self.files), *(f"{k}={v}" for k, v in self.runtime.items())])
+        """Tells this candidate's outcomes from those of any other: hashes of its files, and the runtime's settings."""
+        settings = self.runtime.model_dump(exclude_none=True, exclude={"context_length"})
+        return " ".join([*map(sha256_of, self.files), *(f"{name}={value}" for name, value in settings.items())])
 
     @contextmanager
     def open(self) -> Iterator[LlamaCppEngine | OnnxEngine]:
+        """Load it in its runtime."""
         engine = OnnxEngine(self.path) if self.format == "onnx" else LlamaCppEngine(self.path, kv=self.kv)
         with engine:
             yield engine
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """What candidates are made from, and where: the merged `model` and what it says, its untuned `base` (the directory
-    that the adapter was merged onto) where that is known, and a directory for the files. `encode` is its tokenizer."""
+class ExportContext:
+    """What candidates are made from, and where."""
 
     model: Path
-    reference: parity.Reference
+    """The merged model's directory."""
+    expected: ExpectedOutputs
+    """The merged model's outputs."""
     base: Path | None
+    """The model without the adapter, if known: the directory that the adapter was merged onto."""
     directory: Path
+    """Where to write the files."""
     options: ExportOptions
+    """Which files to make, and how."""
     progress: Progress
+    """Reports the stages."""
     encode: Encode
+    """The model's tokenizer."""
 
 
-def gguf_candidates(
-    place: Workplace, conversations: Callable[[], Sequence[Sequence[int]]]
-) -> tuple[dict[str, Any], list[Candidate]]:
-    """What the conversion to F32 was compared on, and the files asked for, each compared with the model.
+Candidates = tuple[ConversionParity, list[Candidate]]
+"""How the unquantized file of a format compares with the model, and the files asked for."""
 
-    `conversations` are token ids for the importance matrix, asked for when a kind wants one.
+
+def gguf_candidates(context: ExportContext, conversations: Callable[[], Sequence[Sequence[int]]]) -> Candidates:
+    """Convert to F32, check parity, quantize, compare every file with the model.
+
+    `conversations` returns token ids for the importance matrix; it is called only if a kind uses one.
 
     Raises: ExportError naming the stage (template, tokenizer, conversion, quantization), EngineError.
     """
-    options, progress = place.options, place.progress
+    options, progress = context.options, context.progress
     kinds = list(dict.fromkeys((*options.gguf, *options.controls)))
-    source, base = place.directory / "model-f32.gguf", None
     progress("GGUF: convert, parity", 0, 2)
-    _convert(place.model, source, options)
-    if place.base is not None:
-        base = place.directory / "base-f32.gguf"
-        _convert(place.base, base, options)
+    f32 = context.directory / "model-f32.gguf"
+    _convert(context.model, f32, options)
+    base_f32 = None
+    if context.base is not None:
+        base_f32 = context.directory / "base-f32.gguf"
+        _convert(context.base, base_f32, options)
     progress("GGUF: convert, parity", 1, 2)
-    report = _plain(parity.check(place.reference, source))
+    parity = check(context.expected, f32)
     progress("GGUF: convert, parity", 2, 2)
+
     matrix = None
     if any(options.wants_matrix(kind) for kind in kinds):
         matrix = importance_matrix(
-            place.model, conversations(), lambda done, total: progress("GGUF: importance matrix", done, total)
+            context.model, conversations(), lambda done, total: progress("GGUF: importance matrix", done, total)
         )
-    made = []
+
+    candidates = []
     for done, kind in enumerate(kinds):
         progress("GGUF: quantize, parity", done, len(kinds))
         if kind == "f32":
-            # Judged with an F32 cache: it shows what the conversion alone changes, which is nothing.
-            written = {"types": tensor_types(source), "fallbacks": {}}
-            made.append(Candidate("gguf", kind, source, kind not in options.gguf, written, report, kv="f32"))
+            # With an F32 cache the gate shows what the conversion alone changes: nothing.
+            written = GgufQuantization(types=tensor_types(f32))
+            candidates.append(Candidate("gguf", kind, f32, kind not in options.gguf, written, parity, kv="f32"))
         else:
-            made.append(_quantized(place, source, base, kind, matrix if options.wants_matrix(kind) else None))
-    for finished in [base] + ([] if "f32" in kinds else [source]):  # they were steps on the way
-        if finished is not None:
-            finished.unlink()
+            kind_matrix = matrix if options.wants_matrix(kind) else None
+            candidates.append(_quantized_gguf(context, f32, base_f32, kind, kind_matrix))
+    if base_f32 is not None:
+        base_f32.unlink()
+    if "f32" not in kinds:
+        f32.unlink()
     progress("GGUF: quantize, parity", len(kinds), len(kinds))
-    return report, made
+    return parity, candidates
 
 
 def _convert(model: Path, target: Path, options: ExportOptions) -> None:
@@ -141,82 +165,77 @@ def _convert(model: Path, target: Path, options: ExportOptions) -> None:
         raise ExportError(f"conversion: {model}: {error.problem}", error.hint) from error
 
 
-def _quantized(
-    place: Workplace, source: Path, base: Path | None, kind: str, matrix: ImportanceMatrix | None
+def _quantized_gguf(
+    context: ExportContext, f32: Path, base_f32: Path | None, kind: str, matrix: ImportanceMatrix | None
 ) -> Candidate:
-    target = place.directory / f"model-{kind}.gguf"
-    overrides = {} if kind in UNQUANTIZED else place.options.overrides  # llama.cpp takes none for those
-    quantized = quantize(source, target, kind, overrides=overrides, matrix=matrix)
+    target = context.directory / f"model-{kind}.gguf"
+    overrides = {} if kind in UNQUANTIZED else context.options.overrides  # llama.cpp accepts none for those
+    written = quantize(f32, target, kind, overrides=overrides, matrix=matrix)
     with LlamaCppEngine(target) as engine:
-        compared = _plain(parity.check_quantized(place.reference, engine, kind))
-    left = None
-    if base is not None:
-        untuned = base.with_name(f"base-{kind}.gguf")
-        quantize(base, untuned, kind, overrides=overrides, matrix=matrix)
-        left = survival(source, target, base, untuned)
-        untuned.unlink()
-        require_survival(left, target)
+        parity = check_quantized(context.expected, engine, kind)
+    delta = None
+    if base_f32 is not None:
+        base_target = base_f32.with_name(f"base-{kind}.gguf")
+        quantize(base_f32, base_target, kind, overrides=overrides, matrix=matrix)
+        delta = survival(f32, target, base_f32, base_target)
+        base_target.unlink()
+        require_survival(delta, target)
     return Candidate(
         "gguf",
         kind,
         target,
-        kind not in place.options.gguf,
-        _plain(quantized) | {"note": fallback_note(quantized), "overrides": dict(overrides)},
-        compared,
-        calibration=None if matrix is None else matrix.to_json(),
-        delta=None if left is None else _plain(left),
+        control=kind not in context.options.gguf,
+        quantization=written,
+        parity=parity,
+        calibration=None if matrix is None else matrix.calibration,
+        delta=delta,
     )
 
 
-def onnx_candidates(place: Workplace) -> tuple[dict[str, Any], list[Candidate]]:
-    """As `gguf_candidates`, for ONNX directories; the strict comparison is of the float32 graph.
+def onnx_candidates(context: ExportContext) -> Candidates:
+    """Export a float32 graph, check parity, export every precision asked for, compare each with the model.
 
     Raises: ExportError naming the stage, EngineError.
     """
-    options, progress, total = place.options, place.progress, len(place.options.onnx) + 1
-    full = place.directory / "onnx-fp32"
-    # The untuned graphs: what shows how much of the adapter each precision keeps.
-    base = None if place.base is None or set(options.onnx) == {"fp32"} else place.directory / "base-onnx-fp32"
-    made = []
+    options, progress = context.options, context.progress
+    total = len(options.onnx) + 1
+    fp32 = context.directory / "onnx-fp32"
+    # The untuned graphs show how much of the adapter each precision keeps; fp32 keeps all of it.
+    base = None if set(options.onnx) == {"fp32"} else context.base
+    base_fp32 = context.directory / "base-onnx-fp32"
+    candidates = []
+    # One child process for all precisions: it takes five seconds to start.
     with running_builder() if options.exporter == "genai" else nullcontext() as builder:
 
-        def write(model: Path, out: Path, precision: str) -> dict[str, Any]:
+        def write(model: Path, out: Path, precision: str) -> Quantization:
             settings = {} if precision == "fp32" else options.onnx_options
-            return _plain(
-                export_onnx(model, out, precision, exporter=options.exporter, options=settings, builder=builder)
-            )
+            return export_onnx(model, out, precision, exporter=options.exporter, options=settings, builder=builder)
 
         progress("ONNX: export, parity", 0, total)
-        exported = write(place.model, full, "fp32")
-        report = _plain(parity.check(place.reference, full))
-        if base is not None and place.base is not None:
-            write(place.base, base, "fp32")
+        fp32_written = write(context.model, fp32, "fp32")
+        fp32_parity = check(context.expected, fp32)
+        if base is not None:
+            write(base, base_fp32, "fp32")
         for done, precision in enumerate(options.onnx, 1):
             progress("ONNX: export, parity", done, total)
             if precision == "fp32":
-                made.append(Candidate("onnx", precision, full, False, exported, report))
+                candidates.append(Candidate("onnx", precision, fp32, False, fp32_written, fp32_parity))
                 continue
-            target = place.directory / f"onnx-{precision}"
-            written = write(place.model, target, precision)
+            target = context.directory / f"onnx-{precision}"
+            written = write(context.model, target, precision)
             with OnnxEngine(target) as engine:
-                compared = _plain(parity.check_quantized(place.reference, engine, precision))
-            left = None
-            if base is not None and place.base is not None:
-                untuned = base.with_name(f"base-onnx-{precision}")
-                write(place.base, untuned, precision)
-                left = survival(full, target, base, untuned)
-                shutil.rmtree(untuned)
-                require_survival(left, target)
-            delta = None if left is None else _plain(left)
-            made.append(Candidate("onnx", precision, target, False, written, compared, delta=delta))
-    for finished in [base] + ([] if "fp32" in options.onnx else [full]):  # they were steps on the way
-        if finished is not None:
-            shutil.rmtree(finished)
+                parity = check_quantized(context.expected, engine, precision)
+            delta = None
+            if base is not None:
+                base_target = context.directory / f"base-onnx-{precision}"
+                write(base, base_target, precision)
+                delta = survival(fp32, target, base_fp32, base_target)
+                shutil.rmtree(base_target)
+                require_survival(delta, target)
+            candidates.append(Candidate("onnx", precision, target, False, written, parity, delta=delta))
+    if base is not None:
+        shutil.rmtree(base_fp32)
+    if "fp32" not in options.onnx:
+        shutil.rmtree(fp32)
     progress("ONNX: export, parity", total, total)
-    return report, made
-
-
-def _plain(found: Any) -> dict[str, Any]:
-    """A dataclass as JSON has it: what the manifest says is the same before it is written and after it is read."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(found)))
-    return values
+    return fp32_parity, candidates

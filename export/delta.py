@@ -1,9 +1,9 @@
-"""Did the fine-tune survive? The tuned model's quantized weights against the base's, quantized in the same way.
+"""Did the fine-tune survive quantization? Compares the tuned model with its base, quantized in the same way.
 
-A light fine-tune can be lost without any error: a weight that moves by less than its quantization step may round to
-where it was. That is certain where the base's weights lie on the type's grid already, as those of a dequantized model
-do (mlx-tune #15). Elsewhere a few weights cross a step, the more the larger the change is, so that on average the whole
-of it arrives, in noise. `Survival` tells the two apart.
+A light fine-tune can be lost without any error: a weight that moves by less than its quantization step may round back
+to where it was. That is certain if the base's weights already lie on the type's grid, as those of a dequantized model
+do (mlx-tune #15). Otherwise some weights cross a step, and more of them the larger the change is. On average the whole
+change then arrives, in noise. `Survival` (mentor_edge/results.py) tells the two apart.
 """
 
 from __future__ import annotations
@@ -19,81 +19,60 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mentor_edge.errors import EngineError, ExportError
+from mentor_edge.results import Survival
 
 from .gguf.quantize import read_tensors
 
 SURVIVED = 0.5
-"""Of a fine-tune that survived, at least this share is left."""
+"""A fine-tune survived if at least this share of it is left."""
 _SAMPLE = 1 << 18
-"""About so many weights of a tensor are dequantized at most, in rows from all over it. Bytes are compared in full."""
+"""About how many weights of a tensor are dequantized, in rows spread over all of it. Bytes are compared in full."""
 _PIECE = 1 << 22
-"""Weights whose bytes are compared at once: bounds the memory, whatever the tensor's size."""
+"""Weights whose bytes are compared at once: bounds the memory for tensors of any size."""
 
 _SUFFIX = re.compile(r"(_Q\d+|\.q\d+|_quantized)$")
-"""What ONNX Runtime's quantizers, and our own, append to a weight's name."""
+"""Suffixes that ONNX Runtime's quantizers and ours append to a weight's name."""
 _FLOATS = ("float32", "float16", "bfloat16")
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
-class Survival:
-    """What quantization left of a fine-tune. `touched` tensors differ between tuned model and base before it.
-
-    `unchanged` names those that quantization made equal again to the last bit. The rest is measured on a sample of the
-    touched tensors' rows: `changed_share` is the share of quantized weights that differ (of bytes, where a type cannot
-    be dequantized here). With D the change of the weights and Q what quantization made of it, `projection` is
-    <Q, D> / <D, D>, 1 when the whole change is there and 0 when it is lost, and `alignment` the cosine between them,
-    low when Q is mostly rounding noise. Both are None where nothing can be dequantized or nothing was touched,
-    alignment also where Q is zero.
-
-    `survived`: not every touched tensor is unchanged, and `projection`, where there is one, is at least `SURVIVED`.
-    True when nothing was touched.
-    """
-
-    touched: int
-    unchanged: tuple[str, ...]
-    changed_share: float
-    projection: float | None
-    alignment: float | None
-    survived: bool
-
-
 def survival(tuned: Path, tuned_quantized: Path, base: Path, base_quantized: Path) -> Survival:
-    """Compare GGUF files or ONNX directories. `tuned` and `base` are not quantized (F32 or F16; fp32); the others were
+    """Compare GGUF files or ONNX directories. `tuned` and `base` are unquantized (F32 or F16; fp32). The other two were
     quantized from them by the same program with the same settings.
 
     Raises: ExportError when a file cannot be read, or the two models do not have the same tensors.
     """
-    before, after, base_before, base_after = map(_tensors, (tuned, tuned_quantized, base, base_quantized))
+    before, after, base_before, base_after = map(_read_tensors, (tuned, tuned_quantized, base, base_quantized))
     for ours, theirs, path in ((before, base_before, base), (after, base_after, base_quantized)):
         if _layouts(ours) != _layouts(theirs):
-            raise ExportError(f"{path} does not have the same tensors as the tuned model", "give this model's own base")
+            raise ExportError(
+                f"{path} does not have the same tensors as the tuned model",
+                "give the base that this model was tuned from",
+            )
     touched = [name for name, tensor in before.items() if not _same(tensor, base_before[name])]
-    if lost := [name for name in touched if name not in after]:
-        raise ExportError(
-            f"{tuned_quantized} has no tensor for {lost[0]} of {tuned}", "quantize it from that very model"
-        )
+    if missing := [name for name in touched if name not in after]:
+        raise ExportError(f"{tuned_quantized} has no tensor for {missing[0]} of {tuned}", "quantize it from that model")
     return _summary(
         [_compare(name, before[name], after[name], base_before[name], base_after[name]) for name in touched]
     )
 
 
-def require_survival(found: Survival, path: Path) -> None:
+def require_survival(result: Survival, path: Path) -> None:
     """Raises: ExportError when quantization left nothing of the fine-tune in the file at `path`."""
-    if found.touched and len(found.unchanged) == found.touched:
+    if result.touched and len(result.unchanged) == result.touched:
         raise ExportError(
-            f"quantization: nothing is left of the fine-tune in {path.name}: all {found.touched} tensors it changed "
-            "are again equal to the base's",
+            f"quantization: nothing is left of the fine-tune in {path.name}: all {result.touched} tensors it changed "
+            "are equal to the base's again",
             "choose a quantization with more bits, or train for longer",
         )
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor that is read some rows at a time: as stored, and as weights [rows, columns], None for a type that cannot
-    be dequantized here."""
+    """A tensor that is read some rows at a time: its stored bytes, and its weights [rows, columns] (None for a type
+    that cannot be dequantized here)."""
 
     kind: str
     rows: int
@@ -108,14 +87,17 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """One touched tensor: equal in every byte or not, units compared (weights or bytes), how many of them differ, and
-    <D, D>, <Q, D>, <Q, Q>."""
+    """One touched tensor before and after quantization."""
 
     name: str
     equal: bool
+    """Whether every byte is equal after quantization."""
     units: int
+    """Weights compared, or bytes for a type that cannot be dequantized."""
     changed: int
+    """Units that differ."""
     products: NDArray[np.float64] | None
+    """<D, D>, <Q, D>, <Q, Q> (see `Survival`)."""
 
 
 def _layouts(tensors: Mapping[str, _Tensor]) -> dict[str, tuple[str, int, int]]:
@@ -139,18 +121,24 @@ def _compare(name: str, before: _Tensor, after: _Tensor, base_before: _Tensor, b
     return _Comparison(name, equal, left.size, int(np.count_nonzero(left)), products)
 
 
-def _summary(found: Sequence[_Comparison]) -> Survival:
-    unchanged = tuple(comparison.name for comparison in found if comparison.equal)
-    units = sum(comparison.units for comparison in found)
-    share = sum(comparison.changed for comparison in found) / units if units else 0.0
-    change, both, left = sum((c.products for c in found if c.products is not None), np.zeros(3)).tolist()
+def _summary(comparisons: Sequence[_Comparison]) -> Survival:
+    unchanged = tuple(comparison.name for comparison in comparisons if comparison.equal)
+    units = sum(comparison.units for comparison in comparisons)
+    measured = [comparison.products for comparison in comparisons if comparison.products is not None]
+    change, both, left = sum(measured, np.zeros(3)).tolist()
     projection = both / change if change else None
-    alignment = both / (change * left) ** 0.5 if change and left else None
-    survived = len(unchanged) < len(found) and (projection is None or projection >= SURVIVED)
-    return Survival(len(found), unchanged, share, projection, alignment, survived or not found)
+    survived = len(unchanged) < len(comparisons) and (projection is None or projection >= SURVIVED)
+    return Survival(
+        touched=len(comparisons),
+        unchanged=unchanged,
+        changed_share=sum(comparison.changed for comparison in comparisons) / units if units else 0.0,
+        projection=projection,
+        alignment=both / (change * left) ** 0.5 if change and left else None,
+        survived=survived or not comparisons,
+    )
 
 
-def _tensors(path: Path) -> dict[str, _Tensor]:
+def _read_tensors(path: Path) -> dict[str, _Tensor]:
     """Raises: ExportError."""
     try:
         return _onnx_tensors(path) if path.is_dir() else _gguf_tensors(path)
@@ -159,11 +147,10 @@ def _tensors(path: Path) -> dict[str, _Tensor]:
 
 
 def _gguf_tensors(path: Path) -> dict[str, _Tensor]:
-    found = read_tensors(path)
     data = np.memmap(path, np.uint8, "r")
     return {
         tensor.name: _gguf_tensor(data[tensor.offset : tensor.offset + tensor.size], tensor.shape, tensor.type_id)
-        for tensor in found
+        for tensor in read_tensors(path)
     }
 
 
@@ -183,13 +170,13 @@ def _gguf_tensor(data: Bytes, shape: Sequence[int], kind: int) -> _Tensor:
 
 
 def _onnx_tensors(directory: Path) -> dict[str, _Tensor]:
-    """The initializers of a graph by the name that they have without quantization, weights of matrix products as
+    """The initializers of a graph by their names before quantization. Weights of matrix products are
     [outputs, inputs]. External data is mapped, not read."""
-    import onnx_ir  # with onnxruntime-genai only
+    import onnx_ir  # installed with onnxruntime-genai only
 
     graphs = sorted(directory.glob("*.onnx"))
     if len(graphs) != 1:
-        raise ValueError(f"it holds {len(graphs)} graphs, not one")
+        raise ValueError(f"it contains {len(graphs)} graphs instead of one")
     graph = onnx_ir.load(graphs[0]).graph
     arrays = {name: value.const_value.numpy() for name, value in graph.initializers.items() if value.const_value}
     tensors = {name: _array(array) for name, array in arrays.items()}
@@ -239,6 +226,6 @@ def _packed(weight: Bytes, bits: int, columns: int, scales: Floats, zeros: NDArr
 
 
 def _unpacked(packed: Bytes, bits: int) -> Bytes:
-    """The last axis in numbers of `bits` bits, lowest first."""
+    """Split the last axis into numbers of `bits` bits, lowest bits first."""
     numbers = (packed[..., None] >> np.arange(0, 8, bits, dtype=np.uint8)) & np.uint8((1 << bits) - 1)
     return numbers.reshape(*packed.shape[:-1], -1)

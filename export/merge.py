@@ -1,8 +1,9 @@
-"""Merging: the adapter folded into its base as a plain Hugging Face directory, and the choice of the base.
+"""Merging: fold an adapter into its base, save a plain Hugging Face directory, and choose the base.
 
-Two bases are legal. QLoRA trains an adapter on `dequant(quant(W))`, not on the original `W`: merged onto `W` it meets
-`W - dequant(quant(W))` for the first time. Mostly that helps, for some models it ruins them (unsloth-zoo #810), so both
-can be made and measured. Merging into the 4-bit weights themselves rounds the adapter away and is not offered.
+Two bases are legal. QLoRA trains an adapter on `dequant(quant(W))`, not on the original `W`; merged onto `W`, the
+adapter meets the difference `W - dequant(quant(W))` for the first time. Usually that helps, but it ruins some models
+(unsloth-zoo #810), so both can be made and measured. Merging into the 4-bit weights themselves would round the adapter
+away and is not offered.
 """
 
 from __future__ import annotations
@@ -11,20 +12,22 @@ import json
 import math
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ExportError
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.evaluation.statistics import paired_difference
 from mentor_edge.files import atomic_directory, write_json
+from mentor_edge.results import BaseChoice, MergeReport, first_problem
 
 BASES = ("16-bit", "4-bit")
 RECORD = "merge.json"
 KEPT = 0.99
-"""The base's dtype must keep this share of the adapter's change, else the merged weights are saved in float32."""
+"""If the base's dtype keeps less than this share of the adapter's change, the merged weights are saved in float32."""
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MORE_THAN_LORA = (
     "modules_to_save",
@@ -35,54 +38,43 @@ _MORE_THAN_LORA = (
 )
 """Settings of PEFT's LoRA with which an adapter is more than low-rank changes of the base's own layers."""
 
-_HINT = "give the LoRA adapter that was trained on this base, and the very base"
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What `merge` did, as it stands in merge.json. All figures are over the weights that the adapter changes.
-
-    `base` is one of `BASES`, `rank` the adapter's, `trained_on` the base that the adapter says it was trained on.
-    `delta` is |D| / |W| for the adapter's change D of the weights W (Frobenius norms). `kept` is the share of D that
-    rounding W + D to `base_dtype` leaves, <rounded - W, D> / <D, D>, and `rounding` the norm of what it adds / |D|;
-    both are None when the adapter changes nothing. `dtype` is that of the saved weights.
-    """
-
-    base: str
-    modules: int
-    rank: int
-    trained_on: str | None
-    delta: float
-    base_dtype: str
-    kept: float | None
-    rounding: float | None
-    dtype: str
+_HINT = "give a LoRA adapter together with the base that it was trained on"
 
 
 def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, base_identity: str | None = None) -> Path:
-    """Add the adapter's LoRA deltas to the weights of its base, in float32, and save the model to `target`.
+    """Add an adapter's LoRA deltas to the weights of its base, in float32, and save the model.
 
-    `base` "16-bit" is the student as it is stored; "4-bit" replaces what QLoRA training quantizes by its dequantized
-    NF4 values, exactly as `load_student(four_bit=True)` quantizes them. Weights are saved in the base's dtype where
-    that keeps the adapter's change, else in float32 (see `KEPT`): weights on bfloat16's grid round a light change away.
-    Tokenizer, chat template and generation settings come along; merge.json has the `MergeReport`.
+    Weights are saved in the base's dtype if that keeps the adapter's change, else in float32: rounding to bfloat16's
+    grid can remove a light change. Tokenizer, chat template and generation settings are copied. merge.json records
+    the `MergeReport`.
 
-    An adapter can fit a base that it was not trained on. `base_identity`, where it was kept, is `identity_of` the
-    student's directory at the time of training.
+    Args:
+        student: directory or hub id of the base.
+        adapter: directory of a LoRA adapter that PEFT saved.
+        target: the directory to create.
+        base: "16-bit" merges onto the student as stored; "4-bit" first replaces the weights that QLoRA training
+            quantizes by their dequantized NF4 values, exactly as `load_student(four_bit=True)` quantizes them.
+        base_identity: `identity_of` the student's directory at training time, if it was recorded. An adapter can fit
+            a base that it was not trained on; this detects it.
 
-    Raises: ExportError when the adapter is damaged, is more than LoRA, or does not fit the base, or the base is another
-    one; StudentError when the base cannot be loaded; OutputError.
+    Returns:
+        `target`.
+
+    Raises:
+        ExportError: when the adapter is damaged, is more than LoRA or does not fit the base, or the base has changed.
+        StudentError: when the base cannot be loaded.
+        OutputError: when `target` exists or cannot be written.
     """
     if base not in BASES:
         raise ExportError(f"cannot merge onto {base!r}", f"known bases: {', '.join(BASES)}")
     settings = _lora_settings(adapter)
-    if base_identity is not None and (found := identity_of(student)) != base_identity:
-        raise ExportError(f"the base {student} has changed since the training: {found}, not {base_identity}", _HINT)
+    if base_identity is not None and (identity := identity_of(student)) != base_identity:
+        raise ExportError(f"the base {student} has changed since the training: {identity}, not {base_identity}", _HINT)
     from safetensors import SafetensorError
 
     model, tokenizer, dtype = _load(student, base)
     try:
-        with warnings.catch_warnings(action="ignore"):  # PEFT only warns about weights that found no place: see below
+        with warnings.catch_warnings(action="ignore"):  # `_check_names` refuses what PEFT only warns about
             merged, report = _fold(model, adapter, base, dtype, settings)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(" ".join(str(error).split("\n")[:2]).split()) or type(error).__name__
@@ -90,13 +82,13 @@ def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, ba
     with atomic_directory(target) as temporary:
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        write_json(temporary / RECORD, asdict(report))
+        write_json(temporary / RECORD, report.model_dump())
     return target
 
 
 def dequantized_base(student: str, target: Path) -> Path:
-    """Save the "4-bit" base without any adapter, in float32: what a model that was merged onto it is to be compared
-    with, since its distance from the original weights is mostly not the adapter's.
+    """Save the "4-bit" base without an adapter, in float32, as the baseline for a model that was merged onto it: the
+    distance of such a model from the original weights comes mostly from quantization, not from the adapter.
 
     Raises: ExportError, StudentError, OutputError.
     """
@@ -108,7 +100,7 @@ def dequantized_base(student: str, target: Path) -> Path:
 
 
 def _load(student: str, base: str) -> tuple[Any, Any, Any]:
-    """(model, tokenizer, dtype of the stored weights) of a base. Raises: ExportError, StudentError."""
+    """Load a base: (model, tokenizer, dtype of the stored weights). Raises: ExportError, StudentError."""
     from transformers import AutoConfig
 
     from mentor_edge.engines.torch.loading import load_student
@@ -117,16 +109,16 @@ def _load(student: str, base: str) -> tuple[Any, Any, Any]:
     model, tokenizer = load_student(student, four_bit=four_bit, as_stored=not four_bit)
     config = AutoConfig.from_pretrained(student)
     if getattr(config, "quantization_config", None) is not None:
-        raise ExportError(f"the base {student} is stored quantized", "merge onto the model that it was made from")
+        raise ExportError(f"the base {student} is stored quantized", "merge onto the model that it was quantized from")
     if four_bit:
-        # Before any forward: on CPUs with AVX512-BF16, bitsandbytes repacks the weights for inference, at a loss.
+        # Before any forward: on CPUs with AVX512-BF16, bitsandbytes repacks the weights for inference, with a loss.
         model = model.dequantize()
     return model, tokenizer, config.dtype or model.dtype
 
 
-def untuned(student: str, base: str, target: Path) -> Path:
-    """The weights that an adapter is merged onto, without it, as a directory: the student's own where those are they,
-    else `target`, where they are saved.
+def untuned_base(student: str, base: str, target: Path) -> Path:
+    """A directory with the weights that an adapter is merged onto, without the adapter: the student's own directory if
+    it contains them, else `target`, where they are saved.
 
     Raises: ExportError, StudentError, OutputError.
     """
@@ -142,7 +134,7 @@ def untuned(student: str, base: str, target: Path) -> Path:
 
 
 def merge_report(directory: Path) -> MergeReport | None:
-    """What `merge` wrote about a directory; None for one that it did not make.
+    """The report that `merge` saved in `directory`; None if another program made the directory.
 
     Raises: ExportError when the record is damaged.
     """
@@ -150,19 +142,19 @@ def merge_report(directory: Path) -> MergeReport | None:
     if not path.is_file():
         return None
     try:
-        return MergeReport(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ExportError(f"{path} is damaged: {error}", "merge the adapter again") from error
+        return MergeReport.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ExportError(f"{path} is damaged: {first_problem(error)}", "merge the adapter again") from error
 
 
 def _lora_settings(adapter: Path) -> dict[str, Any]:
-    """The adapter's configuration, when it is plain LoRA in files that can be read safely.
+    """The adapter's configuration, if it is plain LoRA in files that can be read safely.
 
     Raises: ExportError.
     """
     for name in (_CONFIG, _WEIGHTS):
         if not (adapter / name).is_file():
-            raise ExportError(f"{adapter} holds no adapter ({name} is missing)", "give the directory that PEFT saved")
+            raise ExportError(f"{adapter} is not an adapter ({name} is missing)", "give the directory that PEFT saved")
     try:
         settings = json.loads((adapter / _CONFIG).read_text(encoding="utf-8"))
         kind, task = settings["peft_type"], settings.get("task_type")
@@ -171,15 +163,15 @@ def _lora_settings(adapter: Path) -> dict[str, Any]:
     if kind != "LORA" or task not in (None, "CAUSAL_LM"):
         raise ExportError(f"the adapter {adapter} is {kind} for {task}, not LORA for CAUSAL_LM", _HINT)
     if beyond := [name for name in _MORE_THAN_LORA if settings.get(name)]:
-        said = ", ".join(f"{name}: {settings[name]}" for name in beyond)
-        raise ExportError(f"the adapter {adapter} changes more than LoRA can ({said})", "merge it with PEFT yourself")
+        listed = ", ".join(f"{name}: {settings[name]}" for name in beyond)
+        raise ExportError(f"the adapter {adapter} changes more than LoRA can ({listed})", "merge it with PEFT yourself")
     return dict(settings)
 
 
 def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[str, Any]) -> tuple[Any, MergeReport]:
     """The model with the adapter's deltas in its weights; `dtype` is the base's.
 
-    Raises: ValueError saying why the adapter does not fit, and whatever PEFT raises.
+    Raises: ValueError with the reason why the adapter does not fit, and any error of PEFT.
     """
     import torch
     from peft import PeftModel, get_peft_model_state_dict
@@ -188,15 +180,15 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     with safe_open(adapter / _WEIGHTS, "pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     _check_vocabulary(shapes, tuple(embedding.weight.shape))
     tuned = PeftModel.from_pretrained(model, str(adapter))
-    # An adapter on embedding or head comes with the base's own weights of it; loading them has checked their shapes.
+    # An adapter on embedding or head includes the base's weights for them; loading has checked their shapes.
     names = [name for name in shapes if not name.endswith(".base_layer.weight")]
     _check_names(names, get_peft_model_state_dict(tuned, save_embedding_layers=False))
     layers = [layer for layer in tuned.modules() if isinstance(layer, LoraLayer)]
     if embedding.weight is head.weight and any(layer.get_base_layer() in (embedding, head) for layer in layers):
-        raise ValueError("it changes one of embedding and head, which the base ties to each other")
+        raise ValueError("it changes the embedding or the head, which the base ties to each other")
     weights = change = kept = noise = 0.0
     with torch.no_grad():
         for layer in layers:
@@ -210,15 +202,15 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
             noise += _dot(rounded - parameter.data, rounded - parameter.data)
     enough = not change or kept / change >= KEPT
     report = MergeReport(
-        base,
-        len(layers),
-        settings["r"],
-        settings.get("base_model_name_or_path"),
-        math.sqrt(change / weights),
-        _name(dtype),
-        kept / change if change else None,
-        math.sqrt(noise / change) if change else None,
-        _name(dtype if enough else torch.float32),
+        base=base,
+        modules=len(layers),
+        rank=settings["r"],
+        trained_on=settings.get("base_model_name_or_path"),
+        delta=math.sqrt(change / weights),
+        base_dtype=_name(dtype),
+        kept=kept / change if change else None,
+        rounding=math.sqrt(noise / change) if change else None,
+        dtype=_name(dtype if enough else torch.float32),
     )
     return tuned.unload().to(dtype if enough else torch.float32), report
 
@@ -232,7 +224,7 @@ def _dot(left: Any, right: Any) -> float:
 
 
 def _check_vocabulary(shapes: Mapping[str, tuple[int, ...]], embedding: tuple[int, ...]) -> None:
-    """PEFT saves embeddings along that were resized for new tokens.
+    """Refuse resized embeddings, which PEFT saves with an adapter that adds tokens.
 
     Raises: ValueError.
     """
@@ -241,14 +233,14 @@ def _check_vocabulary(shapes: Mapping[str, tuple[int, ...]], embedding: tuple[in
             raise ValueError(f"it has its own {name} of shape {list(shape)}, where the base has {list(embedding)}")
 
 
-def _check_names(found: Collection[str], expected: Collection[str]) -> None:
-    """PEFT leaves out weights that the base has no place for, and starts places afresh that got none.
+def _check_names(stored: Collection[str], expected: Collection[str]) -> None:
+    """Refuse what PEFT accepts: it ignores weights that the base has no layer for, and initializes missing ones.
 
     Raises: ValueError.
     """
     for names, problem in (
-        (sorted(set(found) - set(expected)), "the base has no place for {}"),
-        (sorted(set(expected) - set(found)), "it lacks {}"),
+        (sorted(set(stored) - set(expected)), "the base has no place for {}"),
+        (sorted(set(expected) - set(stored)), "it lacks {}"),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -256,10 +248,18 @@ def _check_names(found: Collection[str], expected: Collection[str]) -> None:
 
 
 def bases_to_try(merge_base: str, trained_in_4_bit: bool) -> tuple[str, ...]:
-    """The bases that `merge_base` ("16-bit", "4-bit" or "auto") asks for. "auto" is both when the adapter was trained
-    on 4-bit weights, else the only base that it knows.
+    """The bases that a setting asks for.
 
-    Raises: ExportError for anything else.
+    Args:
+        merge_base: "16-bit", "4-bit" or "auto". "auto" is both for an adapter that was trained on 4-bit weights, else
+            "16-bit", the only base that the adapter knows.
+        trained_in_4_bit: whether the adapter was trained on 4-bit weights.
+
+    Returns:
+        One base, or two to choose from.
+
+    Raises:
+        ExportError: when the setting is unknown.
     """
     if merge_base == "auto":
         return BASES if trained_in_4_bit else BASES[:1]
@@ -268,27 +268,24 @@ def bases_to_try(merge_base: str, trained_in_4_bit: bool) -> tuple[str, ...]:
     return (merge_base,)
 
 
-def choose_base(candidates: Mapping[str, Evaluation]) -> tuple[str, dict[str, Any]]:
-    """The base whose merged model solves more of the gate's tasks, the first one on a tie, and what that rests on.
+def choose_base(evaluations: Mapping[str, Evaluation]) -> BaseChoice:
+    """The base whose merged model solves more of the gate's tasks, the first one on a tie.
 
-    `candidates` has the evaluations on the same tasks in the order of `BASES`. The record has "base", "n" and "correct"
-    by base; of two candidates also "difference", the paired difference second minus first with its 95 % interval
-    (`PairedDifference`). A choice needs no significance: some base must be taken.
+    `evaluations` are of the merged models on the same tasks, in the order of `BASES`. The choice needs no significance:
+    some base must be taken.
 
-    Raises: ValueError for no candidates, or such as ran different tasks.
+    Raises: ValueError when there are no evaluations, or they are of different tasks.
     """
-    if not candidates:
+    if not evaluations:
         raise ValueError("there is nothing to choose from")
-    solved = {base: [outcome.correct for outcome in candidate.outcomes] for base, candidate in candidates.items()}
-    if len({tuple(outcome.task_id for outcome in candidate.outcomes) for candidate in candidates.values()}) > 1:
+    solved = {base: [outcome.correct for outcome in each.outcomes] for base, each in evaluations.items()}
+    if len({tuple(outcome.task_id for outcome in each.outcomes) for each in evaluations.values()}) > 1:
         raise ValueError("the candidates ran different tasks")
     base = max(solved, key=lambda name: sum(solved[name]))  # the first of equals
-    record: dict[str, Any] = {
-        "base": base,
-        "n": len(solved[base]),
-        "correct": {name: sum(bits) for name, bits in solved.items()},
-    }
-    if len(solved) == 2:
-        first, second = solved.values()
-        record["difference"] = paired_difference(first, second).model_dump()
-    return base, record
+    sides = list(solved.values())
+    return BaseChoice(
+        base=base,
+        n=len(solved[base]),
+        correct={name: sum(bits) for name, bits in solved.items()},
+        difference=paired_difference(sides[0], sides[1]) if len(sides) == 2 else None,
+    )

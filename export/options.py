@@ -1,4 +1,4 @@
-"""What an export is asked to make, checked before any work."""
+"""The options of an export, checked before any work."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ from .onnx.export import EXPORTERS, PRECISIONS
 DEFAULT_QUANTS = ("q8_0", "q4_k_m")
 MATRIX_CHOICES = ("auto", "always", "never")
 _GAIN_FROM_A_MATRIX = ("iq", "q3_k")
-"""Beginnings of the kinds that a matrix improved where it was measured; q4_k_m, q4_0 and q2_k were not."""
+"""Prefixes of the kinds that a matrix improved in measurements. It did not improve q4_k_m, q4_0 and q2_k."""
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """`gguf` and `onnx` name the files to ship, `controls` GGUF kinds that are gated to see that the gate can fail.
-
-    `overrides` maps regular expressions over GGUF tensor names to types. `importance_matrix` "auto" computes one for
-    the kinds that need or gain from it, "always" for every kind below 8 bits. `converter` is an upstream
-    convert_hf_to_gguf.py, for families that ours does not know. `onnx_options` go to onnxruntime-genai's builder.
-    """
+    """Which files to make, and how. `export` documents every option."""
 
     gguf: Sequence[str] = ()
+    """GGUF kinds to ship."""
     onnx: Sequence[str] = ()
+    """ONNX precisions to ship."""
     controls: Sequence[str] = ()
+    """GGUF kinds that are gated only to see that the gate can fail."""
     margin: float = MARGIN
+    """Largest accepted loss of accuracy, as a proportion."""
     overrides: Mapping[str, str] = field(default_factory=dict)
+    """Types of single GGUF tensors, by regular expressions over their names."""
     importance_matrix: str = "auto"
+    """One of `MATRIX_CHOICES`."""
     converter: Path | None = None
+    """An upstream convert_hf_to_gguf.py."""
     exporter: str = "genai"
+    """The ONNX exporter, one of `EXPORTERS`."""
     onnx_options: Mapping[str, str] = field(default_factory=dict)
+    """Settings of onnxruntime-genai's builder."""
 
     def check(self) -> None:
-        """Raises: ExportError with every mistake."""
+        """Raises: ExportError that lists every mistake."""
         problems = []
         for kind in dict.fromkeys((*self.gguf, *self.controls)):
             if kind not in ("f32", *KINDS):
@@ -53,7 +57,7 @@ class ExportOptions:
             if precision not in PRECISIONS:
                 problems.append(f"unknown ONNX precision {precision!r}{did_you_mean(precision, PRECISIONS)}")
         if self.converter is not None and not self.converter.exists():
-            problems.append(f"there is no converter {self.converter}")
+            problems.append(f"the converter {self.converter} does not exist")
         if self.exporter not in EXPORTERS:
             problems.append(f"unknown exporter {self.exporter!r}{did_you_mean(self.exporter, EXPORTERS)}")
         if self.importance_matrix not in MATRIX_CHOICES:
@@ -61,13 +65,14 @@ class ExportOptions:
         if self.onnx_options and self.exporter != "genai":
             problems.append(f"options of the ONNX builder have no effect with the exporter {self.exporter!r}")
         if not 0 < self.margin < 1:
-            problems.append(f"the margin is {self.margin:g}; it is a share, such as 0.02 for two points")
+            problems.append(f"the margin is {self.margin:g}; it is a proportion, such as 0.02 for two points")
         if not (self.gguf or self.onnx or self.controls):
-            problems.append("nothing to export was named")
+            problems.append("no format to export was named")
         if problems:
             raise ExportError("; ".join(problems))
 
     def wants_matrix(self, kind: str) -> bool:
+        """Whether a GGUF kind is quantized with an importance matrix."""
         if self.importance_matrix == "always":
             return kind not in (*UNQUANTIZED, "q8_0")
         gains = kind.startswith(_GAIN_FROM_A_MATRIX)

@@ -1,4 +1,4 @@
-"""What is exported: a model directory, or a base with a trained adapter and the ways in which they were merged."""
+"""What is exported: a model directory, or a base with a trained adapter and the directories they were merged into."""
 
 from __future__ import annotations
 
@@ -13,24 +13,34 @@ from .checkpoint import read_json
 
 @dataclass(frozen=True)
 class Source:
-    """`merged` has the Hugging Face directories to choose from, by the base that the adapter was merged onto ("16-bit",
-    "4-bit"; see `merge`). `base` (a directory or hub id) and `adapter` are what they were made of, where that is known:
-    then the export also says how much of the adapter survived quantization."""
+    """A model to export, and what it was merged from."""
 
     merged: Mapping[str, Path]
+    """Hugging Face directories to choose from, by the base that the adapter was merged onto ("16-bit" or "4-bit", see
+    `merge`; empty for a model that was not merged from anything known)."""
     base: str | None = None
+    """Directory or hub id of the base, if known. The export then also measures how much of the adapter survived
+    quantization."""
     adapter: Path | None = None
+    """Directory of the adapter, if known."""
 
     @classmethod
     def of(cls, model: str | Path | Source) -> Source:
-        """Any Hugging Face directory as a source that was not merged from anything known.
+        """A source for any Hugging Face directory.
 
-        Raises: ExportError when it holds no model, or one that is quantized already.
+        Args:
+            model: the directory, or a source, which is returned as it is.
+
+        Returns:
+            The source.
+
+        Raises:
+            ExportError: when the directory has no model, or its weights are quantized already.
         """
         if isinstance(model, Source):
             return model
         if not (Path(model) / "config.json").is_file():
-            raise ExportError(f"{model} holds no model (config.json is missing)", "give a Hugging Face directory")
+            raise ExportError(f"{model} is not a model (config.json is missing)", "give a Hugging Face directory")
         if read_json(Path(model) / "config.json").get("quantization_config"):
             raise ExportError(f"the weights of {model} are quantized already", "give the model in 16 or 32 bits")
         return cls({"": Path(model)})

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydantic
 
+from mentor_edge.arguments import checked_arguments
 from mentor_edge.errors import OutputError, RunError
 from mentor_edge.files import write_json
+from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
 
@@ -28,6 +30,7 @@ from .config import read_saved_config
 from .training_tasks import tasks_trained_on
 
 if TYPE_CHECKING:
+    from mentor_edge.evaluation.evaluate import Evaluation
     from mentor_edge.export import Artifact, Source
 
 _VERSION = 1
@@ -124,12 +127,20 @@ class Run:
         return read_saved_config(self.directory).lora.base == "nf4"
 
     def merged(self, base: str = "16-bit") -> Path:
-        """The student with its adapter merged into the base of that kind (see `export.merge`), as a Hugging Face
-        directory; made once.
+        """The student with its adapter merged in, as a Hugging Face directory. It is made once.
 
-        Raises: StudentError, ExportError, OutputError.
+        Args:
+            base: the base to merge onto, "16-bit" or "4-bit" (see `export.merge`).
+
+        Returns:
+            `merged/` or `merged-4-bit/` of the run.
+
+        Raises:
+            StudentError: when the student cannot be loaded.
+            ExportError: when the adapter does not fit the student, or the student has changed since the training.
+            OutputError: when the directory cannot be written.
         """
-        from mentor_edge.export import merge  # here, so that training does not depend on export
+        from mentor_edge.export import merge  # here, so that training does not import export
 
         target = self.directory / ("merged" if base == "16-bit" else f"merged-{base}")
         if target.is_dir():
@@ -137,16 +148,27 @@ class Run:
         return merge(self.student, self.adapter, target, base, base_identity=self.base_identity)
 
     def source(self, merge_base: str = "auto") -> Source:
-        """What `export` needs to know of this run. `merge_base` is "16-bit", "4-bit" or "auto": of a run that was
-        trained in 4 bits both are merged, and the export keeps the one that solves more of the gate's tasks.
+        """The run's student as `export` takes it, merged as needed.
 
-        Raises: StudentError, ExportError, OutputError, ConfigError.
+        Args:
+            merge_base: "16-bit", "4-bit" or "auto". For a run that was trained in 4 bits, "auto" merges onto both
+                bases, and the export keeps the one that solves more of the gate's tasks.
+
+        Returns:
+            The merged directories, the base and the adapter.
+
+        Raises:
+            ConfigError: when the run's config.yaml cannot be read.
+            StudentError: see `merged`.
+            ExportError: see `merged`.
+            OutputError: see `merged`.
         """
         from mentor_edge.export import Source, bases_to_try
 
         bases = bases_to_try(merge_base, self.trained_in_4_bit)
         return Source({base: self.merged(base) for base in bases}, self.student, self.adapter)
 
+    @checked_arguments
     def export(
         self,
         gguf: Sequence[str] = (),
@@ -155,14 +177,47 @@ class Run:
         suite: Suite | None = None,
         out: str | Path | None = None,
         merge_base: str = "auto",
-        **options: Any,
+        controls: Sequence[str] = (),
+        margin: float = 0.02,
+        overrides: Mapping[str, str] | None = None,
+        importance_matrix: str = "auto",
+        converter: Path | None = None,
+        exporter: str = "genai",
+        onnx_options: Mapping[str, str] | None = None,
+        source_evaluation: Evaluation | None = None,
+        calibration: Callable[[], Suite] | None = None,
+        progress: Progress = no_progress,
     ) -> Artifact:
-        """Export and gate the student on `suite` (default: nano), into `artifact/` of the run unless `out` is given.
+        """Export the student and gate the files. `export.export` explains the options in full.
 
-        `options` are those of `mentor_edge.export.export`. The importance matrix, where one is needed, is computed from
-        the references of the tasks that the run was trained on.
+        Args:
+            gguf: GGUF kinds to ship, such as "q4_k_m". Without `gguf` and `onnx`: q8_0 and q4_k_m.
+            onnx: ONNX precisions to ship: "int4", "int8", "fp32".
+            suite: the gate's tasks. Default: the suite nano.
+            out: the artifact's directory, which must not exist. Default: `artifact/` of the run.
+            merge_base: the base to merge onto; see `source`.
+            controls: GGUF kinds that are gated to see that the gate can fail, and never shipped.
+            margin: largest accepted loss of accuracy, as a proportion: 0.02 is two points.
+            overrides: types of single GGUF tensors, by regular expressions over their names.
+            importance_matrix: "auto", "always" or "never".
+            converter: an upstream convert_hf_to_gguf.py.
+            exporter: the ONNX exporter: "genai", "transformers" or "optimum".
+            onnx_options: settings of onnxruntime-genai's builder.
+            source_evaluation: the merged student's own evaluation on the gate's tasks, if it is known already.
+            calibration: returns the tasks for the importance matrix. Default: the tasks that the run was trained on.
+            progress: called with (stage, units done, units in all).
 
-        Raises: GateFailed or GateInconclusive when a file did not pass; ExportError, EngineError, OutputError.
+        Returns:
+            The artifact, if all files passed the gate.
+
+        Raises:
+            GateFailed: when a file failed; the artifact is written all the same.
+            GateInconclusive: when none failed, but the test of one was inconclusive; the artifact is written, too.
+            ConfigError: when an argument is misspelt, or the run's config.yaml cannot be read.
+            ExportError: when an option is unknown or a stage fails.
+            StudentError: when the student cannot be loaded.
+            EngineError: when a runtime fails.
+            OutputError: when `out` exists or cannot be written.
         """
         from mentor_edge.export import export, require_pass
 
@@ -172,7 +227,16 @@ class Run:
             suite=suite or load_suite("nano"),
             gguf=gguf,
             onnx=onnx,
-            **{"calibration": self.training_suite, **options},
+            controls=controls,
+            margin=margin,
+            overrides=overrides,
+            importance_matrix=importance_matrix,
+            converter=converter,
+            exporter=exporter,
+            onnx_options=onnx_options,
+            source_evaluation=source_evaluation,
+            calibration=calibration or self.training_suite,
+            progress=progress,
         )
         require_pass(artifact)
         return artifact

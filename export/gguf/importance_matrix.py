@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import ExportError
+from mentor_edge.results import Calibration
 from mentor_edge.tasks.types import Suite
 
 Encode = Callable[[Sequence[str]], list[list[int]]]
@@ -45,9 +46,10 @@ class ImportanceMatrix:
             digest.update(f"{name}\n".encode() + self.values[name].astype("<f4").tobytes())
         return digest.hexdigest()
 
-    def to_json(self) -> dict[str, Any]:
-        """What a manifest records."""
-        return {"sha256": self.sha256, "tokens": self.tokens, "conversations": self.conversations}
+    @property
+    def calibration(self) -> Calibration:
+        """The record of this matrix in a manifest."""
+        return Calibration(sha256=self.sha256, tokens=self.tokens, conversations=self.conversations)
 
 
 def rendered_conversations(template: ChatTemplate, encode: Encode, suite: Suite, limit: int = 64) -> list[list[int]]:

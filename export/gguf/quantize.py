@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +22,7 @@ from mentor_edge.engines.llama_cpp.quantizer import FTYPES, TENSOR_TYPES
 from mentor_edge.engines.llama_cpp.replies import Fallback, TensorInfo
 from mentor_edge.errors import EngineError, ExportError, did_you_mean
 from mentor_edge.files import atomic_file
+from mentor_edge.results import GgufQuantization
 
 from .importance_matrix import ImportanceMatrix
 
@@ -39,32 +39,6 @@ UNQUANTIZED = ("f32", "f16", "bf16")
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """What was really written, in llama.cpp's spelling of the types.
-
-    `types`: how many tensors have which type, most frequent first. `fallbacks`: how many became another type than
-    llama.cpp meant to give them, such as `{"q4_K -> q5_0": 132}`. `uneven_rows`: why, as (row width, block) pairs.
-    """
-
-    types: dict[str, int]
-    fallbacks: dict[str, int]
-    uneven_rows: tuple[tuple[int, int], ...] = ()
-
-
-def fallback_note(quantized: Quantized) -> str | None:
-    """The fallbacks in one sentence for people, None when there were none."""
-    if not quantized.fallbacks:
-        return None
-    matrices = sum(count for kind, count in quantized.types.items() if kind != "f32")
-    changes: list[str] = []
-    for change, count in quantized.fallbacks.items():
-        meant, _, written = change.partition(" -> ")
-        changes.append(f"{count} {'' if changes else f'of {matrices} matrices '}became {written} instead of {meant}")
-    rows = " and ".join(f"rows of {width} are not multiples of {block}" for width, block in quantized.uneven_rows)
-    return f"{', '.join(changes)}, because their {rows}"
-
-
 def quantize(
     source: Path,
     target: Path,
@@ -74,7 +48,7 @@ def quantize(
     matrix: ImportanceMatrix | None = None,
     threads: int = 1,
     timeout: float = 3600.0,
-) -> Quantized:
+) -> GgufQuantization:
     """Write `target` from the F32, F16 or BF16 file `source`, atomically, and read back what was written.
 
     If a row is not a multiple of the type's block, llama.cpp falls back to another type. K-quants need multiples of 256
@@ -113,7 +87,7 @@ def quantize(
             )
         written = worker.tensors(temporary, "reading back")
         _check_overrides_took(types, written, reply.fallbacks)
-        return _quantized(written, reply.fallbacks)
+        return _quantized(written, reply.fallbacks, overrides)
 
 
 def tensor_types(path: Path) -> dict[str, int]:
@@ -233,11 +207,14 @@ def _check_overrides_took(
             )
 
 
-def _quantized(written: Sequence[TensorInfo], fallbacks: Sequence[Fallback]) -> Quantized:
-    return Quantized(
-        _count(tensor.type for tensor in written),
-        _count(f"{one.intended} -> {one.written}" for one in fallbacks),
-        tuple(sorted({(one.row_width, one.block) for one in fallbacks})),
+def _quantized(
+    written: Sequence[TensorInfo], fallbacks: Sequence[Fallback], overrides: Mapping[str, str]
+) -> GgufQuantization:
+    return GgufQuantization(
+        types=_count(tensor.type for tensor in written),
+        fallbacks=_count(f"{one.intended} -> {one.written}" for one in fallbacks),
+        uneven_rows=tuple(sorted({(one.row_width, one.block) for one in fallbacks})),
+        overrides=dict(overrides),
     )
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mentor_edge.engines.onnx.directory import CONFIG, OnnxDirectory
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import EngineError, ExportError, StudentError, did_you_mean
 from mentor_edge.files import atomic_directory, write_json
 from mentor_edge.model_directory import TEMPLATE_FILE, end_ids, stored_template
+from mentor_edge.results import OnnxQuantization
 
 from ..checkpoint import Checkpoint, configured_end_ids, read_json
 from . import genai_exporter
@@ -27,15 +26,6 @@ from .graph_quantization import quantization_of
 PRECISIONS = ("fp32", "int8", "int4")
 EXPORTERS = ("genai", "transformers", "optimum")
 _GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
-
-
-@dataclass(frozen=True)
-class OnnxExport:
-    """`quantization` is how the graph stores its weights, as `quantization_of` read it back."""
-
-    exporter: str
-    precision: str
-    quantization: dict[str, Any]
 
 
 def export_onnx(
@@ -47,7 +37,7 @@ def export_onnx(
     options: Mapping[str, str] = {},
     timeout: float = 3600.0,
     builder: RuntimeWorker | None = None,
-) -> OnnxExport:
+) -> OnnxQuantization:
     """Write the model of `model_dir` as the directory `out`, atomically: config, graph, weights, tokenizer, template.
 
     The directory's config stops at the end tokens of generation_config.json (else config.json) and of the tokenizer,
@@ -96,7 +86,7 @@ def export_onnx(
         written = quantization_of(graph)
         if exporter == "genai":
             genai_exporter.check_effects(asked, precision, written)
-    return OnnxExport(exporter, precision, written)
+    return OnnxQuantization(exporter=exporter, precision=precision, weights=written)
 
 
 def _check_source(model_dir: Path) -> int:

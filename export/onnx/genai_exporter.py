@@ -14,6 +14,7 @@ from typing import Any
 
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import EngineError, ExportError, did_you_mean
+from mentor_edge.results import OnnxWeights
 
 from ..checkpoint import read_json
 from .families import FAMILIES
@@ -107,7 +108,7 @@ def check_options(options: Mapping[str, str], precision: str) -> None:
         raise ExportError(f"{', '.join(options)}: fp32 is not quantized, so options have no effect")
 
 
-def check_effects(asked: Mapping[str, str], precision: str, written: Mapping[str, Any]) -> None:
+def check_effects(asked: Mapping[str, str], precision: str, written: OnnxWeights) -> None:
     """Raises: ExportError when the graph is not what was asked for."""
     mixed = asked.get("matmul_mixed_precision", "")
     effects: dict[str, tuple[str, Any]] = {
@@ -118,13 +119,13 @@ def check_effects(asked: Mapping[str, str], precision: str, written: Mapping[str
         "shared_embeddings": ("head_shares_embedding", asked.get("shared_embeddings") == "true"),
     }
     failed = [
-        f"{option}={asked[option]} (the graph's {attribute} is {written[attribute]})"
+        f"{option}={asked[option]} (the graph's {attribute} is {getattr(written, attribute)})"
         for option, (attribute, value) in effects.items()
-        if option in asked and written[attribute] != value
+        if option in asked and getattr(written, attribute) != value
     ]
-    if precision not in written["body"]:
-        failed.append(f"{precision} (the matrices are {', '.join(written['body'])})")
-    if "mixed" in asked.get("algo_config", "") + mixed and "int8" not in written["body"]:
+    if precision not in written.body:
+        failed.append(f"{precision} (the matrices are {', '.join(written.body)})")
+    if "mixed" in asked.get("algo_config", "") + mixed and "int8" not in written.body:
         failed.append("mixed layers (only the head has 8 bits)")
     if failed:
         raise ExportError(f"quantization: without effect: {'; '.join(failed)}", "an option may exclude another")

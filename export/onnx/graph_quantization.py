@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mentor_edge.errors import ExportError
+from mentor_edge.results import OnnxWeights
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
@@ -18,15 +19,8 @@ _LOOKUPS = ("Gather", "GatherBlockQuantized")
 _FLOATS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
-def quantization_of(graph: Path) -> dict[str, Any]:
-    """How the weights of a language model's graph are stored, for a manifest.
-
-    - operators: how many there are of each, most frequent first
-    - body: how many matrices have which precision ("int4", "fp32"), the output head not counted
-    - head, embedding: their precisions, None when there is none
-    - head_shares_embedding: whether both read one stored table
-    - block_size, accuracy_level: of the block-quantized matrices; a list where they differ, None without any
-    - symmetric: whether those have no zero points; None without any
+def quantization_of(graph: Path) -> OnnxWeights:
+    """How the weights of a language model's graph are stored.
 
     Raises: ExportError when the file is missing or is no ONNX graph.
     """
@@ -48,23 +42,23 @@ class _Weights:
         self._types = {tensor.name: tensor.data_type for tensor in graph.initializer}
         self._makers = {name: node for node in graph.node for name in node.output}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> OnnxWeights:
         matrices = [
             node for node in self._graph.node if node.op_type in _MATMULS and self._table(_input(node, 1)) is not None
         ]
         head, embedding = self._head(), self._embedding()
         blocks = [node for node in matrices if node.op_type == "MatMulNBits"]
         tables = [None if node is None else self._table(_weight(node)) for node in (head, embedding)]
-        return {
-            "operators": dict(Counter(node.op_type for node in self._graph.node).most_common()),
-            "body": dict(Counter(self._precision(node) for node in matrices if node is not head).most_common()),
-            "head": None if head is None else self._precision(head),
-            "embedding": None if embedding is None else self._precision(embedding),
-            "head_shares_embedding": tables[0] is not None and tables[0] == tables[1],
-            "block_size": _one_or_all(_integer(node, "block_size") for node in blocks),
-            "accuracy_level": _one_or_all(_integer(node, "accuracy_level") for node in blocks),
-            "symmetric": _one_or_all(not _input(node, 3) for node in blocks),
-        }
+        return OnnxWeights(
+            operators=dict(Counter(node.op_type for node in self._graph.node).most_common()),
+            body=dict(Counter(self._precision(node) for node in matrices if node is not head).most_common()),
+            head=None if head is None else self._precision(head),
+            embedding=None if embedding is None else self._precision(embedding),
+            head_shares_embedding=tables[0] is not None and tables[0] == tables[1],
+            block_size=_one_or_all(_integer(node, "block_size") for node in blocks),
+            accuracy_level=_one_or_all(_integer(node, "accuracy_level") for node in blocks),
+            symmetric=_one_or_all(not _input(node, 3) for node in blocks),
+        )
 
     def _head(self) -> NodeProto | None:
         """The last product with weights before the logits. A bias, a cap or a conversion may follow it."""
@@ -116,5 +110,5 @@ def _integer(node: NodeProto, name: str) -> int:
 
 
 def _one_or_all(values: Iterable[Any]) -> Any:
-    different = sorted(set(values))
+    different = tuple(sorted(set(values)))
     return different[0] if len(different) == 1 else different or None

@@ -1,1 +1,1 @@
-"""What goes into an artifact beside the models: manifest, model card, run.md, Modelfile."""
+"""What goes into an artifact beside the models: manifest, model card, run.md."""

@@ -1,4 +1,4 @@
-"""README.md of an artifact: a model card in Hugging Face's style. Every figure in it stands in the manifest."""
+"""README.md of an artifact: a model card in Hugging Face's style. Every figure in it comes from the manifest."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from mentor_edge.manifest import Manifest
+from mentor_edge.results import Quantization, QuantizedParity
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _LICENSE_KEYS = ("license", "license_name", "license_link")
@@ -17,19 +19,19 @@ _ROLES = {"shipped": "shipped", "refused": "refused by the gate", "control": "co
 
 
 def license_of(directory: Path) -> dict[str, str]:
-    """What the front matter of a model directory's README.md says about its license; nothing where there is none."""
+    """The license entries in the front matter of a model directory's README.md; empty if there are none."""
     try:
         text = (directory / "README.md").read_text(encoding="utf-8")
-        found = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
+        front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
     except (OSError, UnicodeDecodeError, IndexError, yaml.YAMLError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(front, dict):
         return {}
-    return {key: found[key] for key in _LICENSE_KEYS if isinstance(found.get(key), str)}
+    return {key: front[key] for key in _LICENSE_KEYS if isinstance(front.get(key), str)}
 
 
 def model_card(manifest: Manifest, license: Mapping[str, str]) -> str:
-    """The card's text. `license` are entries of its front matter, as `license_of` finds them in the base's card."""
+    """The card's text. `license` are entries for its front matter, from `license_of` the base."""
     source = manifest.source
     base = source.base or source.model
     front: dict[str, Any] = {**license}
@@ -44,7 +46,7 @@ def model_card(manifest: Manifest, license: Mapping[str, str]) -> str:
         ("What was tested, and what was not", _limits(manifest)),
         (
             "Verify and run",
-            ["```sh", "mentor-edge verify .", "```", "", "[run.md](run.md) has the lines for every program."],
+            ["```sh", "mentor-edge verify .", "```", "", "[run.md](run.md) has the commands for every program."],
         ),
     ]
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
@@ -56,19 +58,20 @@ def model_card(manifest: Manifest, license: Mapping[str, str]) -> str:
 
 def _gate(manifest: Manifest) -> Iterator[str]:
     suite = manifest.suite
+    tasks = sum(split.n for split in manifest.entries[0].gate.splits.values()) if manifest.entries else 0
     yield (
-        f"The same {sum(split['n'] for split in _first_splits(manifest))} tasks went through the merged model in torch "
-        f"(the reference) and through every exported model in its own runtime, decoded greedily, with tools really "
-        f"executed, and were compared one by one. Suite: {_plain(suite['name'])} {_plain(suite['version'])}, "
-        f"SHA-256 {_code(suite['sha256'])}. A model passes when the one-sided 95 % bound of its loss lies within "
-        f"{100 * manifest.margin:g} points on every split; the interval below is the two-sided 90 % one (Tango)."
+        f"The same {tasks} tasks went through the merged model in torch (the source) and through every exported model "
+        f"in its own runtime. Decoding was greedy, tools were really executed, and the answers were compared task by "
+        f"task. Suite: {_plain(suite.name)} {_plain(suite.version)}, SHA-256 {_code(suite.sha256)}. A model passes if "
+        f"the one-sided 95 % bound of its loss is within {100 * manifest.margin:g} points on every split; the interval "
+        f"below is the two-sided 90 % one (Tango)."
     )
     yield ""
     header = (
         "model",
         "split",
         "n",
-        "reference, %",
+        "source, %",
         "model, %",
         "difference, points",
         "90 % interval",
@@ -78,26 +81,22 @@ def _gate(manifest: Manifest) -> Iterator[str]:
     )
     rows = []
     for entry in manifest.entries:
-        for name, split in entry.gate["splits"].items():
-            accuracy = [f"{100 * split['correct'][side] / split['n']:.1f}" for side in ("reference", "artifact")]
+        for name, split in entry.gate.splits.items():
             rows.append(
                 [
                     entry.path,
                     name,
-                    split["n"],
-                    *accuracy,
-                    f"{100 * split['delta']:+.2f}",
-                    f"[{100 * split['low']:+.2f}, {100 * split['high']:+.2f}]",
-                    split["lost"],
-                    split["gained"],
-                    split["verdict"],
+                    split.n,
+                    f"{100 * split.correct.source / split.n:.1f}",
+                    f"{100 * split.correct.artifact / split.n:.1f}",
+                    f"{100 * split.delta:+.2f}",
+                    f"[{100 * split.low:+.2f}, {100 * split.high:+.2f}]",
+                    split.lost,
+                    split.gained,
+                    split.verdict,
                 ]
             )
     yield from _table(header, rows)
-
-
-def _first_splits(manifest: Manifest) -> list[Any]:
-    return list(manifest.entries[0].gate["splits"].values()) if manifest.entries else []
 
 
 def _files(manifest: Manifest) -> Iterator[str]:
@@ -106,7 +105,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
         "MB",
         "verdict",
         "what it is",
-        "malformed turns (reference)",
+        "malformed turns (source)",
         "mean KL, nats",
         "same top-1, %",
         "delta kept",
@@ -114,59 +113,67 @@ def _files(manifest: Manifest) -> Iterator[str]:
     )
     rows = []
     for entry in manifest.entries:
-        malformed = entry.gate["malformed"]
+        malformed, parity = entry.gate.malformed, entry.parity
         rows.append(
             [
                 entry.path,
                 f"{entry.bytes / 1e6:.1f}",
                 entry.verdict,
                 _ROLES[entry.role],
-                f"{malformed['artifact']} ({malformed['reference']})",
-                _figure(entry.parity.get("kl_mean"), ".2g"),
-                _figure(entry.parity.get("top1_agreement"), ".1f", 100),
-                _figure((entry.delta or {}).get("projection"), ".2f"),
+                f"{malformed.artifact} ({malformed.source})",
+                _figure(parity.kl_mean if isinstance(parity, QuantizedParity) else None, ".2g"),
+                _figure(parity.top1_agreement, ".1f", 100),
+                _figure(None if entry.delta is None else entry.delta.projection, ".2f"),
                 f"`{manifest.content_digest(entry)}`",
             ]
         )
     yield from _table(header, rows)
     yield ""
     yield (
-        "KL and top-1 compare the next-token distributions with the reference's, over the positions named in the "
-        'manifest. "Delta kept" is how much of the fine-tune\'s change is left in the quantized weights, 1 being all.'
+        "KL and top-1 compare the next-token distributions with the source's, over the positions named in the "
+        'manifest. "Delta kept" is the share of the fine-tune\'s change that is left in the quantized weights.'
     )
     yield ""
     for entry in manifest.entries:
-        yield f"- {_code(entry.path)}, as written: {_flat(_without_details(entry.quantization))}"
+        yield f"- {_code(entry.path)}, as written: {_written(entry.quantization)}"
 
 
-def _without_details(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is empty and without the graph's operators, which stand in the manifest."""
-    kept = {key: _without_details(value) if isinstance(value, Mapping) else value for key, value in written.items()}
-    return {key: value for key, value in kept.items() if key != "operators" and value not in (None, {}, [], ())}
+def _written(quantization: Quantization) -> str:
+    """Without a graph's operators, which only the manifest lists."""
+    values = quantization.model_dump(exclude={"format": True, "weights": {"operators"}}, exclude_none=True)
+    if quantization.format == "gguf" and quantization.note is not None:
+        values["note"] = quantization.note
+    return _flat({key: value for key, value in values.items() if value not in ({}, ())})
 
 
 def _making(manifest: Manifest) -> Iterator[str]:
     source = manifest.source
-    yield f"- Model: {_code(_shown(source.model))}. The manifest has the SHA-256 of its files."
+    yield f"- Model: {_code(_shown(source.model))}. The manifest lists the SHA-256 of its files."
     if source.base is not None:
         yield f"- Base: {_code(_shown(source.base))}."
     if source.adapter is not None:
         yield f"- Adapter: {_code(_shown(source.adapter))}."
-    if source.merge:
-        yield f"- Merge: {_flat(source.merge)}."
-    yield f"- Chat template: SHA-256 `{manifest.template_sha256}`, stored in every file byte for byte."
+    if source.choice is not None:
+        yield f"- Choice of the base, by tasks solved: {_flat(source.choice)}."
+    if source.merge is not None:
+        trained_on = source.merge.trained_on
+        shown = source.merge.model_copy(update={"trained_on": None if trained_on is None else _shown(trained_on)})
+        yield f"- Merge: {_flat(shown)}."
+    elif source.merged_onto is not None:
+        yield f"- Merged onto: {source.merged_onto}."
+    yield f"- Chat template: SHA-256 `{manifest.template_sha256}`, stored byte for byte in every model."
     for entry in manifest.entries:
         if entry.calibration is not None:
             yield f"- Calibration of {_code(entry.path)}: {_flat(entry.calibration)}."
     for format, parity in manifest.parity.items():
-        yield f"- Unquantized {format} against the model, before anything else: {_flat(parity)}."
+        yield f"- Unquantized {format} compared with the model: {_flat(parity)}."
     yield f"- Versions: {_flat(manifest.versions)}."
 
 
 def _limits(manifest: Manifest) -> Iterator[str]:
-    runtimes = dict.fromkeys(_flat(entry.gate["runtime"]) for entry in manifest.entries)
-    yield f"- The verdicts hold for these tasks in these runtimes: {'; '.join(runtimes)}."
-    yield "- They compare with the reference: a model that passed makes the mistakes that the reference makes."
+    runtimes = dict.fromkeys(_flat(entry.runtime) for entry in manifest.entries)
+    yield f"- The verdicts are valid for these tasks in these runtimes: {'; '.join(runtimes)}."
+    yield "- They compare with the source: a model that passed still makes the source's mistakes."
     yield (
         "- Not tested: other tasks and languages, sampling, other runtimes, other templates and tool-call parsers "
         "(llama-server with tools and Ollama have their own), safety and bias."
@@ -185,7 +192,9 @@ def _figure(value: Any, form: str, factor: float = 1) -> str:
 
 
 def _flat(values: Any) -> str:
-    """Nested figures in one line: `a 1, b (c 2, d 3)`."""
+    """Nested figures in one line: `a 1, b (c 2, d 3)`. Figures of a result that are None are left out."""
+    if isinstance(values, BaseModel):
+        values = values.model_dump(exclude_none=True, exclude={"kind"})
     if isinstance(values, Mapping):
         flat = {key: _flat(value) for key, value in values.items()}
         parts = (f"{key} ({text})" if ", " in text else f"{key} {text}" for key, text in flat.items())
@@ -195,9 +204,9 @@ def _flat(values: Any) -> str:
     return _plain(f"{values:.4g}" if isinstance(values, float) else values)
 
 
-def _shown(place: str) -> str:
-    """A hub id as it is; of a path only its end, since the rest belongs to the machine that made it."""
-    return place if _HUB_ID.fullmatch(place) else Path(place).name
+def _shown(model: str) -> str:
+    """A hub id, or the last part of a path: the rest belongs to the machine that made the artifact."""
+    return model if _HUB_ID.fullmatch(model) else Path(model).name
 
 
 def _code(text: object) -> str:
@@ -205,5 +214,5 @@ def _code(text: object) -> str:
 
 
 def _plain(value: object) -> str:
-    """One line, whatever a name holds."""
+    """One line, even for a name with line breaks."""
     return " ".join(str(value).split())

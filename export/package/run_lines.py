@@ -1,26 +1,24 @@
-"""run.md of an artifact: the lines that run each model as the gate ran it, and what its verdict does not cover."""
+"""run.md of an artifact: the commands that run each model as the gate ran it, and what its verdict does not cover."""
 
 from __future__ import annotations
 
 from string import Template
 
-from mentor_edge.manifest import Manifest, ManifestEntry
-
-from .ollama import NOT_COVERED
+from mentor_edge.manifest import Manifest
 
 _HEAD = """\
 # How to run these models
 
-All lines are meant for this directory; `mentor-edge verify .` first says whether it is whole. mentor-edge compares a
-model with the manifest before every load; the other programs do not.
+Run all commands in this directory. First check that it is intact: `mentor-edge verify .`. mentor-edge compares a model
+with the manifest before every load; other programs do not.
 
-The verdicts hold for greedy decoding on a CPU, the settings below ($cache), the model's own
-chat template, and mentor-edge's parser of tool calls. What renders or parses in another way (llama-server with tools,
-Ollama, a binding's own chat handler) is another system, and nobody has measured it. To measure a server:
+The verdicts are valid for greedy decoding on a CPU, the settings below ($cache), the model's own chat template,
+and mentor-edge's parser of tool calls. A program that renders or parses differently (llama-server with tools, Ollama, a
+binding's own chat handler) is a different system, which the gate did not measure. To measure a server:
 `mentor-edge evaluate http://localhost:8080/v1 --suite ...`.
 
 `OMP_WAIT_POLICY=passive` keeps threads from burning a core while they wait for each other.
-`ORT_DISABLE_TELEMETRY=1` must stand before onnxruntime-genai is imported: it records usage otherwise.
+Set `ORT_DISABLE_TELEMETRY=1` before onnxruntime-genai is imported: otherwise it records usage.
 """
 
 _AGENT = """\
@@ -52,7 +50,7 @@ print(trajectory.ending, trajectory.answer)
 """
 
 _GGUF = """
-With llama-cpp-python, rendering and parsing as the gate did (its own chat handlers ignore tools or parse no calls):
+With llama-cpp-python, rendering and parsing as the gate did (its own chat handlers ignore tools or do not parse calls):
 
 ```python
 import os
@@ -86,7 +84,7 @@ reply = model.create_completion(ids, max_tokens=256, temperature=0, repeat_penal
 print(parse_turn(reply["choices"][0]["text"]))
 ```
 
-With llama.cpp's programs, which render the same template and parse calls in their own way:
+With llama.cpp's programs, which render the same template but parse calls in their own way:
 
 ```sh
 OMP_WAIT_POLICY=passive llama-server -m $path --jinja -c $context --temp 0 -ngl 0 -ctk $kv -ctv $kv -fa $fa --port 8080
@@ -133,54 +131,45 @@ turn = []
 while not generator.is_done():
     generator.generate_next_token()
     turn.append(int(generator.get_next_tokens()[0]))
-said = [token for token in turn if token not in directory.end_ids]
-print(parse_turn(directory.tokenizer.decode(said, skip_special_tokens=False)))
+turn = [token for token in turn if token not in directory.end_ids]
+print(parse_turn(directory.tokenizer.decode(turn, skip_special_tokens=False)))
 ```
 """
 
-_OLLAMA = f"""\
+_OLLAMA = """\
 ## Ollama
 
-```sh
-ollama create my-model -f Modelfile
-ollama run my-model
-```
-
-{NOT_COVERED}
+Not supported. Ollama does not render the chat template inside a GGUF file. It uses a template in Go's template
+language: the one in your Modelfile, or a built-in one. If that template does not use tools, requests with tools fail
+with "does not support tools"; Ollama also parses calls with its own parser. To try a model anyway, write a Modelfile
+with `FROM ./FILE.gguf` and a `TEMPLATE` that renders the same text as the model's chat template, then run `ollama
+create NAME -f Modelfile`. The gate measured nothing of this: its verdicts do not cover Ollama.
 """
 
 _GGML_TYPES = {"f32": 0, "f16": 1}
-"""ggml's numbers of the cache types that the gate runs with."""
+"""ggml's numbers for the cache types that the gate runs with."""
+_DEFAULT_CACHE = "f16"
+"""llama.cpp's own default."""
 
 
-def run_markdown(manifest: Manifest, ollama_refusal: str | None) -> str:
-    """The text of run.md, for the models that passed. `ollama_refusal` says why there is no Modelfile, None if there is
-    one."""
+def run_markdown(manifest: Manifest) -> str:
+    """The text of run.md, for the models that passed the gate."""
     shipped = [entry for entry in manifest.entries if entry.role == "shipped"]
-    types = sorted({_kv(entry) for entry in shipped if _is_gguf(entry)})
-    cache = f"llama.cpp's cache in {' or '.join(types)}" if types else "the runtime's own cache"
+    caches = sorted({entry.runtime.kv or _DEFAULT_CACHE for entry in shipped if entry.format == "gguf"})
+    cache = f"llama.cpp's cache in {' or '.join(caches)}" if caches else "the runtime's own cache"
     parts = [Template(_HEAD).substitute(cache=cache)]
     for entry in shipped:
-        runtime, kv = entry.gate["runtime"], _kv(entry)
-        flash = bool(runtime.get("flash_attention"))
+        kv = entry.runtime.kv or _DEFAULT_CACHE
         values = {
             "path": entry.path,
             "kv": kv,
             "kv_number": _GGML_TYPES[kv],
-            "flash": flash,
-            "fa": "on" if flash else "off",
-            "context": runtime.get("context_length", 0),  # 0 is the model's own, in all of llama.cpp's programs
+            "flash": bool(entry.runtime.flash_attention),
+            "fa": "on" if entry.runtime.flash_attention else "off",
+            "context": entry.runtime.context_length,  # 0 means the model's own, in all of llama.cpp's programs
         }
-        parts.append(Template(_AGENT + (_GGUF if _is_gguf(entry) else _ONNX)).substitute(values))
+        parts.append(Template(_AGENT + (_GGUF if entry.format == "gguf" else _ONNX)).substitute(values))
     if not shipped:
-        parts.append("No model passed the gate: there is none to run.\n")
-    parts.append(_OLLAMA if ollama_refusal is None else f"## Ollama\n\nThere is no Modelfile: {ollama_refusal}.\n")
+        parts.append("No model passed the gate, so there is none to run.\n")
+    parts.append(_OLLAMA)
     return "\n".join(parts)
-
-
-def _is_gguf(entry: ManifestEntry) -> bool:
-    return entry.format == "gguf"
-
-
-def _kv(entry: ManifestEntry) -> str:
-    return str(entry.gate["runtime"].get("kv", "f16"))

@@ -1,4 +1,4 @@
-"""What the source of an export says: token ids, rendered conversations, logits and greedy turns, by transformers."""
+"""The outputs of an export's source in transformers: token ids, rendered conversations, logits and greedy turns."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ TOLERANCE = 1e-3
 """Largest difference of a logit between float32 implementations that add in different orders. Layout errors exceed
 0.1."""
 TABLE_TOLERANCE = 5e-3
-"""The same for a model with GELU in llama.cpp, which looks its values up in a table of 16-bit floats; or twice what 16
-bits there change in the source, where that is more."""
+"""The same for a model with GELU in llama.cpp, which looks GELU up in a table of 16-bit floats. The limit is twice the
+change that 16 bits there cause in the source, if that is more."""
 POSITIONS = 200
-"""Random tokens whose logits are compared strictly, and the least number of positions to measure a divergence on."""
+"""Random tokens whose logits are compared strictly, and the minimum number of positions to measure a divergence on."""
 CONVERSATIONS, CONTEXT, SCORED = 8, 1024, 64
-"""A divergence is measured on at most so many conversations: on the last tokens of each, behind so much context. The
-logits kept are what this costs: 300 MB for a vocabulary of 151,936."""
+"""A divergence is measured on at most `CONVERSATIONS` conversations: on the last `SCORED` tokens of each, after at most
+`CONTEXT` tokens. The stored logits are the cost: 300 MB for a vocabulary of 151,936."""
 PROMPTS, NEW_TOKENS = 4, 48
-"""How many turns are generated greedily, and how many tokens they get."""
+"""Number of turns that are generated greedily, and the most tokens of each."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -46,7 +46,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What the source says after `prompt`, greedily. `leads` is by how much each token's logit was the largest."""
+    """The source's greedy turn after `prompt`. `leads`: the margin of each token's logit over the second largest."""
 
     prompt: list[int]
     generation: Generation
@@ -55,34 +55,42 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What a Hugging Face directory says, in float32 with eager attention.
-
-    `token_ids` and `decoded` belong to `texts`; `end_ids` end a turn. `random` are seeded random tokens, `scored` what
-    divergences are measured on. `llama_cpp_tolerance` is for the logits of float32 files in llama.cpp.
-    """
+class ExpectedOutputs:
+    """The outputs of a Hugging Face directory, computed in float32 with eager attention."""
 
     source: Path
+    """The directory."""
     llama_cpp_tolerance: float
+    """Largest accepted difference of a logit for float32 files in llama.cpp."""
     eos_token: str
+    """The tokenizer's end token."""
     end_ids: frozenset[int]
+    """Ids of the tokens that end a turn."""
     template: ChatTemplate | None
+    """The chat template, None if there is none."""
     texts: list[str]
+    """The corpus."""
     token_ids: list[list[int]]
+    """Ids of each text."""
     decoded: list[str]
+    """The text that these ids decode to."""
     random: Scored
+    """Seeded random tokens."""
     scored: list[Scored]
+    """Texts to measure divergences on."""
     turns: list[Turn]
+    """Greedy turns."""
 
     @classmethod
-    def of(cls, model_dir: Path, conversations: Sequence[Sequence[int]] = ()) -> Reference:
-        """Ask the source. `conversations` are token ids of rendered conversations of the kind that the model is for;
-        short of 200 positions of them, the random tokens are scored too.
+    def of(cls, model_dir: Path, conversations: Sequence[Sequence[int]] = ()) -> ExpectedOutputs:
+        """Run the source.
 
-        Texts are NFC-normalized first where the tokenizer does that, because llama.cpp does not.
+        `conversations` are token ids of rendered conversations of the kind that the model is made for. If they have
+        fewer than 200 positions to score, the random tokens are scored too. Texts are NFC-normalized first if the
+        tokenizer does that, because llama.cpp does not.
 
-        Raises: ExportError (stage template) when our renderer and transformers' make different texts of a probe, or
-        when the logits are not finite; StudentError when the model cannot be loaded, or not whole.
+        Raises: ExportError (stage template) when our renderer and transformers render a probe differently, or when the
+        logits are not finite; StudentError when the model cannot be loaded completely.
         """
         import torch
         from transformers import AutoTokenizer
@@ -98,7 +106,7 @@ class Reference:
         template = _checked_template(tokenizer)
         texts = _texts(tokenizer, model.get_input_embeddings().num_embeddings)
         token_ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        # Behind a sliding window, every scored position has one that lies outside.
+        # With a sliding window, every scored position must have earlier positions outside the window.
         window = min(getattr(config, "sliding_window", None) or 0, CONTEXT)
         random = _score(model, _random_tokens(tokenizer, min(POSITIONS + window, limit)), POSITIONS)
         if not np.isfinite(random.logits).all():
@@ -128,8 +136,8 @@ class Reference:
 
     @cached_property
     def guess_divergence(self) -> float:
-        """The divergence, in nats, of the one distribution that fits all scored positions best: what a file reaches
-        that knows the model's favourite tokens and does not read the text."""
+        """The divergence, in nats, of the single distribution that fits all scored positions best. A file that knows
+        the model's favourite tokens but does not read the text reaches it."""
         rows = [row for item in self.scored for row in item.logits]
         mean = np.zeros(len(rows[0]))
         negative_entropy = 0.0
@@ -142,13 +150,13 @@ class Reference:
 
 
 def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    """Of one position, `[vocabulary]`, in double precision: the sum has as many terms as the vocabulary."""
+    """Log-probabilities at one position, `[vocabulary]`, in double precision: the sum has that many terms."""
     shifted = logits.astype(np.float64) - logits.max()
     return shifted - np.log(np.exp(shifted).sum())
 
 
 def render(template: ChatTemplate, probe: Probe) -> str | None:
-    """The text of a probe, or None where the template refuses it."""
+    """The text of a probe, or None if the template refuses it."""
     try:
         return template.render(probe.messages, probe.tools, add_generation_prompt=probe.add_generation_prompt)
     except StudentError:
@@ -156,11 +164,11 @@ def render(template: ChatTemplate, probe: Probe) -> str | None:
 
 
 def first_difference(left: str | None, right: str | None) -> str:
-    """Where two texts differ, for a message."""
+    """Where two texts differ, in words."""
     if left is None or right is None:
         return "one is refused"
-    place = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
-    return f"character {place} on, {left[place : place + 40]!r} is {right[place : place + 40]!r}"
+    start = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    return f"character {start} on, {left[start : start + 40]!r} is {right[start : start + 40]!r}"
 
 
 def _checked_template(tokenizer: Any) -> ChatTemplate | None:
@@ -173,9 +181,9 @@ def _checked_template(tokenizer: Any) -> ChatTemplate | None:
         ours, theirs = render(template, probe), _render_as_transformers(tokenizer, probe)
         if ours != theirs:
             raise ExportError(
-                f"template: conversation {number} is rendered otherwise than by transformers: from"
+                f"template: conversation {number} is not rendered as by transformers: from"
                 f" {first_difference(theirs, ours)}",
-                "the template needs something that transformers alone offers; please report it",
+                "the template uses a feature that only transformers offers; please report it",
             )
     return template
 
@@ -198,7 +206,7 @@ def _render_as_transformers(tokenizer: Any, probe: Probe) -> str | None:
 def _texts(tokenizer: Any, rows: int) -> list[str]:
     texts = list(TEXTS)
     for number, token in tokenizer.added_tokens_decoder.items():
-        # Gemma's runs of spaces are never written like this in a text, and its token for images has no embedding.
+        # Text never contains Gemma's tokens for runs of spaces, and its token for images has no embedding.
         if "▁" in token.content or number >= rows:
             continue
         texts += [token.content, f"a{token.content}b", f"1 {token.content} \n{token.content}{token.content}"]
@@ -241,15 +249,14 @@ def _llama_cpp_tolerance(model: Any, random: Scored) -> float:
 
 
 def _prompts(tokenizer: Any, template: ChatTemplate | None, conversations: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The conversations up to the model's first turn; the probes that wait for a turn when none has such a place."""
+    """The conversations up to the model's first turn; if none has a model turn, the probes that end before one."""
     if template is None:
         return []
     waiting = [probe for probe in PROBES if probe.add_generation_prompt and render(template, probe) is not None]
     texts = [render(template, probe) or "" for probe in waiting]
     before = render(template, replace(waiting[0], add_generation_prompt=False)) or ""
     opening = tokenizer.encode(texts[0].removeprefix(before), add_special_tokens=False)
-    found = list(_up_to(opening, conversations))
-    return found or [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    return list(_up_to(opening, conversations)) or [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
 
 def _up_to(opening: list[int], conversations: Sequence[Sequence[int]]) -> Iterator[list[int]]:
@@ -265,13 +272,13 @@ def _turn(model: Any, tokenizer: Any, end_ids: frozenset[int], prompt: list[int]
     from transformers import GenerationConfig
 
     ids = torch.tensor([prompt])
-    # Instead of the model's own, which may sample or punish repetition.
+    # The model's own settings may sample or penalize repetition.
     model.generation_config = GenerationConfig(
         do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=sorted(end_ids) or None, pad_token_id=0
     )
     output = model.generate(ids, attention_mask=torch.ones_like(ids), output_logits=True, return_dict_in_generate=True)
-    said = output.sequences[0, len(prompt) :].tolist()
+    generated = output.sequences[0, len(prompt) :].tolist()
     best, second = torch.cat(output.logits).topk(2).values.T
-    finished = said[-1] in end_ids
-    parsed = parse_turn(_text(tokenizer, said[:-1] if finished else said))
-    return Turn(prompt, Generation(said, finished), (best - second).tolist(), parsed)
+    finished = generated[-1] in end_ids
+    parsed = parse_turn(_text(tokenizer, generated[:-1] if finished else generated))
+    return Turn(prompt, Generation(generated, finished), (best - second).tolist(), parsed)

@@ -25,12 +25,13 @@ from mentor_edge.cli import tasks
 from mentor_edge.cli.compare import compare
 from mentor_edge.cli.doctor import doctor
 from mentor_edge.cli.evaluate import evaluate
-from mentor_edge.cli.export import export, verify, with_default_formats
+from mentor_edge.cli.export import ExportCommand, export
 from mentor_edge.cli.fit import fit
 from mentor_edge.cli.quickstart import quickstart
 from mentor_edge.cli.report import report
 from mentor_edge.cli.run import run
 from mentor_edge.cli.screen import console, escaped
+from mentor_edge.cli.verify import verify
 from mentor_edge.errors import MentorEdgeError
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ app = typer.Typer(
     "that lost the skill.",
 )
 for _command in (quickstart, fit, compare, report, evaluate, export, verify, run, doctor):
-    app.command()(_command)
+    app.command(cls=ExportCommand if _command is export else None)(_command)
 app.add_typer(tasks.app, name="tasks")
 
 _RESUME_OPTION = "; to resume, run the same command with --resume"
@@ -61,7 +62,7 @@ def main() -> None:
         warnings.filterwarnings("ignore")
         logging.disable(logging.WARNING)
     try:
-        app(with_default_formats(sys.argv[1:]))
+        app()
     except MentorEdgeError as error:
         if debug:
             raise

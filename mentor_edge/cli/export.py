@@ -1,20 +1,38 @@
-"""`mentor-edge export` and `mentor-edge verify`."""
+"""`mentor-edge export`: from a finished run, or a model, to a verified package."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from mentor_edge.cli.options import Json, Tools
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import RunError
 
+if TYPE_CHECKING:
+    from mentor_edge.export import Source
+    from mentor_edge.tasks.types import Suite
+
 DEFAULTS = {"--gguf": "q8_0,q4_k_m", "--onnx": "int4"}
 RUNS = Path("runs")
+
+
+class ExportCommand(TyperCommand):
+    """Lets `--gguf` and `--onnx` be given without a value, for which Typer's options have no setting."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Insert the default of a format option that is followed by another option, an existing path, or nothing."""
+        completed = list(args)
+        for index in reversed(range(len(args))):
+            following = completed[index + 1] if index + 1 < len(completed) else "-"
+            if completed[index] in DEFAULTS and (following.startswith("-") or Path(following).exists()):
+                completed.insert(index + 1, DEFAULTS[completed[index]])
+        return super().parse_args(ctx, completed)
 
 
 def export(
@@ -24,11 +42,12 @@ def export(
     gguf: Annotated[
         str | None,
         typer.Option(
-            help=f"GGUF types, separated by commas. Alone, and when no format is named: {DEFAULTS['--gguf']}."
+            help=f"GGUF types, separated by commas. Without a value, and if you name no format: {DEFAULTS['--gguf']}."
         ),
     ] = None,
     onnx: Annotated[
-        str | None, typer.Option(help=f"int4, int8, fp32, separated by commas. Alone: {DEFAULTS['--onnx']}.")
+        str | None,
+        typer.Option(help=f"int4, int8, fp32, separated by commas. Without a value: {DEFAULTS['--onnx']}."),
     ] = None,
     suite: Annotated[
         str, typer.Option(help="The gate's tasks: nano, calculator, gsm8k, bfcl, musique, or a JSONL file of tasks.")
@@ -41,29 +60,30 @@ def export(
     merge_base: Annotated[
         str,
         typer.Option(
-            help="What a QLoRA adapter is merged onto: 16-bit (the original weights), 4-bit (their dequantized 4 bits, "
-            "which it was trained on), or auto: both are measured, the better is kept."
+            help="The base for a QLoRA adapter: 16-bit (the original weights), 4-bit (their dequantized 4-bit values, "
+            "which it was trained on), or auto (measure both and keep the better one)."
         ),
     ] = "auto",
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--override", metavar="REGEX=TYPE", help="Another type for some GGUF tensors; may be repeated."),
+        typer.Option("--override", metavar="REGEX=TYPE", help="Another type for some GGUF tensors; repeatable."),
     ] = None,
     imatrix: Annotated[
-        str, typer.Option(help="Importance matrix: auto (types that need or gain from one), always or never.")
+        str, typer.Option(help="Importance matrix: auto (for types that need or gain from one), always or never.")
     ] = "auto",
     converter: Annotated[
-        Path | None, typer.Option(help="An upstream convert_hf_to_gguf.py, for families that ours does not convert.")
+        Path | None,
+        typer.Option(help="An upstream convert_hf_to_gguf.py, for model families that mentor-edge does not convert."),
     ] = None,
     exporter: Annotated[str, typer.Option(help="ONNX exporter: genai, transformers or optimum.")] = "genai",
     onnx_options: Annotated[
         list[str] | None,
-        typer.Option("--onnx-option", metavar="KEY=VALUE", help="A setting of genai's builder; may be repeated."),
+        typer.Option("--onnx-option", metavar="KEY=VALUE", help="A setting of genai's builder; repeatable."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Merge, convert, quantize, compare with the model, and ship only what passes the gate (exit 3: failed, 4:
-    inconclusive). A killed export goes on with what its gate had measured."""
+    inconclusive). To resume a killed export, run the same command: it reuses what its gate has measured."""
     from mentor_edge.cli.evaluate import load_tasks
     from mentor_edge.cli.tables import print_gate
     from mentor_edge.export import export as export_model
@@ -86,49 +106,18 @@ def export(
                 converter=converter,
                 exporter=exporter,
                 onnx_options=_pairs("--onnx-option", onnx_options),
+                calibration=calibration,
                 progress=progress,
-                **calibration,
             )
     print_gate(artifact)
     if as_json:
-        print_json({"artifact": str(artifact.directory), "files": artifact.summary()})
+        files = [row.model_dump(mode="json") for row in artifact.summary()]
+        print_json({"artifact": str(artifact.directory), "files": files})
     require_pass(artifact)
 
 
-def verify(
-    directory: Annotated[Path, typer.Argument(help="An exported artifact: the directory that holds manifest.json.")],
-    as_json: Json = False,
-) -> None:
-    """Compare every file of an artifact with its manifest (exit 1 when one is missing, changed or unknown)."""
-    from mentor_edge.manifest import Manifest
-    from mentor_edge.manifest import verify as find_problems
-
-    problems = find_problems(directory)
-    for problem in problems:
-        console.print(f"[red]bad[/red] {problem}", soft_wrap=True)
-    if not problems:
-        console.print(f"{len(Manifest.read(directory).sha256)} files of {directory} are what its manifest says")
-    if as_json:
-        print_json({"artifact": str(directory), "ok": not problems, "problems": problems})
-    if problems:
-        raise typer.Exit(1)
-
-
-def with_default_formats(arguments: Sequence[str]) -> list[str]:
-    """The command line with the default kinds after a `--gguf` or `--onnx` that stands alone: typer's options always
-    take a value."""
-    found = list(arguments)
-    if found[:1] != ["export"]:
-        return found
-    for place in reversed(range(len(found))):
-        following = found[place + 1] if place + 1 < len(found) else "-"
-        if found[place] in DEFAULTS and (following.startswith("-") or Path(following).exists()):
-            found.insert(place + 1, DEFAULTS[found[place]])
-    return found
-
-
 def newest_run() -> Path:
-    """The run in `runs/` that was finished last, those inside of a quickstart included.
+    """The run in `runs/` that finished last, including those inside a quickstart.
 
     Raises: RunError when there is none.
     """
@@ -139,14 +128,15 @@ def newest_run() -> Path:
     return runs[-1].parent
 
 
-def _source(target: Path, merge_base: str) -> tuple[Any, dict[str, Any]]:
-    """What to export, and whose training tasks an importance matrix may be computed from."""
-    if (target / "config.json").is_file():
-        return target, {}
+def _source(target: Path, merge_base: str) -> tuple[Path | Source, Callable[[], Suite]]:
+    """What to export, and the tasks that an importance matrix may be computed from."""
+    from mentor_edge.export.pipeline import default_calibration
     from mentor_edge.recipes import Run
 
+    if (target / "config.json").is_file():
+        return target, default_calibration
     run = Run.load(target)
-    return run.source(merge_base), {"calibration": run.training_suite}
+    return run.source(merge_base), run.training_suite
 
 
 def _kinds(text: str | None) -> tuple[str, ...]:
@@ -156,7 +146,7 @@ def _kinds(text: str | None) -> tuple[str, ...]:
 def _pairs(option: str, values: list[str] | None) -> dict[str, str]:
     pairs = {}
     for value in values or []:
-        # From the right: a regular expression may hold the sign.
+        # Split at the last sign: a regular expression may contain it.
         key, equals, setting = value.rpartition("=")
         if not (key and equals and setting):
             raise typer.BadParameter(f"{option} takes NAME=VALUE, got {value!r}")

@@ -12,6 +12,7 @@ from rich.table import Table
 from mentor_edge.cli.screen import console
 from mentor_edge.evaluation.document import Grid, Strong, message_text
 from mentor_edge.messages import Message
+from mentor_edge.results import ModelSummary, QuantizedParity
 
 if TYPE_CHECKING:
     from mentor_edge.evaluation.evaluate import Evaluation
@@ -74,9 +75,8 @@ def print_quickstart(summary: Mapping[str, Any], out: Path) -> None:
     print_grid(accuracy_grid(summary), "accuracy, % (greedy, torch)")
     for sentence in (*lift_sentences(summary), summary["overlap"]):
         console.print(sentence, markup=False)
-    print_grid(
-        gate_grid(summary["artifacts"]), "gate: merged torch model against the file in llama.cpp", verdict="gate"
-    )
+    models = [ModelSummary.model_validate(row) for row in summary["artifacts"]]
+    print_grid(gate_grid(models), "gate: merged torch model against the file in llama.cpp", verdict="gate")
     conversation = summary["conversation"]
     console.print(f"\n[bold]{conversation['file']}[/bold] answers (expected: {conversation['expected']})")
     print_conversation(conversation["question"], [Message.from_openai(row) for row in conversation["messages"]])
@@ -95,34 +95,32 @@ def print_gate(artifact: Artifact) -> None:
     from mentor_edge.export.gate_grid import gate_grid
 
     manifest = artifact.manifest
-    print_grid(gate_grid(artifact.summary()), f"gate on {manifest.suite['name']}", verdict="gate")
-    if "difference" in manifest.source.merge:
-        solved = ", ".join(f"{base} {correct}" for base, correct in manifest.source.merge["correct"].items())
-        merge = manifest.source.merge
-        console.print(f"merged onto the {merge['base']} base (right of {merge['n']} tasks: {solved})", markup=False)
-    for format, found in manifest.parity.items():
+    print_grid(gate_grid(artifact.summary()), f"gate on {manifest.suite.name}", verdict="gate")
+    if (choice := manifest.source.choice) is not None:
+        solved = ", ".join(f"{base} {correct}" for base, correct in choice.correct.items())
+        console.print(f"merged onto the {choice.base} base (right of {choice.n} tasks: {solved})", markup=False)
+    for format, parity in manifest.parity.items():
         console.print(
-            f"{format}: converted without a difference above {found['max_difference']:.1e} in {found['positions']} "
-            f"positions; template and {found['text']['token_cases']} token cases equal",
+            f"{format}: after the conversion no logit differs by more than {parity.max_difference:.1e} in "
+            f"{parity.positions} positions; template and {parity.text.token_cases} token cases are equal",
             markup=False,
         )
     for entry in manifest.entries:
         console.print(f"{entry.format} {entry.quant}: {'; '.join(_facts(entry))}", markup=False, soft_wrap=True)
-    console.print(f"written: {artifact.directory} (run.md says how to run it)", markup=False)
+    console.print(f"written: {artifact.directory} (its run.md lists the commands to run it)", markup=False)
 
 
 def _facts(entry: ManifestEntry) -> Iterator[str]:
-    """What the manifest says of a model, for people."""
-    yield entry.gate["explanation"]
-    malformed = entry.gate["malformed"]
-    yield f"malformed {malformed['artifact']} (reference {malformed['reference']})"
-    if "kl_mean" in entry.parity:
-        yield f"divergence {entry.parity['kl_mean']:.2g} nats, same top-1 {entry.parity['top1_agreement']:.1%}"
-    if entry.delta is not None and entry.delta["projection"] is not None:
-        alignment = entry.delta["alignment"]
+    """The main facts of a model's manifest entry."""
+    yield entry.gate.explanation
+    yield f"malformed {entry.gate.malformed.artifact} (source {entry.gate.malformed.source})"
+    if isinstance(entry.parity, QuantizedParity):
+        yield f"divergence {entry.parity.kl_mean:.2g} nats, same top-1 {entry.parity.top1_agreement:.1%}"
+    if entry.delta is not None and entry.delta.projection is not None:
+        alignment = entry.delta.alignment
         noise = "" if alignment is None else f" (cosine with it {alignment:.2f}: the rest is rounding)"
-        yield f"{entry.delta['projection']:.0%} of the fine-tune left{noise}"
-    if "types" in entry.quantization:
-        yield "tensors " + ", ".join(f"{count} {kind}" for kind, count in entry.quantization["types"].items())
-        if note := entry.quantization.get("note"):
-            yield note
+        yield f"{entry.delta.projection:.0%} of the fine-tune left{noise}"
+    if entry.quantization.format == "gguf":
+        yield "tensors " + ", ".join(f"{count} {kind}" for kind, count in entry.quantization.types.items())
+        if entry.quantization.note is not None:
+            yield entry.quantization.note

@@ -8,6 +8,7 @@ from typing import Any
 
 from mentor_edge.evaluation.document import Grid, markdown_table, message_text, new_figure, save_figure, write_lines
 from mentor_edge.messages import Message
+from mentor_edge.results import ModelSummary
 
 
 def accuracy_grid(summary: Mapping[str, Any]) -> Grid:
@@ -70,7 +71,7 @@ def write_report(out: Path, summary: Mapping[str, Any]) -> None:
         "Merged torch model against the file in llama.cpp, item by item; a file's verdict is the worst of its splits. "
         "Controls show what the gate can see and are never shipped.",
         "",
-        *markdown_table(gate_grid(summary["artifacts"])),
+        *markdown_table(gate_grid([ModelSummary.model_validate(row) for row in summary["artifacts"]])),
         "",
         "![gate intervals](gate.png)",
         "",

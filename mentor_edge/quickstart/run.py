@@ -105,7 +105,7 @@ class _Session:
     def __init__(self, out: Path, plan: Plan, seed: int, noise: Noise, stages: Stages, progress: Progress) -> None:
         self.out, self.plan, self.seed, self.noise = out, plan, seed, noise
         self.stages, self.progress = stages, progress
-        self.mentor_evaluation: Any = None  # the gate's reference, when this session measured it
+        self.mentor_evaluation: Any = None  # the gate's source side, if this session measured it
 
     def run(self) -> dict[str, Any]:
         from mentor_edge.recipes import MentorRecipe, SFTRecipe
@@ -213,10 +213,10 @@ class _Session:
             suite=suite,
             gguf=("q8_0", "q4_k_m"),
             controls=("f32", CONTROL),
-            reference=self.mentor_evaluation,
+            source_evaluation=self.mentor_evaluation,
             progress=self.progress,
         )
-        return artifact.summary()
+        return [row.model_dump(mode="json") for row in artifact.summary()]
 
     def _converse(self, suite: Any, artifacts: list[dict[str, Any]]) -> dict[str, Any]:
         from mentor_edge.agent import ToolAgent

@@ -6,18 +6,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from typer import BadParameter
+from typer.main import get_command
 
 from helpers.small_artifacts import make_artifact
 from mentor_edge.cli.app import app
-from mentor_edge.cli.export import newest_run, with_default_formats
+from mentor_edge.cli.export import newest_run
 from mentor_edge.errors import MentorEdgeError, RunError
 from mentor_edge.export import Artifact
 from mentor_edge.recipes import SFTRecipe
+from mentor_edge.results import QuantizedParity
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -26,19 +27,31 @@ def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("typed", "gguf", "onnx", "target"),
     [
-        (["export", "--gguf"], ["export", "--gguf", "q8_0,q4_k_m"]),
-        (["export", "--gguf", "--onnx", "int8"], ["export", "--gguf", "q8_0,q4_k_m", "--onnx", "int8"]),
-        (["export", "--onnx", ".", "--gguf"], ["export", "--onnx", "int4", ".", "--gguf", "q8_0,q4_k_m"]),
-        (["export", ".", "--gguf", "q6_k"], ["export", ".", "--gguf", "q6_k"]),
-        (["export", "--gguf=q6_k", "--json"], ["export", "--gguf=q6_k", "--json"]),
-        (["evaluate", "--gguf"], ["evaluate", "--gguf"]),
-        ([], []),
+        (["--gguf"], "q8_0,q4_k_m", None, None),
+        (["--gguf", "--onnx", "int8"], "q8_0,q4_k_m", "int8", None),
+        (["--gguf", "--onnx"], "q8_0,q4_k_m", "int4", None),
+        (["--onnx", ".", "--gguf"], "q8_0,q4_k_m", "int4", "."),
+        ([".", "--gguf", "q6_k"], "q6_k", None, "."),
+        (["--gguf", "q6_k", "."], "q6_k", None, "."),
+        ([".", "--gguf"], "q8_0,q4_k_m", None, "."),
+        (["--gguf=q6_k", "--json"], "q6_k", None, None),
+        ([], None, None, None),
     ],
 )
-def test_a_format_that_stands_alone_means_its_usual_kinds(typed: Sequence[str], meant: Sequence[str]) -> None:
-    assert with_default_formats(typed) == meant
+def test_a_format_without_a_value_means_its_default_kinds(
+    typed: list[str], gguf: str | None, onnx: str | None, target: str | None
+) -> None:
+    command = get_command(app).commands["export"]  # type: ignore[attr-defined]
+    parameters = command.make_context("export", typed).params
+    assert (parameters["gguf"], parameters["onnx"]) == (gguf, onnx)
+    assert parameters["target"] == (None if target is None else Path(target))
+
+
+def test_other_commands_do_not_accept_a_format(tmp_path: Path) -> None:
+    done = run("evaluate", "--gguf", cwd=tmp_path)
+    assert done.returncode == 2 and "No such option" in done.stderr
 
 
 def test_the_newest_run_is_the_one_that_was_finished_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,14 +97,16 @@ def test_export_alone_takes_the_newest_run_through_both_formats(nano_student: Pa
         ("onnx", "int4"),
     ]
     manifest = Artifact.load(tmp_path / found["artifact"]).manifest
-    assert manifest.source.base == str(nano_student) and manifest.source.merge["base"] == "16-bit"
+    assert manifest.source.base == str(nano_student) and manifest.source.merged_onto == "16-bit"
     assert "adapter_model.safetensors" in manifest.source.adapter_files
     for entry in manifest.entries:
-        assert entry.delta is not None and entry.delta["survived"] and 0.5 < entry.delta["projection"] < 1.5
-        assert entry.parity["kl_mean"] < entry.parity["kl_guess"]
+        assert entry.delta is not None and entry.delta.survived and entry.delta.projection is not None
+        assert 0.5 < entry.delta.projection < 1.5
+        assert isinstance(entry.parity, QuantizedParity) and entry.parity.kl_mean < entry.parity.kl_guess
     plain, matrix = manifest.entries[:2]
-    assert plain.calibration is None and plain.quantization["types"]["q8_0"] == 2  # of each layer, by the override
-    assert matrix.calibration is not None and matrix.calibration["conversations"] == 12
+    assert plain.calibration is None and plain.quantization.format == "gguf"
+    assert plain.quantization.types["q8_0"] == 2  # of each layer, by the override
+    assert matrix.calibration is not None and matrix.calibration.conversations == 12
     verified = run("verify", tmp_path / "runs" / "a" / "artifact", "--json", cwd=tmp_path)
     assert (verified.returncode, json.loads(verified.stdout)["ok"]) == (0, True)
 

@@ -65,7 +65,7 @@ def test_upstream_still_writes_shared_tables_that_cannot_be_loaded(
 
 def test_upstream_still_ignores_the_names_in_its_help(builder: Any, students: Students, tmp_path: Path) -> None:
     directory = build(builder, students.source("qwen2"), tmp_path / "out", "int4", "int4_block_size=128")
-    assert quantization_of(directory / "model.onnx")["block_size"] == 32
+    assert quantization_of(directory / "model.onnx").block_size == 32
 
 
 def test_upstream_still_refuses_short_conversations_with_a_windowed_cache(

@@ -73,9 +73,20 @@ def test_an_entry_has_one_digest(whole: Path) -> None:
     assert renamed.content_digest(directory) != read.content_digest(directory)
 
 
-def test_figures_that_json_cannot_hold_become_null(tmp_path: Path) -> None:
-    make_artifact(tmp_path, parity={"gguf": {"kl_mean": float("nan"), "worst": float("inf")}})
-    assert Manifest.read(tmp_path).parity == {"gguf": {"kl_mean": None, "worst": None}}
+@pytest.mark.parametrize("figure", [float("nan"), float("inf")])
+def test_figures_that_json_cannot_hold_are_refused(figure: float) -> None:
+    report = manifest().entries[0].gate
+    with pytest.raises(ValueError, match="finite number"):
+        type(report).model_validate(report.model_dump() | {"margin": figure})
+
+
+def test_a_figure_too_large_for_a_float_is_refused(artifact: Path) -> None:
+    """JSON's 1e999 is read as infinity."""
+    rewrite(artifact, lambda values: values.update(margin=1e999))
+    path = artifact / MANIFEST
+    path.write_text(path.read_text().replace("Infinity", "1e999"))
+    with pytest.raises(ArtifactError, match="margin: Input should be a finite number"):
+        Manifest.read(artifact)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +101,15 @@ def test_paths_must_lie_in_the_artifact(artifact: Path, outside: str) -> None:
 
     for edit in (point_outside, list_outside):
         rewrite(artifact, edit)
-        with pytest.raises(ArtifactError, match="is no path of a file in the artifact"):
+        with pytest.raises(ArtifactError, match="is not the path of a file in the artifact"):
             Manifest.read(artifact)
 
 
 @pytest.mark.parametrize(
     ("edit", "problem"),
     [
-        (lambda m: m.update(schema_version=2), "has schema version 2; this mentor-edge reads 1\nupgrade"),
+        (lambda m: m.update(schema_version=3), "has schema version 3; this mentor-edge reads 2\nupgrade"),
+        (lambda m: m.update(schema_version=1), "was made by an early version of mentor-edge\nexport it again"),
         (lambda m: m.update(schema_version=0), "schema_version is 0"),
         (lambda m: m.update(schema_version=True), "schema_version is True"),
         (lambda m: m.update(schema_version="1"), "schema_version is '1'"),
@@ -108,14 +120,20 @@ def test_paths_must_lie_in_the_artifact(artifact: Path, outside: str) -> None:
         (lambda m: m["entries"][0].update(bytes=-1), "entries.0.bytes"),
         (lambda m: m["entries"][0]["gate"].update(splits={}), "entries.0.gate.splits"),
         (lambda m: m["entries"][0]["gate"].update(verdict="fail"), "is shipped with the verdict 'fail'"),
+        (lambda m: m["entries"][0]["gate"].update(verdict="good"), "entries.0.gate.verdict: Input should be 'pass'"),
+        (lambda m: m["entries"][0]["gate"].pop("malformed"), "entries.0.gate.malformed: Field required"),
+        (lambda m: m["entries"][0]["quantization"].pop("types"), "entries.0.quantization.gguf.types: Field required"),
+        (lambda m: m["entries"][0]["quantization"].update(format="exe"), "entries.0.quantization: Input tag 'exe'"),
+        (lambda m: m["entries"][0]["parity"].update(kl_mean="low"), "entries.0.parity.quantized.kl_mean"),
+        (lambda m: m["parity"]["gguf"].update(surprise=1), "parity.gguf.surprise: Extra inputs are not permitted"),
         (lambda m: m["entries"][0]["gate"]["splits"]["id"].update(n=0), "entries.0.gate.splits.id.n"),
-        (lambda m: m["entries"].append(m["entries"][0]), "a format and quantization is there twice"),
+        (lambda m: m["entries"].append(m["entries"][0]), "two entries have the same format and quantization"),
         (lambda m: m["entries"][1].update(path="model-q8_0.gguf"), "belongs to two entries"),
         (lambda m: m["entries"][1].update(path="onnx-int4/model.onnx"), "belongs to two entries"),
-        (lambda m: m["entries"][0].update(path="gone.gguf"), "gone.gguf has no file in sha256"),
-        (lambda m: m["entries"][0].update(path="gate"), "gate has no file in sha256"),
+        (lambda m: m["entries"][0].update(path="gone.gguf"), "sha256 lists no file of gone.gguf"),
+        (lambda m: m["entries"][0].update(path="gate"), "sha256 lists no file of gate"),
         (lambda m: m["sha256"].update({"run.md": "abc"}), "sha256.run.md"),
-        (lambda m: m["sha256"].update({MANIFEST: "0" * 64}), "is no path of a file in the artifact"),
+        (lambda m: m["sha256"].update({MANIFEST: "0" * 64}), "is not the path of a file in the artifact"),
     ],
 )  # a table  # fmt: skip
 def test_a_manifest_that_makes_no_sense_is_refused(artifact: Path, edit: Any, problem: str) -> None:
@@ -129,16 +147,16 @@ def test_a_manifest_that_makes_no_sense_is_refused(artifact: Path, edit: Any, pr
     ("content", "problem"),
     [
         (b"", "Expecting value"),
-        (b"[]", "it is no JSON object"),
+        (b"[]", "it is not a JSON object"),
         (b"{}", "schema_version is None"),
-        (b'{"schema_version": 1', "delimiter"),
-        (b'{"schema_version": 1}', "digest"),
-        (b'{"schema_version": 1, "schema_version": 1}', "a key is there twice"),
-        (b'{"schema_version": NaN}', "NaN is no number"),
+        (b'{"schema_version": 2', "delimiter"),
+        (b'{"schema_version": 2}', "digest"),
+        (b'{"schema_version": 1, "schema_version": 1}', "a key occurs twice"),
+        (b'{"schema_version": NaN}', "NaN is not a number"),
         (b'{"schema_version": ' + b"9" * 5000 + b"}", "limit"),
         (b'{"schema_version": "\xff"}', "'utf-8' codec"),
         (b"\xff\xfe{\x00}\x00", "'utf-8' codec"),
-        *((b'{"schema_version": 1, "a": ' + b"[" * n + b"]" * n + b"}", "") for n in (400, 900, 990, 100_000)),
+        *((b'{"schema_version": 2, "a": ' + b"[" * n + b"]" * n + b"}", "") for n in (400, 900, 990, 100_000)),
         (b" " * (16 * 2**20) + b"{}", "more than 16 MiB"),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, bytes) else "",
@@ -151,13 +169,13 @@ def test_what_is_no_manifest_is_one_clear_error(artifact: Path, content: bytes, 
 
 
 def test_directories_without_manifest_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="holds no artifact"):
+    with pytest.raises(ArtifactError, match="is not an artifact"):
         Manifest.read(tmp_path)
     (tmp_path / "artifact.json").write_text("{}")
     with pytest.raises(ArtifactError, match="early version of mentor-edge\nexport it again"):
         Manifest.read(tmp_path)
     os.mkfifo(tmp_path / MANIFEST)  # reading it would wait for ever
-    with pytest.raises(ArtifactError, match="it is no file"):
+    with pytest.raises(ArtifactError, match="it is not a regular file"):
         Manifest.read(tmp_path)
 
 
@@ -234,11 +252,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "link": (link_out, ["model-q8_0.gguf is a symbolic link"]),
     "linked directory": (
         link_directory_out,
-        [*(f"{name} is a symbolic link, or behind one" for name in FILES if "onnx" in name), "onnx-int4 is not in"],
+        [*(f"{name} is a symbolic link, or below one" for name in FILES if "onnx" in name), "onnx-int4 is not in"],
     ),
     "loop": (loop, ["model-q8_0.gguf cannot be read"]),
-    "pipe": (replace_by_pipe, ["model-q8_0.gguf is no file"]),
-    "directory": (replace_by_directory, ["model-q8_0.gguf is no file"]),
+    "pipe": (replace_by_pipe, ["model-q8_0.gguf is not a regular file"]),
+    "directory": (replace_by_directory, ["model-q8_0.gguf is not a regular file"]),
     "huge": (make_huge, ["model-q8_0.gguf has 1099511627776 bytes, not 20"]),
     "wrong size": (
         lambda a: rewrite(a, lambda m: m["entries"][0].update(bytes=21)), ["model-q8_0.gguf has 20 bytes, not 21"]
@@ -349,5 +367,5 @@ make_artifact(pathlib.Path(sys.argv[1]))
     assert [name for name in ("run.md", "README.md", MANIFEST) if (out / name).exists()] == (
         ["run.md", "README.md"][:finished]
     )
-    with pytest.raises(ArtifactError, match="holds no artifact"):
+    with pytest.raises(ArtifactError, match="is not an artifact"):
         verify(out)

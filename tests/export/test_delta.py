@@ -12,9 +12,10 @@ from safetensors.torch import save_file
 from helpers.changed_students import moved, weights
 from helpers.tiny_models import make_student
 from mentor_edge.errors import ExportError
-from mentor_edge.export.delta import Survival, require_survival, survival
+from mentor_edge.export.delta import require_survival, survival
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
+from mentor_edge.results import Survival
 
 torch = pytest.importorskip("torch")
 
@@ -95,7 +96,7 @@ def test_nothing_left_is_an_error_that_names_the_stage(student: Path, tmp_path: 
 
 def test_a_model_equal_to_its_base_has_nothing_to_lose(student: Path, tmp_path: Path) -> None:
     found = survival_of(student, student, "q8_0", tmp_path)
-    assert found == Survival(0, (), 0.0, None, None, True)
+    assert found == Survival(touched=0, unchanged=(), changed_share=0.0, projection=None, alignment=None, survived=True)
     require_survival(found, tmp_path)
 
 

@@ -25,14 +25,15 @@ from mentor_edge.export import (
     evaluate_directory,
     evaluate_file,
     export,
+    gate_run,
     merge,
-    pipeline,
     require_pass,
 )
 from mentor_edge.manifest import MANIFEST, verify
 from mentor_edge.messages import Ending
 from mentor_edge.recipes import SFTRecipe
 from mentor_edge.recipes.nano.student import TEMPLATE
+from mentor_edge.results import SuiteRecord
 from mentor_edge.tasks.nano.suites import GATED, evaluation_suite, training_suite
 from mentor_edge.tasks.types import Suite, Task
 
@@ -52,7 +53,7 @@ def taught() -> Suite:
 
 
 @pytest.fixture(scope="module")
-def reference(nano_student: Path, taught: Suite) -> Evaluation:
+def source_evaluation(nano_student: Path, taught: Suite) -> Evaluation:
     return evaluate_directory(nano_student, taught)
 
 
@@ -84,10 +85,10 @@ def test_an_artifact_holds_what_its_manifest_says(artifact: Artifact, nano_stude
     manifest = artifact.manifest
     weights = hashlib.sha256((nano_student / "model.safetensors").read_bytes()).hexdigest()
     assert (manifest.source.model, manifest.source.files["model.safetensors"]) == (str(nano_student), weights)
-    assert manifest.suite == {"name": "taught", "version": "1", "sha256": taught.sha256}
+    assert manifest.suite == SuiteRecord(name="taught", version="1", sha256=taught.sha256)
     assert manifest.template_sha256 == hashlib.sha256(TEMPLATE.encode()).hexdigest()
     for format in ("gguf", "onnx"):
-        assert manifest.parity[format]["max_difference"] <= 1e-3 and manifest.parity[format]["top1_agreement"] == 1
+        assert manifest.parity[format].max_difference <= 1e-3 and manifest.parity[format].top1_agreement == 1
     assert [(entry.format, entry.quant, entry.role == "control") for entry in manifest.entries] == [
         ("gguf", "q8_0", False),
         ("gguf", "f16", False),
@@ -96,11 +97,11 @@ def test_an_artifact_holds_what_its_manifest_says(artifact: Artifact, nano_stude
         ("onnx", "int8", False),
     ]
     for entry in manifest.entries:
-        assert entry.gate["margin"] == manifest.margin == MARGIN and set(entry.gate["splits"]) == {"id", "ood"}
+        assert entry.gate.margin == manifest.margin == MARGIN and set(entry.gate.splits) == {"id", "ood"}
         items = Evaluation.from_jsonl(artifact.directory / "gate" / f"{entry.format}-{entry.quant}.jsonl").outcomes
         assert [item.task_id for item in items] == [task.id for task in taught.tasks]
-        for split, result in entry.gate["splits"].items():
-            assert result["correct"]["artifact"] == sum(item.correct for item in items if item.split == split)
+        for split, result in entry.gate.splits.items():
+            assert result.correct.artifact == sum(item.correct for item in items if item.split == split)
     assert {"torch", "llama-cpp-python", "onnxruntime-genai"} <= set(manifest.versions)
 
 
@@ -112,35 +113,35 @@ def test_files_lie_where_their_verdict_puts_them(artifact: Artifact) -> None:
     top = {path.name for path in artifact.directory.iterdir()}
     folders = {Path(path).parts[0] for path in names(artifact).values()}
     # In particular no float32 model that was only a step on the way.
-    assert top - folders - {"Modelfile"} == {MANIFEST, "README.md", "run.md", "gate"}
+    assert top - folders == {MANIFEST, "README.md", "run.md", "gate"}
     assert not [path for path in artifact.directory.parent.iterdir() if path != artifact.directory]
 
 
 def test_tensors_have_the_types_that_the_manifest_says(artifact: Artifact) -> None:
     wanted = {"q8_0": "q8_0", "f16": "f16", "q2_k": "q2_K", "f32": "f32"}
     for entry in artifact.manifest.entries:
-        if entry.format == "gguf":
-            assert wanted[entry.quant] in entry.quantization["types"]
+        if entry.quantization.format == "gguf":
+            assert wanted[entry.quant] in entry.quantization.types
             tensors = gguf.GGUFReader(artifact.directory / entry.path).tensors
-            assert sum(entry.quantization["types"].values()) == len(tensors)
+            assert sum(entry.quantization.types.values()) == len(tensors)
         else:
-            assert entry.quantization["quantization"]["head"] == "int8"
+            assert entry.quantization.weights.head == "int8"
 
 
-def test_the_f32_file_flips_nothing(artifact: Artifact, reference: Evaluation) -> None:
-    f32 = next(row for row in artifact.summary() if row["quant"] == "f32")
-    assert f32["flips"] == 0
-    assert reference.counts().correct > 6  # there was something to flip
+def test_the_f32_file_flips_nothing(artifact: Artifact, source_evaluation: Evaluation) -> None:
+    f32 = next(row for row in artifact.summary() if row.quant == "f32")
+    assert f32.flips == 0
+    assert source_evaluation.counts().correct > 6  # there was something to flip
     ran = Evaluation.from_jsonl(artifact.directory / "gate" / "gguf-f32.jsonl").outcomes
-    assert [item.messages for item in ran] == [outcome.messages for outcome in reference.outcomes]
+    assert [item.messages for item in ran] == [outcome.messages for outcome in source_evaluation.outcomes]
 
 
 @pytest.mark.parametrize(("format", "quant"), [("gguf", "q8_0"), ("onnx", "int8")])
 def test_eight_bits_pass_and_answer_with_real_tools(
-    artifact: Artifact, taught: Suite, reference: Evaluation, format: str, quant: str
+    artifact: Artifact, taught: Suite, source_evaluation: Evaluation, format: str, quant: str
 ) -> None:
     path = artifact.path(format, quant)
-    right = next(o.task_id for o in reference.outcomes if o.correct and o.calls)
+    right = next(o.task_id for o in source_evaluation.outcomes if o.correct and o.calls)
     task = next(task for task in taught.tasks if task.id == right)
     with ToolAgent.load(path, task.tools) as agent:
         trajectory = agent.run(task.prompt)
@@ -168,14 +169,14 @@ def test_controls_are_never_shipped(artifact: Artifact) -> None:
 
 def test_unknown_files_are_named_with_those_there_are(artifact: Artifact) -> None:
     there = "gguf/q8_0, gguf/f16, gguf/f32, gguf/q2_k, onnx/int8"
-    with pytest.raises(ArtifactError, match=rf"holds no onnx/int4 \(it holds {there}\)"):
+    with pytest.raises(ArtifactError, match=rf"has no onnx/int4 \(it has {there}\)"):
         artifact.path("onnx", "int4")
 
 
 def test_only_splits_that_a_nano_student_can_do_are_gated() -> None:
     suite = evaluation_suite({"id": 3, "comb": 3, "names": 3, "irrel": 3})
-    assert {task.domain for task in pipeline.gate_suite(suite).tasks} == set(GATED) & {"id", "comb"}
-    assert pipeline.gate_suite(replace(suite, name="other")).tasks == suite.tasks
+    assert {task.domain for task in gate_run.gate_suite(suite).tasks} == set(GATED) & {"id", "comb"}
+    assert gate_run.gate_suite(replace(suite, name="other")).tasks == suite.tasks
 
 
 def test_a_merged_run_exports_and_keeps_what_it_learned(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_a_merged_run_exports_and_keeps_what_it_learned(nano_student: Path, taug
     scores = [evaluate_directory(path, taught).counts().correct for path in (nano_student, merged)]
     assert scores[1] > scores[0] or scores[1] == len(taught.tasks)
     made = export(merged, out=tmp_path / "out", suite=taught, gguf=["f32"], margin=MARGIN)
-    assert (made.manifest.entries[0].verdict, made.summary()[0]["flips"]) == ("pass", 0)
+    assert (made.manifest.entries[0].verdict, made.summary()[0].flips) == ("pass", 0)
     assert made.path("gguf", "f32").is_file()
 
 
@@ -218,14 +219,14 @@ def test_evaluations_of_files_can_be_limited_by_the_caller(artifact: Artifact, t
 # Verdicts that come from a real export
 
 
-def test_a_reference_that_solves_nothing_proves_nothing(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
+def test_a_source_that_solves_nothing_proves_nothing(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
     hopeless = suite_of([replace(task, answer="-987654") for task in taught.tasks[:6]])
     made = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"])
     assert (made.manifest.entries[0].verdict, made.manifest.entries[0].path) == (
         "inconclusive",
         "refused/model-q8_0.gguf",
     )
-    assert "solves 0 of 6" in made.manifest.entries[0].gate["explanation"]
+    assert "solves 0 of 6" in made.manifest.entries[0].gate.explanation
     with pytest.raises(ArtifactError, match="did not pass the gate"):
         made.path("gguf", "q8_0")
     with pytest.raises(GateInconclusive, match=r"q8_0: .*too few to lose any\nthe file is kept in .*refused") as raised:
@@ -234,11 +235,11 @@ def test_a_reference_that_solves_nothing_proves_nothing(nano_student: Path, taug
 
 
 def test_a_file_that_lost_the_skill_fails(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
-    """The file solves nothing of what the reference is said to have solved."""
+    """The file solves nothing of what the source solved, according to the caller."""
     hopeless = suite_of([replace(task, answer="-987654") for task in taught.tasks])
     before = evaluate_directory(nano_student, hopeless)
     claimed = replace(before, outcomes=tuple(replace(outcome, correct=True) for outcome in before.outcomes))
-    made = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"], reference=claimed)
+    made = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"], source_evaluation=claimed)
     assert (made.manifest.entries[0].verdict, made.manifest.entries[0].path) == ("fail", "refused/model-q8_0.gguf")
     assert (tmp_path / "out" / "refused" / "model-q8_0.gguf").is_file()
     with pytest.raises(GateFailed, match="12 lost, 0 gained") as raised:
@@ -289,6 +290,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(nano_student: Path, tmp_pat
 import resource, sys
 from mentor_edge.errors import MentorEdgeError
 from mentor_edge.export import export
+from mentor_edge.results import SuiteRecord
 from mentor_edge.tasks.nano.suites import evaluation_suite
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
@@ -314,7 +316,7 @@ def test_failures_at_the_gate_leave_nothing_that_looks_finished(
         patch.setattr(candidates.Candidate, "open", fail)
         with pytest.raises(OutputError if isinstance(failure, OSError) else KeyboardInterrupt):
             export(nano_student, out=tmp_path / "out", suite=few, gguf=["q8_0"])
-    assert [path.name for path in tmp_path.iterdir()] == [".out.gate"]  # what the reference said, for going on
+    assert [path.name for path in tmp_path.iterdir()] == [".out.gate"]  # the source's outcomes, to resume with
     asked: list[Any] = []
     monkeypatch.setattr("mentor_edge.engines.torch.engine.TransformersEngine.open", lambda *_: asked.append(_))
     export(nano_student, out=tmp_path / "out", suite=few, gguf=["q8_0"])

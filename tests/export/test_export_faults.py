@@ -59,14 +59,19 @@ from mentor_edge.errors import ArtifactError, EngineError, ExportError, GateFail
 from mentor_edge.export import Artifact, evaluate_directory, export, require_pass
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
-from mentor_edge.export.parity import check as parity
+from mentor_edge.export.parity.check import check_quantized
+from mentor_edge.export.parity.expected import ExpectedOutputs
 from mentor_edge.manifest import MANIFEST, verify
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.types import Suite
 
 DOCUMENT = DOCS / "export.md"
 PARAMETER, NORM, DOWN = "model.layers.0.mlp.up_proj.weight", "blk.0.attn_norm.weight", "blk.1.ffn_down.weight"
-HASH, DIFFERS, STORED = "has the SHA-256", "a guess that reads no text diverges", "^template: .* stores another"
+HASH, DIFFERS, STORED = (
+    "has the SHA-256",
+    "a guess that does not read the text diverges",
+    "^template: .* stores a different template",
+)
 SMALL = {"head_dim": 64, "num_key_value_heads": 1, "intermediate_size": 256}
 """The student's sizes."""
 
@@ -87,7 +92,7 @@ def bench(nano_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench
         suite=suite,
         gguf=["q8_0", "q4_k_m"],
         onnx=["fp32", "int4"],
-        reference=solved,
+        source_evaluation=solved,
         margin=0.9,
     )
     require_pass(made)
@@ -95,7 +100,7 @@ def bench(nano_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench
     build_model(load_tokenizer(nano_student), seed=1).save_pretrained(other)
     convert(other, other / "f32.gguf")
     quantize(other / "f32.gguf", other / Q8, "q8_0")
-    return Bench(nano_student, artifact, other, parity.Reference.of(nano_student), suite, solved)
+    return Bench(nano_student, artifact, other, ExpectedOutputs.of(nano_student), suite, solved)
 
 
 def hostile(name: str) -> Fault:
@@ -110,7 +115,7 @@ def no_manifest(bench: Bench, work: Path) -> None:
     """Its files alone may be opened, at one's own risk; as an artifact it is refused."""
     artifact = Path(shutil.copytree(bench.artifact, work / "artifact"))
     (artifact / MANIFEST).unlink()
-    with pytest.raises(ArtifactError, match="holds no artifact"):
+    with pytest.raises(ArtifactError, match="is not an artifact"):
         Artifact.load(artifact)
     with pytest.raises(RunError, match="is not a run, an artifact"):
         resolve_target(artifact, None)
@@ -199,7 +204,7 @@ FAULTS: dict[str, Fault] = {
     "no GGUF": alone("missing", Q8, without(), "is not a model"),
     "no GGUF, in an artifact": in_artifact("missing", Q8, without(Q8), "is missing", Q8),
     "no ONNX directory, in an artifact": in_artifact("missing", INT4, without(INT4), "is missing", INT4),
-    "no manifest": Fault("missing", no_manifest, ArtifactError, "holds no artifact", MANIFEST),
+    "no manifest": Fault("missing", no_manifest, ArtifactError, "is not an artifact", MANIFEST),
     # Hostile metadata
     "context of billions": hostile("context of billions"),
     "2^63 tensors": hostile("2^63 tensors"),
@@ -249,16 +254,16 @@ FAULTS: dict[str, Fault] = {
         "damaged model", configured("config.json", architectures=["MambaForCausalLM"]), "^conversion: .*Mamba",
         ExportError,
     ),
-    # Reference
-    "reference that solves nothing": gated(
-        lambda path: None, unsolved, GateInconclusive, "solves 0 of 3", "refused", "wrong reference"
+    # The source's evaluation
+    "source that solves nothing": gated(
+        lambda path: None, unsolved, GateInconclusive, "solves 0 of 3", "refused", "wrong source evaluation"
     ),
-    "reference of other tasks": gated(
+    "source evaluation of other tasks": gated(
         lambda path: None, lambda bench: bench.solved.only({bench.suite.tasks[0].id}), ExportError,
-        "did not ask '", "known", "wrong reference",
+        "did not ask '", "known", "wrong source evaluation",
     ),
-    "reference of other prompts": gated(
-        lambda path: None, other_prompts, ExportError, "did not ask '", "known", "wrong reference"
+    "source evaluation of other prompts": gated(
+        lambda path: None, other_prompts, ExportError, "did not ask '", "known", "wrong source evaluation"
     ),
 }  # a table  # fmt: skip
 
@@ -290,7 +295,7 @@ def test_the_low_bit_of_a_weight_is_found_by_its_hash_alone(
     flip(place, 0, model)(tmp_path)
     with open_engine(tmp_path / root) as engine:
         assert isinstance(engine, LlamaCppEngine | OnnxEngine)
-        assert parity.check_quantized(bench.reference, engine, kind).kl_mean < 0.1
+        assert check_quantized(bench.expected, engine, kind).kl_mean < 0.1
 
 
 def test_a_fault_in_one_model_does_not_keep_the_others_from_loading(bench: Bench, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def uninterrupted(nano_student: Path, tmp_path_factory: pytest.TempPathFactory) 
 MOMENTS = {
     "conversion": (signal.SIGKILL, ".out.{pid}.partial/.model-f32.gguf.*.partial", 1),
     "quantization": (signal.SIGINT, ".out.{pid}.partial/*model-q8_0.gguf*", 0),
-    "gate, reference": (signal.SIGKILL, ".out.gate/reference.jsonl.partial", 20_000),
+    "gate, source": (signal.SIGKILL, ".out.gate/source.jsonl.partial", 20_000),
     "gate, file": (signal.SIGINT, ".out.gate/gguf-q8_0.jsonl.partial", 20_000),
     "packaging": (signal.SIGKILL, ".out.{pid}.partial/gate", 0),
 }
@@ -166,7 +166,7 @@ def test_ctrl_c_at_the_gate_does_not_wait_for_its_files(nano_student: Path, tmp_
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=30) == 130
     assert_one_line_was_said(tmp_path)
-    assert {path.name for path in (tmp_path / ".out.gate").iterdir()} == {"reference.jsonl", "gguf-q8_0.jsonl.partial"}
+    assert {path.name for path in (tmp_path / ".out.gate").iterdir()} == {"source.jsonl", "gguf-q8_0.jsonl.partial"}
 
 
 def test_the_builder_of_onnx_ends_with_a_killed_export(nano_student: Path, tmp_path: Path) -> None:

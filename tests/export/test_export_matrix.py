@@ -18,7 +18,7 @@ from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
 from mentor_edge.export.onnx.export import PRECISIONS, export_onnx
-from mentor_edge.export.parity.check import Reference, check_conversion, check_quantized
+from mentor_edge.export.parity.check import ExpectedOutputs, check_conversion, check_quantized
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -30,13 +30,13 @@ DIVERGENCE = {"f16": 1e-4, "q8_0": 0.01, "int8": 0.01, "q4_k_m": 0.4, "int4": 0.
 class Source:
     family: str
     directory: Path
-    reference: Reference
+    expected: ExpectedOutputs
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
     directory = make_student(tmp_path_factory.mktemp(request.param), request.param)
-    return Source(request.param, directory, Reference.of(directory))
+    return Source(request.param, directory, ExpectedOutputs.of(directory))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def f32(source: Source) -> Path:
 
 def agree(source: Source, engine: LlamaCppEngine | OnnxEngine) -> None:
     """A float32 file. The limits here are narrower than those of an export, but for the GELU of Gemma in llama.cpp."""
-    report = check_conversion(source.reference, engine)
+    report = check_conversion(source.expected, engine)
     print(
         f"\n{source.family:8} {engine.path.name:12} max {report.max_difference:.1e} mean {report.mean_difference:.1e}"
     )
@@ -57,7 +57,7 @@ def agree(source: Source, engine: LlamaCppEngine | OnnxEngine) -> None:
 
 
 def stay_near(source: Source, kind: str, engine: LlamaCppEngine | OnnxEngine) -> None:
-    report = check_quantized(source.reference, engine, kind)
+    report = check_quantized(source.expected, engine, kind)
     figures = f"KL {report.kl_mean:.1e} p99 {report.kl_p99:.1e} (guess {report.kl_guess:.2f})"
     print(f"\n{source.family:8} {engine.path.name:12} {figures} top-1 {report.top1_agreement:.3f}")
     assert 0 < report.kl_mean < DIVERGENCE[kind] * report.kl_guess

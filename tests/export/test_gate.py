@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mentor_edge.evaluation.evaluate import Evaluation, Outcome
 from mentor_edge.export.gate import compare
 from mentor_edge.messages import Ending
-from mentor_edge.results import Verdict
+from mentor_edge.results import SideCounts, Verdict
 
 
 def evaluation(bits: Sequence[bool], *, split: str = "ood", malformed: int = 0, start: int = 0) -> Evaluation:
@@ -61,7 +61,7 @@ def test_verdicts(n: int, lost: int, gained: int, margin: float, verdict: Verdic
     after = [False] * lost + before[lost : n - gained] + [True] * gained
     report = compare(evaluation(before), evaluation(after), margin)
     assert report.verdict is verdict
-    difference = report.headline.difference
+    difference = report.headline
     assert (difference.n, difference.lost, difference.gained) == (n, lost, gained)
     assert f"{lost} lost, {gained} gained" in report.explanation
     assert ("needs about" in report.explanation) == (verdict is Verdict.INCONCLUSIVE)
@@ -83,16 +83,16 @@ def test_the_worst_split_decides() -> None:
 def test_malformed_output_is_reported_apart() -> None:
     bits = [True] * 200 + [False] * 100
     report = compare(evaluation(bits), evaluation(bits, malformed=7))
-    assert report.to_json()["malformed"] == {"reference": 0, "artifact": 7}
+    assert report.malformed == SideCounts(source=0, artifact=7)
     assert report.verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize(("solved", "verdict"), [(5, Verdict.INCONCLUSIVE), (6, Verdict.PASS)])
-def test_a_reference_must_solve_as_much_as_the_margin(solved: int, verdict: Verdict) -> None:
+def test_a_source_must_solve_as_much_as_the_margin(solved: int, verdict: Verdict) -> None:
     bits = [True] * solved + [False] * (300 - solved)
     report = compare(evaluation(bits), evaluation(bits), 0.02)
     assert report.verdict is verdict
-    assert (f"the reference solves {solved} of 300" in report.explanation) == (verdict is Verdict.INCONCLUSIVE)
+    assert (f"the source solves {solved} of 300" in report.explanation) == (verdict is Verdict.INCONCLUSIVE)
 
 
 def test_sides_that_ran_different_tasks_cannot_be_compared() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from mentor_edge.errors import ExportError
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.importance_matrix import ImportanceMatrix, importance_matrix, rendered_conversations
 from mentor_edge.export.gguf.quantize import quantize
+from mentor_edge.results import Calibration
 from mentor_edge.tasks.nano.suites import training_suite
 from mentor_edge.tasks.types import Suite
 
@@ -75,8 +75,8 @@ def test_the_hash_is_of_the_importances_alone(student: Path) -> None:
     matrix = importance_matrix(student, CONVERSATIONS, lambda *now: done.append(now))
     again = importance_matrix(student, [*CONVERSATIONS, []])
     assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    assert again.to_json() == matrix.to_json()  # a conversation without tokens does not count
-    assert json.loads(json.dumps(matrix.to_json())) == {"sha256": matrix.sha256, "tokens": 240, "conversations": 3}
+    assert again.calibration == matrix.calibration  # a conversation without tokens does not count
+    assert matrix.calibration == Calibration(sha256=matrix.sha256, tokens=240, conversations=3)
     values = dict(reversed(matrix.values.items()))
     assert ImportanceMatrix(values, 1, 1).sha256 == matrix.sha256
     values["token_embd.weight"] = values["token_embd.weight"] * np.float32(1.001)

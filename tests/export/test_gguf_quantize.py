@@ -20,7 +20,8 @@ from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.llama_cpp.quantizer import TENSOR_TYPES
 from mentor_edge.errors import EngineError, ExportError, MentorEdgeError, OutputError
 from mentor_edge.export.gguf.importance_matrix import ImportanceMatrix
-from mentor_edge.export.gguf.quantize import KINDS, NEED_MATRIX, Quantized, fallback_note, quantize, tensor_types
+from mentor_edge.export.gguf.quantize import KINDS, NEED_MATRIX, quantize, tensor_types
+from mentor_edge.results import GgufQuantization
 
 SLOW = ("iq1_m", "iq1_s", "iq2_m", "iq2_s", "iq2_xs", "iq3_xxs")  # up to 11 CPU seconds before the first weight
 # The largest relative error of logits, by the bits in the kind's name. One and two bits ruin random weights.
@@ -66,7 +67,7 @@ def test_every_kind_is_written_read_back_and_decoded(
     named = {"iq3_m": "iq3_s", "iq3_xs": "iq3_s", "iq2_s": "iq2_xs", "iq2_m": "iq2_s"}.get(kind, kind)
     named = re.sub(r"^(q\d)_k.*", r"\1_K", named)
     assert quantized.types[named] > 0 and quantized.types["f32"] > 0
-    assert quantized.types == tensor_types(target) and not quantized.fallbacks and fallback_note(quantized) is None
+    assert quantized.types == tensor_types(target) and not quantized.fallbacks and quantized.note is None
     expected = logits(f32)
     error = np.abs(logits(target) - expected).mean() / np.abs(expected).mean()
     bits = re.search(r"\d+", kind)
@@ -131,10 +132,12 @@ def test_an_impossible_request_is_refused_with_a_remedy(
 def test_rows_that_a_type_does_not_fit_are_reported(tmp_path: Path) -> None:
     source = make_f32(tmp_path, hidden_size=96, intermediate_size=96)
     quantized = quantize(source, tmp_path / "q.gguf", "q4_k_m")
-    assert quantized == Quantized(
-        {"q5_0": 4, "f32": 5, "q8_0": 3, "q4_K": 1}, {"q4_K -> q5_0": 4, "q6_K -> q8_0": 2}, ((96, 256),)
+    assert quantized == GgufQuantization(
+        types={"q5_0": 4, "f32": 5, "q8_0": 3, "q4_K": 1},
+        fallbacks={"q4_K -> q5_0": 4, "q6_K -> q8_0": 2},
+        uneven_rows=((96, 256),),
     )
-    assert fallback_note(quantized) == (
+    assert quantized.note == (
         "4 of 8 matrices became q5_0 instead of q4_K, 2 became q8_0 instead of q6_K, "
         "because their rows of 96 are not multiples of 256"
     )

@@ -18,6 +18,7 @@ from mentor_edge.errors import ExportError, StudentError
 from mentor_edge.evaluation.evaluate import Evaluation, Outcome
 from mentor_edge.export.merge import bases_to_try, choose_base, dequantized_base, merge, merge_report
 from mentor_edge.messages import Ending
+from mentor_edge.results import BaseChoice
 
 torch = pytest.importorskip("torch")
 RANK, SCALE = 4, 2.0
@@ -335,20 +336,14 @@ def evaluation(bits: Sequence[bool], start: int = 0) -> Evaluation:
 )
 def test_the_base_that_solves_more_is_taken(first: int, second: int, base: str) -> None:
     sides = {name: evaluation([i < right for i in range(40)]) for name, right in (("16-bit", first), ("4-bit", second))}
-    chosen, record = choose_base(sides)
-    difference = record.pop("difference")
-    assert chosen == base
-    assert record == {"base": base, "n": 40, "correct": {"16-bit": first, "4-bit": second}}
-    assert difference["delta"] == pytest.approx((second - first) / 40)
-    assert difference["low"] <= difference["delta"] <= difference["high"]
-    json.dumps(difference)
+    choice = choose_base(sides)
+    assert (choice.base, choice.n, choice.correct) == (base, 40, {"16-bit": first, "4-bit": second})
+    assert choice.difference is not None and choice.difference.delta == pytest.approx((second - first) / 40)
+    assert choice.difference.low <= choice.difference.delta <= choice.difference.high
 
 
 def test_one_candidate_is_taken_as_it_is() -> None:
-    assert choose_base({"4-bit": evaluation([True, False])}) == (
-        "4-bit",
-        {"base": "4-bit", "n": 2, "correct": {"4-bit": 1}},
-    )
+    assert choose_base({"4-bit": evaluation([True, False])}) == BaseChoice(base="4-bit", n=2, correct={"4-bit": 1})
 
 
 @pytest.mark.parametrize("sides", [{}, {"16-bit": evaluation([True]), "4-bit": evaluation([True], start=1)}])

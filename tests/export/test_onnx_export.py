@@ -17,7 +17,7 @@ from mentor_edge.engines.base import Sampling
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import ExportError
-from mentor_edge.export.onnx.export import OnnxExport, export_onnx
+from mentor_edge.export.onnx.export import export_onnx
 from mentor_edge.export.onnx.genai_exporter import DEFAULTS, OPTIONS
 from mentor_edge.export.onnx.graph_quantization import quantization_of
 
@@ -52,17 +52,18 @@ def test_float_graphs_compute_what_torch_computes(students: Students, name: str)
     reference, logits = students.torch_logits(name), engine_logits(directory)
     assert np.abs(logits - reference).max() < TOLERANCE
     assert list(logits.argmax(1)) == list(reference.argmax(1))
-    assert exported.quantization["head"] == "fp32" and set(exported.quantization["body"]) == {"fp32"}
-    assert exported.quantization["head_shares_embedding"] == (name != "qwen3 untied")
+    assert exported.weights.head == "fp32" and set(exported.weights.body) == {"fp32"}
+    assert exported.weights.head_shares_embedding == (name != "qwen3 untied")
 
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_int4_has_an_8_bit_head_and_stays_near_torch(students: Students, name: str) -> None:
     directory, exported = students.export(name, "int4")
-    written, tied = exported.quantization, name != "qwen3 untied"
-    assert exported == OnnxExport("genai", "int4", written | {"block_size": 128, "symmetric": False, "head": "int8"})
-    assert set(written["body"]) == {"int4"} and written["accuracy_level"] == 4
-    assert (written["head_shares_embedding"], written["embedding"]) == ((True, "int8") if tied else (False, "fp32"))
+    written, tied = exported.weights, name != "qwen3 untied"
+    assert (exported.exporter, exported.precision) == ("genai", "int4")
+    assert (written.block_size, written.symmetric, written.head) == (128, False, "int8")
+    assert set(written.body) == {"int4"} and written.accuracy_level == 4
+    assert (written.head_shares_embedding, written.embedding) == ((True, "int8") if tied else (False, "fp32"))
     reference = students.torch_logits(name)
     guess = divergence(reference, np.zeros_like(reference))
     assert divergence(reference, engine_logits(directory)) < guess / 2
@@ -72,7 +73,7 @@ def test_int8_stays_nearer_to_torch_than_int4(students: Students) -> None:
     reference = students.torch_logits("qwen2")
     (eight, exported), (four, _) = (students.export("qwen2", precision) for precision in ("int8", "int4"))
     assert divergence(reference, engine_logits(eight)) < 0.003 < 0.02 < divergence(reference, engine_logits(four))
-    assert exported.quantization["body"] == {"int8": 10} and exported.quantization["head"] == "int8"
+    assert exported.weights.body == {"int8": 10} and exported.weights.head == "int8"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
@@ -159,9 +160,9 @@ def test_options_take_effect_and_are_read_back(source: Path, tmp_path: Path, stu
         "is_symmetric": "true",
         "matmul_mixed_precision": "last_matmul:int4",
     }
-    written = export_onnx(source, tmp_path / "out", "int4", options=options, builder=students.builder).quantization
-    assert (written["block_size"], written["accuracy_level"], written["symmetric"]) == (32, 1, True)
-    assert written["head"] == written["embedding"] == "int4" and written["head_shares_embedding"]
+    written = export_onnx(source, tmp_path / "out", "int4", options=options, builder=students.builder).weights
+    assert (written.block_size, written.accuracy_level, written.symmetric) == (32, 1, True)
+    assert written.head == written.embedding == "int4" and written.head_shares_embedding
     assert divergence(students.torch_logits("qwen2"), engine_logits(tmp_path / "out")) < 0.3
     assert written == quantization_of(tmp_path / "out" / "model.onnx")
 
@@ -181,8 +182,8 @@ def test_other_ways_of_quantizing_open_and_compute(
 ) -> None:
     written = export_onnx(
         students.source("qwen2"), tmp_path / "out", "int4", options=options, builder=students.builder
-    ).quantization
-    assert written | expected == written
+    ).weights
+    assert written.model_copy(update=expected) == written
     assert divergence(students.torch_logits("qwen2"), engine_logits(tmp_path / "out")) < 0.3
 
 
@@ -241,7 +242,7 @@ def test_damaged_graphs_are_refused_or_described(students: Students, tmp_path: P
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
         path.write_bytes(damaged[: chance.randrange(len(damaged))] if attempt % 3 == 0 else damaged)
         try:
-            json.dumps(quantization_of(path))
+            quantization_of(path).model_dump_json()
         except ExportError:
             refused += 1
     assert 100 < refused < 300

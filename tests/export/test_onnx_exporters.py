@@ -25,7 +25,8 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 
 from mentor_edge.export.onnx import transformers_exporter
 from mentor_edge.export.onnx.capture_worker import for_transformers_4
-from mentor_edge.export.onnx.export import OnnxExport, export_onnx
+from mentor_edge.export.onnx.export import export_onnx
+from mentor_edge.results import OnnxQuantization
 
 OPTIMUM = find_spec("optimum.exporters.onnx") is not None if find_spec("optimum") else False
 FILES = ["chat_template.jinja", "genai_config.json", "model.onnx", "model.onnx.data", "tokenizer.json"]
@@ -35,7 +36,7 @@ QUICK = ("transformers", "qwen3")  # a contract test; a capture takes 10 to 20 C
 
 def exported(
     directory: Path, family: str, precision: str, exporter: str = "transformers", **changes: Any
-) -> tuple[Path, Path, OnnxExport]:
+) -> tuple[Path, Path, OnnxQuantization]:
     """(student, its ONNX directory, what was written)."""
     student = make_student(directory / "student", family, **changes)
     return student, directory / "onnx", export_onnx(student, directory / "onnx", precision, exporter=exporter)
@@ -53,7 +54,7 @@ without_optimum = pytest.mark.skipif(not OPTIMUM, reason="optimum-onnx is not in
 )
 def test_conversations_and_logits_equal_torch(exporter: str, family: str, tmp_path: Path) -> None:
     student, directory, written = exported(tmp_path, family, "fp32", exporter, tied=family != "llama")
-    assert written.quantization["body"].keys() == {"fp32"}
+    assert written.weights.body.keys() == {"fp32"}
     with OnnxEngine(directory) as engine:
         difference = engine.logits(PROMPTS[2]) - torch_logits(student, PROMPTS[2])
         assert np.abs(difference).max() < (5e-3 if family == "gemma3" else 1e-3)
@@ -77,10 +78,10 @@ def test_quantized_graphs_stay_near_torch_and_become_small(
     student, directory, written = exported(tmp_path, family, precision)
     assert list(empty.iterdir()) == [], "the export left files behind"
     assert sorted(path.name for path in directory.iterdir()) == [*FILES, "tokenizer_config.json"]
-    quantization = written.quantization
-    assert quantization["body"].keys() == {precision} and quantization["head"] == quantization["embedding"] == "int8"
-    assert quantization["head_shares_embedding"]
-    assert (quantization["block_size"], quantization["accuracy_level"], quantization["symmetric"]) == (32, 4, True)
+    weights = written.weights
+    assert weights.body.keys() == {precision} and weights.head == weights.embedding == "int8"
+    assert weights.head_shares_embedding
+    assert (weights.block_size, weights.accuracy_level, weights.symmetric) == (32, 4, True)
     # Of each weight's 32 bits: the number, and a 32nd of its block's scale.
     parameters = (student / "model.safetensors").stat().st_size / 4
     bytes_per_weight = (directory / "model.onnx.data").stat().st_size / parameters

@@ -6,7 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from mentor_edge.errors import EngineError, ExportError
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
 from mentor_edge.export.onnx.export import export_onnx
-from mentor_edge.export.parity.check import QuantizedParity, Reference, check, check_conversion, check_quantized
+from mentor_edge.export.parity.check import ExpectedOutputs, check, check_conversion, check_quantized
 from mentor_edge.export.parity.corpus import PROBES, TEXTS
 from mentor_edge.export.parity.expected import Turn
 from mentor_edge.recipes.examples import supervised_examples
+from mentor_edge.results import ConversionParity, QuantizedParity
 from mentor_edge.tasks.nano.suites import training_suite
 
 
@@ -52,8 +53,8 @@ def other(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(student: Path) -> Reference:
-    return Reference.of(student)
+def expected(student: Path) -> ExpectedOutputs:
+    return ExpectedOutputs.of(student)
 
 
 @pytest.fixture(scope="module")
@@ -68,22 +69,22 @@ def files(student: Path, other: Path, tmp_path_factory: pytest.TempPathFactory) 
     return files
 
 
-def convert_and_check(reference: Reference, file: Path) -> None:
+def convert_and_check(expected: ExpectedOutputs, file: Path) -> None:
     with LlamaCppEngine(file, kv="f32") as engine:
-        check_conversion(reference, engine)
+        check_conversion(expected, engine)
 
 
-def measure(reference: Reference, file: Path, kind: str | None = None) -> QuantizedParity:
+def measure(expected: ExpectedOutputs, file: Path, kind: str | None = None) -> QuantizedParity:
     with LlamaCppEngine(file) as engine:
-        return check_quantized(reference, engine, kind)
+        return check_quantized(expected, engine, kind)
 
 
 # Good files
 
 
-def test_a_report_says_what_was_compared(reference: Reference, files: dict[str, Path]) -> None:
+def test_a_report_says_what_was_compared(expected: ExpectedOutputs, files: dict[str, Path]) -> None:
     with LlamaCppEngine(files["f32"], kv="f32") as engine:
-        report = check_conversion(reference, engine)
+        report = check_conversion(expected, engine)
     assert report.max_difference < 2e-4  # the limit is wider
     assert report.top1_agreement == 1 and report.positions == 200
     assert report.text.template_sha256 == ChatTemplate(TEMPLATE, "<|im_end|>").sha256
@@ -91,25 +92,25 @@ def test_a_report_says_what_was_compared(reference: Reference, files: dict[str, 
     assert report.text.token_cases == len(TEXTS) + 3 * len(SPECIAL + MARKERS)
     assert report.text.extra_end_tokens == ("<|endoftext|>",)  # by its name, in llama.cpp alone
     assert report.turns.turns == 4
-    assert json.loads(json.dumps(asdict(report)))["text"]["extra_end_tokens"] == ["<|endoftext|>"]
+    assert ConversionParity.model_validate_json(report.model_dump_json()) == report
 
 
-def test_fewer_bits_diverge_more_and_less_than_a_guess(reference: Reference, files: dict[str, Path]) -> None:
-    full, eight, four = (measure(reference, files[kind], kind) for kind in ("f32", "q8_0", "q4_k_m"))
+def test_fewer_bits_diverge_more_and_less_than_a_guess(expected: ExpectedOutputs, files: dict[str, Path]) -> None:
+    full, eight, four = (measure(expected, files[kind], kind) for kind in ("f32", "q8_0", "q4_k_m"))
     assert full.kl_mean < 1e-5 < eight.kl_mean < four.kl_mean / 10 < four.kl_guess / 10
     assert full.kl_p99 < eight.kl_p99 < four.kl_p99
     assert full.top1_agreement > 0.97 > eight.top1_agreement > four.top1_agreement
-    assert full.positions == 200 and json.dumps(asdict(full))
+    assert full.positions == 200 and QuantizedParity.model_validate_json(full.model_dump_json()) == full
 
 
 def test_a_trained_student_is_measured_on_its_own_conversations(nano_student: Path, tmp_path: Path) -> None:
     examples = supervised_examples(AutoTokenizer.from_pretrained(nano_student), training_suite(12, seed=0).tasks)
-    reference = Reference.of(nano_student, [example["input_ids"] for example in examples])
+    expected = ExpectedOutputs.of(nano_student, [example["input_ids"] for example in examples])
     convert(nano_student, tmp_path / "f32.gguf")
     quantize(tmp_path / "f32.gguf", tmp_path / "q8_0.gguf", "q8_0")
     quantize(tmp_path / "f32.gguf", tmp_path / "q2_k.gguf", "q2_k")
-    convert_and_check(reference, tmp_path / "f32.gguf")
-    eight, two = (measure(reference, tmp_path / f"{kind}.gguf", kind) for kind in ("q8_0", "q2_k"))
+    convert_and_check(expected, tmp_path / "f32.gguf")
+    eight, two = (measure(expected, tmp_path / f"{kind}.gguf", kind) for kind in ("q8_0", "q2_k"))
     assert eight.positions == 8 * 64
     assert eight.turns.ended == eight.turns.with_calls == eight.turns.turns == 4
     assert eight.turns.stop_agreement == eight.turns.calls_agreement == 1
@@ -165,17 +166,17 @@ def no_end_token(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (another_template, "^template: .* stores another than"),
+        (another_template, "^template: .* stores a different template than"),
         (another_pre_tokenizer, r"^tokenizer: .* is \[.* in .* and \["),
         (no_end_token, r"^tokenizer: the end token is '<\|im_end\|>' .* '' in"),
     ],
 )
 def test_another_template_or_tokenizer_is_found_in_every_file(
-    reference: Reference, files: dict[str, Path], tmp_path: Path, kind: str, change: Any, message: str
+    expected: ExpectedOutputs, files: dict[str, Path], tmp_path: Path, kind: str, change: Any, message: str
 ) -> None:
     change(file := Path(shutil.copy(files[kind], tmp_path)))
     with pytest.raises(ExportError, match=message):
-        convert_and_check(reference, file) if kind == "f32" else measure(reference, file, kind)
+        convert_and_check(expected, file) if kind == "f32" else measure(expected, file, kind)
 
 
 def interleaved_halves(file: Path) -> None:
@@ -203,19 +204,19 @@ def zero_layer(file: Path) -> None:
 
 @pytest.mark.parametrize("change", [interleaved_halves, swapped_q_and_k, swapped_norms, unit_norm, zero_layer])
 def test_weights_in_the_wrong_place_are_a_fault_of_the_conversion(
-    reference: Reference, files: dict[str, Path], tmp_path: Path, change: Callable[[Path], None]
+    expected: ExpectedOutputs, files: dict[str, Path], tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     change(file := Path(shutil.copy(files["f32"], tmp_path)))
     with pytest.raises(ExportError, match=r"^conversion: logits differ by up to"):
-        convert_and_check(reference, file)
+        convert_and_check(expected, file)
 
 
 def test_a_layer_of_zeros_is_a_fault_of_the_quantization(
-    reference: Reference, files: dict[str, Path], tmp_path: Path
+    expected: ExpectedOutputs, files: dict[str, Path], tmp_path: Path
 ) -> None:
     zero_layer(file := Path(shutil.copy(files["q4_k_m"], tmp_path)))
-    with pytest.raises(ExportError, match=r"^quantization: .*a guess that reads no text"):
-        measure(reference, file, "q4_k_m")
+    with pytest.raises(ExportError, match=r"^quantization: .*a guess that does not read the text"):
+        measure(expected, file, "q4_k_m")
 
 
 def test_weights_that_are_no_numbers_do_not_even_load(files: dict[str, Path], tmp_path: Path) -> None:
@@ -225,16 +226,16 @@ def test_weights_that_are_no_numbers_do_not_even_load(files: dict[str, Path], tm
         LlamaCppEngine(file)
 
 
-def test_a_file_of_another_model_is_found(reference: Reference, files: dict[str, Path]) -> None:
-    with pytest.raises(ExportError, match=r"^conversion: .*\nthe file is another model's"):
-        convert_and_check(reference, files["other-f32"])
-    with pytest.raises(ExportError, match=r"^quantization: .*a guess that reads no text"):
-        measure(reference, files["other-q4_k_m"], "q4_k_m")
+def test_a_file_of_another_model_is_found(expected: ExpectedOutputs, files: dict[str, Path]) -> None:
+    with pytest.raises(ExportError, match=r"^conversion: .*\nthe file belongs to another model"):
+        convert_and_check(expected, files["other-f32"])
+    with pytest.raises(ExportError, match=r"^quantization: .*a guess that does not read the text"):
+        measure(expected, files["other-q4_k_m"], "q4_k_m")
 
 
-def test_eight_bits_must_keep_more_than_four(reference: Reference, files: dict[str, Path]) -> None:
+def test_eight_bits_must_keep_more_than_four(expected: ExpectedOutputs, files: dict[str, Path]) -> None:
     with pytest.raises(ExportError, match=r"^quantization: .*q8_0 must keep 0\.1 nats and 80%"):
-        measure(reference, files["q4_k_m"], "q8_0")
+        measure(expected, files["q4_k_m"], "q8_0")
 
 
 # Faults in an ONNX directory
@@ -278,48 +279,52 @@ def other_weights(directory: Path, other: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (other_template, r"^template: .* stores another than"),
+        (other_template, r"^template: .* stores a different template than"),
         (other_pre_tokenizer, r"^tokenizer: .* is \[.* in .* and \["),
         (other_end_token, r"^tokenizer: the end token is '<\|im_end\|>' in .*, '<\|endoftext\|>' in"),
         (other_weights, r"^conversion: logits differ by up to"),
     ],
 )
 def test_faults_of_an_onnx_directory_are_found(
-    reference: Reference, directories: dict[str, Path], tmp_path: Path, change: Any, message: str
+    expected: ExpectedOutputs, directories: dict[str, Path], tmp_path: Path, change: Any, message: str
 ) -> None:
     directory = Path(shutil.copytree(directories["student"], tmp_path / "onnx"))
     with OnnxEngine(directory) as engine:
-        assert check_conversion(reference, engine).text.extra_end_tokens == ()
+        assert check_conversion(expected, engine).text.extra_end_tokens == ()
     change(directory, directories["other"])
     with pytest.raises(ExportError, match=message), OnnxEngine(directory) as engine:
-        check_conversion(reference, engine)
+        check_conversion(expected, engine)
 
 
 # Faults of the runtime
 
 
-def test_an_end_token_that_the_runtime_runs_over_is_found(reference: Reference, files: dict[str, Path]) -> None:
-    with pytest.raises(ExportError, match=r"^tokenizer: .* stops at \[77\], where .* goes on"):
-        convert_and_check(replace(reference, end_ids=reference.end_ids | {77}), files["f32"])
+def test_an_end_token_that_the_runtime_runs_over_is_found(expected: ExpectedOutputs, files: dict[str, Path]) -> None:
+    with pytest.raises(ExportError, match=r"^tokenizer: .* stops at \[77\], .* does not"):
+        convert_and_check(replace(expected, end_ids=expected.end_ids | {77}), files["f32"])
 
 
 def test_logits_that_are_no_numbers_are_found(
-    reference: Reference, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    expected: ExpectedOutputs, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nan = np.full_like(reference.random.logits, np.nan)
+    nan = np.full_like(expected.random.logits, np.nan)
     monkeypatch.setattr(LlamaCppEngine, "logits", lambda *_, **__: nan)
     with pytest.raises(ExportError, match=r"^conversion: logits differ by up to nan"):
-        convert_and_check(reference, files["f32"])
+        convert_and_check(expected, files["f32"])
     with pytest.raises(ExportError, match=r"^quantization: .* not finite"):
-        measure(reference, files["q4_k_m"])
+        measure(expected, files["q4_k_m"])
 
 
-def test_a_runtime_that_decodes_otherwise_than_it_scores_is_found(reference: Reference, files: dict[str, Path]) -> None:
+def test_a_runtime_that_decodes_otherwise_than_it_scores_is_found(
+    expected: ExpectedOutputs, files: dict[str, Path]
+) -> None:
     def shifted(turn: Turn) -> Turn:
         return replace(turn, generation=Generation([*turn.generation.token_ids[:1], 77], True), leads=[1.0, 1.0])
 
-    with pytest.raises(ExportError, match=r"^conversion: decoding prompt 0, .* says .*, 77\] at token 1"):
-        convert_and_check(replace(reference, turns=[shifted(turn) for turn in reference.turns]), files["f32"])
+    with pytest.raises(
+        ExportError, match=r"^conversion: decoding prompt 0, .* generates .* instead of .*, 77\] as .* at token 1"
+    ):
+        convert_and_check(replace(expected, turns=[shifted(turn) for turn in expected.turns]), files["f32"])
 
 
 # Faults of the student's template
@@ -329,4 +334,4 @@ def test_a_template_that_only_transformers_can_render_is_found(student: Path, tm
     directory = Path(shutil.copytree(student, tmp_path / "model"))
     (directory / "chat_template.jinja").write_text("{{ pad_token }}{{ messages[0].content }}")
     with pytest.raises(ExportError, match=r"^template: conversation 0 .*'<\|endoftext\|>What"):
-        Reference.of(directory)
+        ExpectedOutputs.of(directory)

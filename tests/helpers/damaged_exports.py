@@ -23,7 +23,8 @@ from mentor_edge.engines.open import open_engine
 from mentor_edge.errors import ArtifactError, EngineError, ExportError, MentorEdgeError, StudentError
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.export import export, merge, require_pass
-from mentor_edge.export.parity import check as parity
+from mentor_edge.export.parity.check import check_quantized
+from mentor_edge.export.parity.expected import ExpectedOutputs
 from mentor_edge.manifest import verify
 from mentor_edge.tasks.types import Suite
 
@@ -46,7 +47,7 @@ class Bench:
     student: Path
     artifact: Path
     other: Path
-    reference: parity.Reference
+    expected: ExpectedOutputs
     suite: Suite
     solved: Evaluation
 
@@ -179,7 +180,7 @@ def alone(
         with open_engine(path) as engine:
             if compared is not None:
                 assert isinstance(engine, LlamaCppEngine | OnnxEngine)
-                parity.check_quantized(bench.reference, engine, compared)
+                check_quantized(bench.expected, engine, compared)
 
     return Fault(kind, commit, ExportError if compared else EngineError, reason, model)
 
@@ -202,7 +203,7 @@ def source(kind: str, change: Change, reason: str, error: type[MentorEdgeError] 
                 suite=bench.suite,
                 gguf=["q8_0"],
                 onnx=["int4"],
-                reference=bench.solved,
+                source_evaluation=bench.solved,
                 margin=0.9,
             )
         finally:
@@ -252,7 +253,7 @@ def make_adapter(student: Path, directory: Path, rows: int | None, settings: dic
 
 def gated(
     student: Change,
-    reference: Callable[[Bench], Evaluation],
+    source_evaluation: Callable[[Bench], Evaluation],
     error: type[MentorEdgeError],
     reason: str,
     named: str,
@@ -264,7 +265,14 @@ def gated(
         copied = Path(shutil.copytree(bench.student, work / "student"))
         student(copied)
         require_pass(
-            export(copied, out=work / "out", suite=bench.suite, gguf=["q8_0"], reference=reference(bench), margin=0.3)
+            export(
+                copied,
+                out=work / "out",
+                suite=bench.suite,
+                gguf=["q8_0"],
+                source_evaluation=source_evaluation(bench),
+                margin=0.3,
+            )
         )
 
     return Fault(kind, commit, error, reason, named)

@@ -20,7 +20,8 @@ import pytest
 from helpers.tiny_models import EMBEDDING_ROWS, make_student
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.process.worker import RuntimeWorker
-from mentor_edge.export.onnx.export import OnnxExport, export_onnx
+from mentor_edge.export.onnx.export import export_onnx
+from mentor_edge.results import OnnxQuantization
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the packages load
 genai = pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
@@ -59,7 +60,7 @@ class Students:
 
     def __init__(self, root: Path, builder: RuntimeWorker) -> None:
         self._root, self.builder = root, builder
-        self._exports: dict[tuple[str, str], OnnxExport] = {}
+        self._exports: dict[tuple[str, str], OnnxQuantization] = {}
 
     def source(self, name: str) -> Path:
         directory = self._root / name
@@ -68,7 +69,7 @@ class Students:
             make_student(directory, family, **changes)
         return directory
 
-    def export(self, name: str, precision: str) -> tuple[Path, OnnxExport]:
+    def export(self, name: str, precision: str) -> tuple[Path, OnnxQuantization]:
         directory = self._root / f"{name}-{precision}"
         if (name, precision) not in self._exports:
             self._exports[name, precision] = export_onnx(self.source(name), directory, precision, builder=self.builder)

@@ -1,0 +1,155 @@
+"""Running the gate's tasks: through the source in torch, and through every exported model in its own runtime."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
+from mentor_edge.engines.onnx.engine import OnnxEngine
+from mentor_edge.engines.open import identity_of
+from mentor_edge.errors import EngineError, ExportError
+from mentor_edge.evaluation.evaluate import Evaluation, evaluate
+from mentor_edge.progress import Progress, as_stage, no_progress
+from mentor_edge.results import Runtime
+from mentor_edge.tasks.nano.suites import GATED
+from mentor_edge.tasks.types import Suite
+
+from .candidates import Candidate
+
+_PARALLEL_FILES = 2
+"""Files that run concurrently, one thread each. For small models that is faster than one file on two threads."""
+
+
+def gate_suite(suite: Suite) -> Suite:
+    """The tasks that the verdict rests on. Of the nano suite, only the splits that a student of its size can solve."""
+    return suite.where(domains=GATED) if suite.name == "nano" else suite
+
+
+def evaluate_file(path: Path, suite: Suite, progress: Progress = no_progress, *, kv: str = "f16") -> Evaluation:
+    """Run a suite through a GGUF file in llama.cpp.
+
+    Args:
+        path: the GGUF file.
+        suite: the tasks.
+        progress: called with (stage, tasks done, tasks in all).
+        kv: type of llama.cpp's key-value cache, "f16" (llama.cpp's default) or "f32".
+
+    Returns:
+        The outcome of every task, in the suite's order.
+
+    Raises:
+        EngineError: when the file cannot be loaded or llama.cpp fails.
+    """
+    with LlamaCppEngine(path, kv=kv) as engine:
+        return evaluate(engine, suite, progress=progress)
+
+
+def evaluate_directory(
+    path: str | Path,
+    suite: Suite,
+    progress: Progress = no_progress,
+    *,
+    items: Path | None = None,
+) -> Evaluation:
+    """Run a suite through a Hugging Face directory in torch.
+
+    Args:
+        path: the directory.
+        suite: the tasks.
+        progress: called with (stage, tasks done, tasks in all).
+        items: a file for the outcomes. The same call after a kill runs only the missing tasks (see `evaluate`).
+
+    Returns:
+        The outcome of every task, in the suite's order.
+
+    Raises:
+        StudentError: when the model cannot be loaded.
+        OutputError: when `items` cannot be written.
+    """
+    from mentor_edge.engines.torch.engine import TransformersEngine  # imports torch, which a GGUF file does not need
+
+    identity = "" if items is None else identity_of(path)
+    return evaluate(TransformersEngine.load(path), suite, items=items, identity=identity, progress=progress)
+
+
+def check_source_evaluation(evaluation: Evaluation, suite: Suite) -> None:
+    """Raises: ExportError when an evaluation of the source lacks a task of the gate, or asked another prompt."""
+    asked = {outcome.task_id: outcome.prompt for outcome in evaluation.outcomes}
+    for task in suite.tasks:
+        if asked.get(task.id) != task.prompt:
+            raise ExportError(
+                f"the source evaluation, of {evaluation.suite!r}, did not ask {task.id!r} of {suite.name!r}",
+                "evaluate the source on the gate's own tasks",
+            )
+
+
+@contextmanager
+def gate_items(out: Path) -> Iterator[Path]:
+    """The directory for outcomes while the gate runs. It survives a kill and an error, and is removed at the end."""
+    items = out.with_name(f".{out.name}.gate")
+    try:
+        yield items
+    except BaseException:
+        with suppress(OSError):
+            items.rmdir()  # succeeds only if nothing was measured
+        raise
+    shutil.rmtree(items, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate's outcomes on the gate's tasks, and the runtime that produced them."""
+
+    evaluation: Evaluation
+    runtime: Runtime
+
+
+class GateRun:
+    """Runs the gate's tasks and keeps the outcomes in `items`, so that a killed export resumes."""
+
+    def __init__(self, suite: Suite, items: Path, progress: Progress) -> None:
+        self._suite, self._items, self._progress = suite, items, progress
+        self._engines: list[LlamaCppEngine | OnnxEngine] = []
+        self._stopped = Event()
+
+    def evaluate_model(self, name: str, directory: Path) -> Evaluation:
+        """Run a Hugging Face directory in torch; `name` is that of the stage."""
+        items = self._items / f"{name.replace(' ', '-')}.jsonl"
+        return evaluate_directory(directory, self._suite, as_stage(self._progress, f"gate: {name}"), items=items)
+
+    def evaluate_candidates(self, candidates: Sequence[Candidate]) -> list[Measured]:
+        """Run all candidates, some of them concurrently. An error or Ctrl-C stops all; finished batches are kept."""
+        with ThreadPoolExecutor(_PARALLEL_FILES) as pool:
+            running = [pool.submit(self._evaluate, candidate) for candidate in candidates]
+            try:
+                for finished in as_completed(running):
+                    finished.result()
+                return [each.result() for each in running]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self._stopped.set()
+                for engine in list(self._engines):
+                    engine.close()
+                raise
+
+    def _evaluate(self, candidate: Candidate) -> Measured:
+        stage = f"gate: {candidate.name}"
+        with candidate.open() as engine:
+            self._engines.append(engine)
+            if self._stopped.is_set():
+                raise EngineError(f"{stage}: stopped, because another model failed")
+            evaluation = evaluate(
+                engine,
+                self._suite,
+                items=self._items / f"{candidate.name}.jsonl",
+                identity=candidate.identity(),
+                progress=as_stage(self._progress, stage),
+            )
+            runtime = candidate.runtime.model_copy(update={"context_length": engine.context_length})
+        return Measured(evaluation, runtime)

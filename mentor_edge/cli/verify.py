@@ -1,0 +1,30 @@
+"""`mentor-edge verify`: an artifact against its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mentor_edge.cli.options import Json
+from mentor_edge.cli.screen import console, print_json
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(help="An exported artifact: the directory with manifest.json.")],
+    as_json: Json = False,
+) -> None:
+    """Compare every file of an artifact with its manifest (exit 1 if one is missing, changed or unknown)."""
+    from mentor_edge.manifest import Manifest
+    from mentor_edge.manifest import verify as find_problems
+
+    problems = find_problems(directory)
+    for problem in problems:
+        console.print(f"[red]bad[/red] {problem}", soft_wrap=True)
+    if not problems:
+        console.print(f"all {len(Manifest.read(directory).sha256)} files of {directory} match its manifest")
+    if as_json:
+        print_json({"artifact": str(directory), "ok": not problems, "problems": problems})
+    if problems:
+        raise typer.Exit(1)
