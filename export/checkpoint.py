@@ -1,8 +1,8 @@
 """A Hugging Face model directory: its JSON files, and its safetensors weights read in pieces.
 
-The weights are read with plain file reads rather than through the safetensors package: a mapped file counts into the
-process's memory, and its numpy reader does not know bfloat16. The format is documented with the safetensors package:
-an 8-byte little-endian length, a JSON header with the type, shape and place of every tensor, then the values.
+Weights are read with plain file reads instead of the safetensors package: that package maps the file, which counts as
+the process's memory, and its numpy reader does not know bfloat16. The format is documented with the package: an 8-byte
+little-endian length, a JSON header with the type, shape and offsets of every tensor, then the values.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from mentor_edge.errors import ExportError
 from mentor_edge.model_directory import end_ids
 
 CHUNK = 1 << 18
-"""Values of one piece: 1 MiB of float32, which stays in the processor's cache through all conversions."""
-_HEADER_LIMIT = 100_000_000  # bytes, the format's own
+"""Values of one piece: 1 MiB of float32, which stays in the processor's cache during all conversions."""
+_HEADER_LIMIT = 100_000_000
+"""Most bytes of a header, as the format defines."""
 _STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
-    Raises: ExportError when the file is missing, cannot be read or holds something else.
+    Raises: ExportError when the file is missing, cannot be read or does not contain a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -39,7 +40,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
-        raise ExportError(f"{path} cannot be read: it holds no JSON object")
+        raise ExportError(f"{path} cannot be read: it is not a JSON object")
     return value
 
 
@@ -56,8 +57,8 @@ def configured_end_ids(model_dir: Path) -> frozenset[int]:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a tensor lies: `offset` is that of its first byte in the file."""
+class _StoredTensor:
+    """A tensor in a file. `offset` is that of its first byte."""
 
     file: Path
     kind: str
@@ -68,7 +69,7 @@ class _Place:
 class Checkpoint:
     """The tensors of a directory's safetensors files, sharded or not. Nothing stays in memory or mapped.
 
-    Raises: ExportError from the constructor when a file is missing, damaged, or holds values other than F32, F16, BF16.
+    Raises: ExportError from the constructor when a file is missing or damaged, or has values other than F32, F16, BF16.
     """
 
     def __init__(self, model_dir: Path) -> None:
@@ -76,29 +77,41 @@ class Checkpoint:
         files = ["model.safetensors"]
         if index.exists():
             files = sorted({Path(name).name for name in read_json(index).get("weight_map", {}).values()})
-        self._places: dict[str, _Place] = {}
+        self._tensors: dict[str, _StoredTensor] = {}
         for name in files:
-            self._places.update(_read_header(model_dir / name))
+            self._tensors.update(_read_header(model_dir / name))
+        for name, tensor in self._tensors.items():
+            if tensor.kind not in _STORED:
+                raise ExportError(f"{name} has {tensor.kind} values", f"supported: {', '.join(_STORED)}")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._places[name].shape
+        """The shape of a tensor."""
+        return self._tensors[name].shape
 
     def pieces(self, name: str, unit: int = 1) -> Iterator[npt.NDArray[np.float32]]:
         """The tensor's rows in order, as float32 pieces of about `CHUNK` values and a multiple of `unit` rows.
 
-        Every type stored is a subset of float32, so nothing is rounded. A piece may be overwritten by the caller.
+        Every stored type is a subset of float32, so nothing is rounded. The caller may overwrite a piece.
         """
-        place = self._places[name]
-        rows, columns = place.shape[0], math.prod(place.shape[1:])
+        tensor = self._tensors[name]
+        rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
         step = max(1, CHUNK // columns // unit) * unit
-        with place.file.open("rb") as file:
-            file.seek(place.offset)
+        with tensor.file.open("rb") as file:
+            file.seek(tensor.offset)
             for start in range(0, rows, step):
                 count = min(step, rows - start)
-                yield _read(file, place.kind, count * columns).reshape(count, *place.shape[1:])
+                yield _read(file, tensor.kind, count * columns).reshape(count, *tensor.shape[1:])
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of all tensors in one safetensors file, by name.
+
+    Raises: ExportError when the file is missing or damaged.
+    """
+    return {name: tensor.shape for name, tensor in _read_header(path).items()}
 
 
 def _read(file: IO[bytes], kind: str, count: int) -> npt.NDArray[np.float32]:
@@ -112,31 +125,29 @@ def _read(file: IO[bytes], kind: str, count: int) -> npt.NDArray[np.float32]:
     return stored.astype(np.float32, copy=False)
 
 
-def _read_header(path: Path) -> dict[str, _Place]:
+def _read_header(path: Path) -> dict[str, _StoredTensor]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 0 < length <= _HEADER_LIMIT:
-                raise ValueError(f"its header is said to have {length} bytes")
+                raise ValueError(f"it declares a header of {length} bytes")
             header = json.loads(file.read(length))
         size = path.stat().st_size - 8 - length
-        places = {
-            name: _place(path, entry, 8 + length, size) for name, entry in header.items() if name != "__metadata__"
+        return {
+            name: _stored_tensor(path, entry, 8 + length, size)
+            for name, entry in header.items()
+            if name != "__metadata__"
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"cannot read {path}: {error}", "copy or download the model again") from error
-    for name, place in places.items():
-        if place.kind not in _STORED:
-            raise ExportError(f"{name} holds {place.kind} values", f"supported: {', '.join(_STORED)}")
-    return places
 
 
-def _place(path: Path, entry: dict[str, Any], start: int, size: int) -> _Place:
+def _stored_tensor(path: Path, entry: dict[str, Any], start: int, size: int) -> _StoredTensor:
     shape = tuple(map(int, entry["shape"]))
     begin, end = map(int, entry["data_offsets"])
     kind = str(entry["dtype"])
     if not 0 <= begin <= end <= size or min(shape, default=1) < 1:
-        raise ValueError(f"a tensor of shape {list(shape)} is said to lie at bytes {begin} to {end} of {size}")
+        raise ValueError(f"it declares a tensor of shape {list(shape)} at bytes {begin} to {end} of {size}")
     if kind in _STORED and math.prod(shape) * _STORED[kind].itemsize != end - begin:
         raise ValueError(f"a tensor of shape {list(shape)} and type {kind} has {end - begin} bytes")
-    return _Place(path, kind, shape, start + begin)
+    return _StoredTensor(path, kind, shape, start + begin)

@@ -24,6 +24,8 @@ from mentor_edge.evaluation.statistics import paired_difference
 from mentor_edge.files import atomic_directory, write_json
 from mentor_edge.results import BaseChoice, MergeReport, first_problem
 
+from .checkpoint import tensor_shapes
+
 BASES = ("16-bit", "4-bit")
 RECORD = "merge.json"
 KEPT = 0.99
@@ -171,16 +173,15 @@ def _lora_settings(adapter: Path) -> dict[str, Any]:
 def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[str, Any]) -> tuple[Any, MergeReport]:
     """The model with the adapter's deltas in its weights; `dtype` is the base's.
 
-    Raises: ValueError with the reason why the adapter does not fit, and any error of PEFT.
+    Raises: ValueError with the reason why the adapter does not fit, ExportError when its file is damaged, and any error
+    of PEFT.
     """
     import torch
     from peft import PeftModel, get_peft_model_state_dict
     from peft.tuners.lora import LoraLayer
-    from safetensors import safe_open
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    with safe_open(adapter / _WEIGHTS, "pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    shapes = tensor_shapes(adapter / _WEIGHTS)
     _check_vocabulary(shapes, tuple(embedding.weight.shape))
     tuned = PeftModel.from_pretrained(model, str(adapter))
     # An adapter on embedding or head includes the base's weights for them; loading has checked their shapes.

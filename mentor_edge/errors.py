@@ -57,7 +57,7 @@ class EngineError(MentorEdgeError):
 
 
 class RewardError(MentorEdgeError):
-    """A user's reward function raised, or gave something that is no finite number."""
+    """A user's reward function raised an exception, or did not return a finite number."""
 
 
 class StalledError(MentorEdgeError):
@@ -77,7 +77,7 @@ class ExportError(MentorEdgeError):
 
 
 class ArtifactError(MentorEdgeError):
-    """An artifact's manifest or files are missing, damaged or of another version, or hold no such model to ship."""
+    """An artifact's manifest or files are missing, damaged or of another version, or it has no such model to ship."""
 
 
 class GateFailed(MentorEdgeError):

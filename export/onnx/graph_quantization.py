@@ -22,7 +22,7 @@ _FLOATS = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 def quantization_of(graph: Path) -> OnnxWeights:
     """How the weights of a language model's graph are stored.
 
-    Raises: ExportError when the file is missing or is no ONNX graph.
+    Raises: ExportError when the file is missing or is not an ONNX graph.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -33,7 +33,7 @@ def quantization_of(graph: Path) -> OnnxWeights:
             raise ValueError("it has no operators, or their names are damaged")
         return _Weights(loaded).describe()
     except (OSError, DecodeError, ValueError) as error:
-        raise ExportError(f"{graph} is no readable ONNX graph: {error}", "export the model again") from error
+        raise ExportError(f"{graph} cannot be read as an ONNX graph: {error}", "export the model again") from error
 
 
 class _Weights:

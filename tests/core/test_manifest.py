@@ -327,8 +327,8 @@ def test_damage_elsewhere_does_not_keep_a_model_from_loading(artifact: Path) -> 
     assert found is not None and found.quant == "int4"
 
 
-def test_a_whole_model_goes_on_to_its_runtime(whole: Path) -> None:
-    """Which finds that this one is no GGUF file."""
+def test_an_intact_model_reaches_its_runtime(whole: Path) -> None:
+    """The runtime then refuses it: it is not a GGUF file."""
     with pytest.raises(EngineError, match=r"model-q8_0\.gguf"), open_engine(whole / "model-q8_0.gguf"):
         pass
 

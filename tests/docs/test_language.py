@@ -43,18 +43,11 @@ PAGES = [
 FOLDERS = ("mentor_edge", "recipes", "export", "tests", "examples", "benchmarks", "docs")
 UNFINISHED: frozenset[str] = frozenset(
     {
-        "export",
-        "export/onnx",
-        "export/package",
-        "export/parity",
         "mentor_edge",
-        "mentor_edge/cli",
         "mentor_edge/engines",
         "mentor_edge/engines/torch",
         "mentor_edge/quickstart",
-        "tests/core",
         "tests/engines",
-        "tests/export",
     }
 )
 """Folders and pages that are still being rewritten. Remove one as soon as its test asks for it; add none."""

@@ -219,14 +219,14 @@ FAULTS: dict[str, Fault] = {
     "adapter of another rank than it says": adapter("size mismatch", configured("adapter_config.json", r=8)),
     "adapter of another kind": adapter("is IA3 for CAUSAL_LM, not LORA", peft_type="IA3"),
     "adapter with whole layers": adapter("changes more than LoRA can", modules_to_save=["lm_head"]),
-    "adapter cut": adapter("does not fit the base", cut(-100, "adapter_model.safetensors")),
+    "adapter cut": adapter("cannot read .*adapter_model.safetensors: it declares a tensor", cut(-100, "adapter_model.safetensors")),
     # Vocabulary
     "adapter with more tokens": adapter(r"\[650, 256\], where the base", kind="vocabulary", rows=650),
     "embedding smaller than the tokenizer": source("vocabulary", shrink_embedding, "embeddings of 500 tokens"),
     "end token without embedding": source(
         "vocabulary", configured("tokenizer_config.json", eos_token="<|end|>"), "embeddings of 640 tokens"
     ),
-    "stops at what is no token": source(
+    "stops at a token that does not exist": source(
         "vocabulary", configured("generation_config.json", eos_token_id=[99_999]), "a token 99999"
     ),
     "tokenizer of another model": gated(
@@ -237,14 +237,14 @@ FAULTS: dict[str, Fault] = {
     "no weights": source("damaged model", without(WEIGHTS), "cannot load .*model.safetensors"),
     "a shard missing": source("damaged model", one_shard_of_two, "No such file .*model-0"),
     "a tensor missing": source("damaged model", reweighted(lambda each: each.pop(PARAMETER)), f"lack {PARAMETER}"),
-    "weights that are no numbers": source("damaged model", reweighted(spoil), "not finite", ExportError),
+    "weights that are not numbers": source("damaged model", reweighted(spoil), "not finite", ExportError),
     "weights of another width": source("damaged model", configured("config.json", hidden_size=512), r"\[640, 512\]"),
-    "config that is no object": source("damaged model", written("config.json", "[]"), "no JSON object", ExportError),
+    "config that is not an object": source("damaged model", written("config.json", "[]"), "not a JSON obj", ExportError),
     "quantized weights": source(
         "damaged model", configured("config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
         "quantized already", ExportError,
     ),
-    "template that is no Jinja": source(
+    "template that is not Jinja": source(
         "damaged model", written("chat_template.jinja", "{% if %}"), "not valid Jinja: .*line 1"
     ),
     "no template": source("damaged model", without("chat_template.jinja"), "has no chat template"),

@@ -229,7 +229,7 @@ def test_directories_without_a_model_are_refused(student: Path, tmp_path: Path) 
     with pytest.raises(ExportError, match=r"config\.json does not exist"):
         convert(tmp_path, tmp_path / "out.gguf")
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(ExportError, match=r"config\.json cannot be read: it holds no JSON object"):
+    with pytest.raises(ExportError, match=r"config\.json cannot be read: it is not a JSON object"):
         convert(tmp_path, tmp_path / "out.gguf")
     make_copy(student, tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -252,7 +252,7 @@ def test_damaged_graphs_are_refused_or_described(students: Students, tmp_path: P
 def test_a_file_that_is_not_a_graph_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(ExportError, match="is no readable ONNX graph"):
+    with pytest.raises(ExportError, match="cannot be read as an ONNX graph"):
         quantization_of(tmp_path / "model.onnx")
 
 
