@@ -219,7 +219,9 @@ FAULTS: dict[str, Fault] = {
     "adapter of another rank than it says": adapter("size mismatch", configured("adapter_config.json", r=8)),
     "adapter of another kind": adapter("is IA3 for CAUSAL_LM, not LORA", peft_type="IA3"),
     "adapter with whole layers": adapter("changes more than LoRA can", modules_to_save=["lm_head"]),
-    "adapter cut": adapter("cannot read .*adapter_model.safetensors: it declares a tensor", cut(-100, "adapter_model.safetensors")),
+    "adapter cut": adapter(
+        "cannot read .*adapter_model.safetensors: it declares a tensor", cut(-100, "adapter_model.safetensors")
+    ),
     # Vocabulary
     "adapter with more tokens": adapter(r"\[650, 256\], where the base", kind="vocabulary", rows=650),
     "embedding smaller than the tokenizer": source("vocabulary", shrink_embedding, "embeddings of 500 tokens"),
@@ -239,7 +241,9 @@ FAULTS: dict[str, Fault] = {
     "a tensor missing": source("damaged model", reweighted(lambda each: each.pop(PARAMETER)), f"lack {PARAMETER}"),
     "weights that are not numbers": source("damaged model", reweighted(spoil), "not finite", ExportError),
     "weights of another width": source("damaged model", configured("config.json", hidden_size=512), r"\[640, 512\]"),
-    "config that is not an object": source("damaged model", written("config.json", "[]"), "not a JSON obj", ExportError),
+    "config that is not an object": source(
+        "damaged model", written("config.json", "[]"), "it is not a JSON object", ExportError
+    ),
     "quantized weights": source(
         "damaged model", configured("config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
         "quantized already", ExportError,
