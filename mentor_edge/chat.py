@@ -1,7 +1,7 @@
-"""Rendering of chats with tools: one renderer for every runtime (the parser is in `tool_calls.py`).
+"""Rendering chats with tools: one renderer for every runtime (the parser is in `tool_calls.py`).
 
-The template is the model's own Jinja source, rendered as transformers renders it (sandboxed, blocks
-trimmed), without importing transformers: the same code serves training, the gate and the device.
+It renders the model's own Jinja template exactly as transformers does (sandboxed, blocks trimmed), but does not import
+transformers. Training, the gate and the device therefore run the same code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mentor_edge.messages import Message, ToolCall
 
 
 class _GenerationTag(Extension):
-    """Accept `{% generation %}` blocks (training templates mark assistant text with them) and render them plainly."""
+    """Accept `{% generation %}` blocks, with which training templates mark assistant text, and render their content."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja declares it as an instance attribute)
 
@@ -37,7 +37,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    # Jinja's own filter escapes HTML characters; templates expect plain JSON, as transformers gives them.
+    # Jinja's own filter escapes HTML characters; templates expect plain JSON, as transformers renders it.
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
 
 
@@ -53,14 +53,18 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A model's chat template. `source` is shipped byte for byte; `sha256` identifies it everywhere."""
+    """A model's chat template."""
 
     source: str
+    """The Jinja source; it is shipped byte for byte."""
     eos_token: str
+    """The text of the end-of-turn token."""
     bos_token: str = ""
+    """The text of the start token."""
 
     @cached_property
     def sha256(self) -> str:
+        """The hash that identifies the source in runs, manifests and reports."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     @cached_property
@@ -71,7 +75,7 @@ class ChatTemplate:
             raise StudentError(f"the chat template is not valid Jinja: {error} (line {error.lineno})") from error
 
     def check(self) -> None:
-        """Raises: StudentError when the source is no Jinja."""
+        """Raises: StudentError when the source is not valid Jinja."""
         _ = self._compiled
 
     def render(
@@ -81,7 +85,7 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = False,
     ) -> str:
-        """The text a model sees. `tools` are OpenAI function schemas.
+        """The text that a model sees. `tools` are OpenAI function schemas.
 
         Raises: StudentError when the template refuses the conversation.
         """
@@ -100,8 +104,10 @@ class ChatTemplate:
     def tool_suffix(self, results: Sequence[Message]) -> str:
         """The text between the end-of-turn token of a tool-calling turn and the model's next turn.
 
-        Rendered on a minimal conversation, so that it never depends on how the model spelled its call; the
-        conversation's own tokens are kept as they were generated (TRL's `_get_tool_suffix_ids` does the same).
+        It is rendered in a minimal conversation, so it does not depend on how the model spelled its call, and the tokens
+        of the real conversation stay as they were generated (TRL's `_get_tool_suffix_ids` does the same).
+
+        Raises: StudentError when the template rewrites earlier turns.
         """
         calls = tuple(ToolCall(result.name or "tool", {}) for result in results)
         opening = (Message("user", "x"), Message("assistant", "", calls))

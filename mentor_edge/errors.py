@@ -1,9 +1,11 @@
-"""The error tree.
+"""The errors that mentor-edge raises on purpose, and when.
 
-Every failure that a user can cause or meet is one `MentorEdgeError`: what failed with the value seen,
-and a hint that says what to do. The command line prints it in one or two lines and exits with
-`exit_code`; anything else that escapes is a defect of ours. A bad rollout is never an error: the
-trajectory records how it ended.
+Every failure that a user can cause or meet is a `MentorEdgeError`. `problem` states what failed, with the value seen;
+`hint` states what to do. The command line prints both in one or two lines and exits with `exit_code`. Any other
+exception that escapes is a bug in mentor-edge.
+
+A bad rollout is never an error: its trajectory records how it ended. A tool that fails is not an error either: the model
+reads what went wrong.
 """
 
 from __future__ import annotations
@@ -13,12 +15,18 @@ from collections.abc import Iterable
 
 
 class MentorEdgeError(Exception):
-    """Base of all errors raised on purpose. `problem` says what failed, `hint` what to do about it."""
+    """The base class. Catch it to handle every error that mentor-edge raises on purpose.
+
+    Attributes:
+        problem: what failed, with the value seen.
+        hint: what to do about it, or None.
+        exit_code: of the command line.
+    """
 
     exit_code = 1
 
     def __init__(self, problem: str, hint: str | None = None) -> None:
-        super().__init__(problem, hint)  # what pickle hands back to the class: errors cross process borders
+        super().__init__(problem, hint)  # pickle passes these to the class again: errors cross process borders
         self.problem = problem
         self.hint = hint
 
@@ -27,7 +35,11 @@ class MentorEdgeError(Exception):
 
 
 class ConfigError(MentorEdgeError):
-    """A recipe configuration is wrong. `problems` holds every mistake found, not only the first."""
+    """Settings are wrong: a recipe's configuration, or an argument of a public function.
+
+    Attributes:
+        problems: every mistake found, not only the first. Correct them all, then run again.
+    """
 
     def __init__(self, problems: list[str], hint: str | None = None) -> None:
         self.problems = problems
@@ -37,63 +49,75 @@ class ConfigError(MentorEdgeError):
 
 
 class TaskError(MentorEdgeError):
-    """A tasks file is missing or malformed."""
+    """A file of tasks, references or other rows is missing or malformed. Correct the lines that the message lists."""
 
 
 class StudentError(MentorEdgeError):
-    """A student directory or hub id cannot be loaded or lacks something that tool use needs."""
+    """A student cannot be loaded, or lacks something that tool use needs, such as a chat template.
+
+    Use another model, or add what the message names.
+    """
 
 
 class ToolDefinitionError(MentorEdgeError):
-    """A tool is defined wrongly (failures while a tool runs are data, not exceptions)."""
+    """A tool is defined wrongly: correct the function or its schema."""
 
 
 class ToolServerError(MentorEdgeError):
-    """An MCP server cannot be started or reached, or offers tools that nobody can call."""
+    """An MCP server cannot be started or reached, or offers tools that cannot be called. Check its command or URL."""
 
 
 class EngineError(MentorEdgeError):
-    """A runtime could not load a model or died while decoding."""
+    """A runtime cannot load a model, refuses a request, or died. `mentor-edge doctor` tests the runtimes."""
 
 
 class RewardError(MentorEdgeError):
-    """A user's reward function raised an exception, or did not return a finite number."""
+    """A user's reward function raised an exception or returned something other than a finite number: correct it."""
 
 
 class StalledError(MentorEdgeError):
-    """Training stopped: for many steps no group of rollouts differed in reward, so nothing could be learned."""
+    """Training stopped because it could not learn: for many steps, all rollouts of each group had the same reward.
+
+    Choose tasks that the student sometimes solves, or a reward that tells its attempts apart.
+    """
 
 
 class OutputError(MentorEdgeError):
-    """An output directory is in the way, or a file cannot be written."""
+    """An output directory exists already, or a file cannot be written. Choose another path or free some space."""
 
 
 class RunError(MentorEdgeError):
-    """A run directory is missing, incomplete or inconsistent."""
+    """A run directory is missing, incomplete or inconsistent. Give the directory that `fit` wrote, or fit again."""
 
 
 class ExportError(MentorEdgeError):
-    """Conversion or quantization failed, or the converted file does not agree with its source."""
+    """Conversion or quantization failed, or the converted file does not agree with its source. Nothing was shipped."""
 
 
 class ArtifactError(MentorEdgeError):
-    """An artifact's manifest or files are missing, damaged or of another version, or it has no such model to ship."""
+    """An artifact's manifest or files are missing, damaged or of another version, or it has no such model.
+
+    Copy the artifact again, or export again.
+    """
 
 
 class GateFailed(MentorEdgeError):
-    """The exported file lost accuracy: its paired interval excludes zero and reaches the margin."""
+    """The exported file lost accuracy: the interval of the paired difference excludes zero and reaches the margin.
+
+    Export a kind with more bits, or fit again.
+    """
 
     exit_code = 3
 
 
 class GateInconclusive(MentorEdgeError):
-    """Too few items to tell a loss from noise at this margin."""
+    """The gate had too few items to tell a loss from noise at this margin. Use more items or a larger margin."""
 
     exit_code = 4
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the known one that it is nearest to, or all of them."""
+    """The end of a message about an unknown name: the most similar known name, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known) or 'none'})"

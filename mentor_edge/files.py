@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and their hashes."""
+"""Writing files atomically (they are complete or do not exist), and hashing them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from typing import Any
 
 from mentor_edge.errors import MentorEdgeError, OutputError
 
-_NEXT_TO_NOTHING = 256 * 1024
+_FULL_BELOW = 256 * 1024
 """Free bytes below which a disk counts as full."""
 
 
 def _disk_is_full(path: Path, error: Exception) -> bool:
-    """Whether writing failed for want of space. Writers outside of Python say it each in their own way, or not at all,
-    so what is left on the disk counts too."""
+    """Whether writing failed because the disk is full.
+
+    Native libraries report that each in their own way, or not at all, so the free space counts too.
+    """
     if "No space left" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
         return True
-    existing = next(place for place in (path, *path.parents) if place.exists())
-    return shutil.disk_usage(existing).free < _NEXT_TO_NOTHING
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    return shutil.disk_usage(existing).free < _FULL_BELOW
 
 
 @contextmanager
 def explained_write_errors(path: Path) -> Iterator[None]:
-    """Turn what libraries raise when `path` cannot be written into one clear error.
+    """Turn the many exceptions of libraries that cannot write `path` into one clear error.
 
     Raises: OutputError for a full disk and for any OSError; other exceptions pass.
     """
@@ -51,7 +53,7 @@ def explained_write_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place on success and is removed on any failure.
+    """A temporary path beside `path`, renamed to it on success and removed on any failure.
 
     Raises: OutputError when the disk is full or the directory cannot be written.
     """
@@ -62,14 +64,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     finally:
-        with suppress(OSError):  # such as a parent that is no directory: then there is nothing to remove
+        with suppress(OSError):  # such as a parent that is not a directory: then there is nothing to remove
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory beside `path`, renamed to it on success and removed on any failure. What killed processes
-    left of the same directory is removed, too.
+    """A temporary directory beside `path`, renamed to it on success and removed on any failure.
+
+    Temporary directories that killed processes left for the same path are removed too.
 
     Raises: OutputError when `path` exists already, the disk is full, or the parent cannot be written.
     """
@@ -87,13 +90,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    import psutil  # here: nothing else that `import mentor_edge` loads needs it
+    import psutil  # imported late: nothing else that `import mentor_edge` loads needs it
 
     begin, end = f".{path.name}.", ".partial"
-    for left in path.parent.iterdir() if path.parent.is_dir() else ():
-        process = left.name.removeprefix(begin).removesuffix(end)
-        if left.name == f"{begin}{process}{end}" and process.isdecimal() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in path.parent.iterdir() if path.parent.is_dir() else ():
+        process = leftover.name.removeprefix(begin).removesuffix(end)
+        if leftover.name == f"{begin}{process}{end}" and process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -109,13 +112,16 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_directory() -> Path:
-    """Where what can be made again is kept: `$MENTOR_EDGE_CACHE`, else `mentor-edge` in `$XDG_CACHE_HOME` or
-    `~/.cache`."""
+    """The directory for files that can be made again.
+
+    It is `$MENTOR_EDGE_CACHE`, else `mentor-edge` in `$XDG_CACHE_HOME` or `~/.cache`.
+    """
     if chosen := os.environ.get("MENTOR_EDGE_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mentor-edge"

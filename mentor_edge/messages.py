@@ -11,25 +11,33 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call a model asked for. `arguments` is the parsed JSON object."""
+    """One call of a tool that a model made."""
 
     name: str
+    """The tool's name as the model wrote it; a tool of that name may not exist."""
     arguments: Mapping[str, Any]
+    """The parsed JSON object, not validated yet."""
 
     def to_openai(self) -> dict[str, Any]:
+        """The call in OpenAI's format, with the arguments as an object."""
         return {"type": "function", "function": {"name": self.name, "arguments": dict(self.arguments)}}
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One chat message. `name` is the tool's name when `role` is "tool"."""
+    """One chat message."""
 
     role: str
+    """"system", "user", "assistant" or "tool"."""
     content: str = ""
+    """The text; the result of a call if `role` is "tool"."""
     tool_calls: tuple[ToolCall, ...] = ()
+    """The calls of an assistant's turn, in order."""
     name: str | None = None
+    """The tool's name if `role` is "tool"."""
 
     def to_openai(self) -> dict[str, Any]:
+        """The message in OpenAI's format, as chat templates read it."""
         message: dict[str, Any] = {"role": self.role, "content": self.content}
         if self.tool_calls:
             message["tool_calls"] = [call.to_openai() for call in self.tool_calls]
@@ -39,9 +47,13 @@ class Message:
 
     @classmethod
     def from_openai(cls, message: Mapping[str, Any]) -> Message:
-        """Read OpenAI's format; arguments may be an object or, as the API sends them, a JSON string.
+        """Read a message in OpenAI's format.
 
-        Raises: KeyError, TypeError or ValueError when the message is malformed.
+        Args:
+            message: its calls may have their arguments as an object or, as the API sends them, as a JSON string.
+
+        Raises:
+            KeyError, TypeError, ValueError: when the message is malformed.
         """
         calls = []
         for call in message.get("tool_calls") or ():
@@ -59,35 +71,43 @@ class Ending(StrEnum):
     ANSWERED = "answered"
     """The model closed its turn and called no tool."""
     MALFORMED = "malformed"
-    """The model closed its turn with something that looks like a tool call and is none."""
+    """The model closed its turn with something that looks like a tool call but cannot be read."""
     TRUNCATED = "truncated"
     """A turn reached its token limit before the model closed it."""
     OUT_OF_TURNS = "out_of_turns"
-    """The model still called tools when the turn limit was reached."""
+    """The model still called tools when the limit of tool rounds was reached."""
     OUT_OF_TOKENS = "out_of_tokens"
-    """A tool result no longer fitted the completion budget or the context."""
+    """The prompt or a tool result did not fit the completion budget or the context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """What a model did with one task: messages after the prompt, the final answer, how it ended.
+    """What a model did with one task.
 
-    `prompt_ids` and `completion_ids` are the token ids exactly as generated (tool results included,
-    never re-tokenized); `sampled` is 1 where the model chose the token and 0 on tool results. They are
-    empty for trajectories that no model generated, such as a programmatic teacher's, and for those of an endpoint.
-    `tokens` counts what the model wrote; `seconds` is the time from the start of its batch to its end.
+    The token ids are exactly those that were generated or fed, never tokenized again. They are empty for trajectories
+    that no model generated, such as a programmatic teacher's, and for those of an endpoint.
     """
 
     messages: tuple[Message, ...]
+    """The messages after the prompt: the model's turns and the results of its calls."""
     answer: str | None
+    """The content of the last `\\boxed{...}` of the final answer; None if there is none."""
     ending: Ending
+    """How it ended."""
     prompt_ids: Sequence[int] = ()
+    """The tokens of the rendered prompt."""
     completion_ids: Sequence[int] = ()
+    """The tokens after the prompt, tool results included."""
     sampled: Sequence[int] = ()
+    """One entry per completion token: 1 if the model chose it, 0 if it belongs to a tool result."""
     tool_errors: int = 0
+    """Calls whose result is an error."""
     unknown_tools: tuple[str, ...] = field(default=())
+    """The names in calls of tools that do not exist."""
     tokens: int = 0
+    """Tokens that the model wrote."""
     seconds: float = field(default=0.0, compare=False)
+    """From the start of its batch to its end."""
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -96,9 +116,10 @@ class Trajectory:
 
     @property
     def tools_used(self) -> frozenset[str]:
+        """The set of names in `calls`."""
         return frozenset(call.name for call in self.calls)
 
     @property
     def terminated(self) -> bool:
-        """The model closed its last turn without asking for another tool (MENTOR's "EOS at the end")."""
+        """Whether the model closed its last turn without calling another tool (MENTOR's "EOS at the end")."""
         return self.ending in (Ending.ANSWERED, Ending.MALFORMED)

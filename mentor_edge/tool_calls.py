@@ -1,8 +1,8 @@
 """The parser of assistant turns: one for every model and every runtime.
 
-It does not ask which model wrote the text. It knows three shapes of a call: `<tool_call>` blocks (Hermes, Qwen), JSON
-that is the whole turn (Llama 3), and a Python-style list that is the whole turn (Llama 3.2 and 4). Nothing is run: JSON
-is decoded, and Python is parsed to a syntax tree of which only names and literals are read.
+It does not need to know which model wrote the text. It reads three shapes of a call: `<tool_call>` blocks (Hermes,
+Qwen), JSON that is the whole turn (Llama 3), and a Python-style list that is the whole turn (Llama 3.2 and 4). It runs
+nothing: JSON is decoded, and Python is parsed to a syntax tree, of which only names and literals are read.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ TOOL_CALL_OPEN = "<tool_call>"
 TOOL_CALL_CLOSE = "</tool_call>"
 THINK_CLOSE = "</think>"
 PYTHON_TAG = "<|python_tag|>"
-"""What Llama 3.1 may write in front of a call. It is never part of an answer."""
+"""Llama 3.1 may write this before a call. It is never part of an answer."""
 
 MAX_PYTHON_CHARACTERS = 65_536
-"""Longer turns are not tried as Python: its parser needs about a second and hundreds of megabytes per megabyte."""
+"""Longer turns are not parsed as Python: its parser needs about a second and hundreds of megabytes per megabyte."""
 MAX_NESTING = 64
-"""Levels of lists and objects in arguments. More would break what walks them by recursion, the JSON encoder first."""
+"""Levels of lists and objects in arguments. More would break recursive code, the JSON encoder first."""
 
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"\s*")
@@ -33,18 +33,19 @@ _SEPARATOR = re.compile(r"[\s;]*")
 _OPENS_CALL = re.compile(
     r'\[?\s*\{\s*"name"\s*:(?=.*"(?:parameters|arguments)")|\[\s*[A-Za-z_][\w.]*\((?!.*\]\()', re.DOTALL
 )
-"""How a turn of shape 2 or 3 begins. One that goes on as something else is a call gone wrong, not an answer (unless it
-is a link in Markdown: `[f(x)](address)`)."""
+"""How a turn of shape 2 or 3 begins. If the rest cannot be read, the turn is a failed call, not an answer (unless it is
+a link in Markdown: `[f(x)](address)`)."""
 _UNREADABLE = (ValueError, TypeError, RecursionError)
-"""What decoding a call raises when the text is none."""
+"""What decoding raises when the text is not a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedTurn:
-    """One assistant turn: its message, and whether it holds a tool call that cannot be read."""
+    """One assistant turn."""
 
     message: Message
     malformed: bool
+    """The turn contains a tool call that cannot be read; the message then has no calls."""
 
 
 def parse_turn(text: str) -> ParsedTurn:
@@ -52,19 +53,19 @@ def parse_turn(text: str) -> ParsedTurn:
 
     Calls have one of three shapes:
 
-    1. `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` blocks, with text before, between and after them.
-       `parameters` may stand for `arguments`, and the object may be written as a JSON string, as OpenAI's API does.
+    1. `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` blocks, with text before, between and after them. The
+       key may be `parameters` instead of `arguments`, and the arguments may be a JSON string, as in OpenAI's API.
     2. One or more objects with a `name` and `parameters` or `arguments`, separated by `;` or white space, or a list of
-       them, where they are the whole turn. `<|python_tag|>` may stand in front.
-    3. `[f(a=1), g.h(b="x")]`, likewise.
+       them, if they are the whole turn. `<|python_tag|>` may precede them.
+    3. `[f(a=1), g.h(b="x")]`, under the same conditions.
 
-    The turn is malformed, and has no calls, when any block is unclosed or unreadable (as in TRL), when a turn begins as
-    shape 2 or 3 do and cannot be read, or its arguments cannot be used (positional, no object, no JSON), and when no
-    readable call follows `<|python_tag|>`. Any other text is an answer.
+    The turn is malformed, and has no calls, in four cases: a block is unclosed or unreadable (as in TRL); the turn
+    begins like shape 2 or 3 but cannot be read; its arguments cannot be used (positional, not an object, not JSON); or
+    no readable call follows `<|python_tag|>`. Any other text is an answer.
 
-    Thinking is what precedes `</think>`. Blocks in it count only when nothing follows it, or it is never closed: then
-    the model stopped to get a result (llama.cpp issues 20260 and 24202). Content keeps the text as it is, thinking
-    included; with calls, it is what remains of it, stripped.
+    Thinking is the text before `</think>`. Its blocks count only if nothing follows it, or if it is never closed: then
+    the model stopped to get a result (llama.cpp issues 20260 and 24202). The message's content is the text unchanged,
+    thinking included; with calls, it is the text around them, stripped.
 
     Never raises; linear in the length of the text.
     """
@@ -77,7 +78,7 @@ def parse_turn(text: str) -> ParsedTurn:
 
 def _read(text: str) -> tuple[list[ToolCall], str]:
     """The calls of a turn and the text around them. Raises one of `_UNREADABLE` when the turn is malformed."""
-    # Before thinking is looked for: an argument may hold any tag.
+    # Before looking for thinking: an argument may contain any tag.
     if (calls := _whole_turn(text)) is not None:
         return calls, ""
     thinking, visible = _split_thinking(text)
@@ -90,10 +91,10 @@ def _read(text: str) -> tuple[list[ToolCall], str]:
 
 
 def _split_thinking(text: str) -> tuple[str, str]:
-    """The thinking that opens a turn, with its tags, and what follows it. The closing tag alone decides.
+    """Split a turn into its thinking, tags included, and the rest. Only the closing tag decides.
 
-    Templates that end a prompt with `<think>` leave only that one to the model. Thinking that is never closed needs no
-    care: like any text it holds blocks or none.
+    After a template that ends the prompt with `<think>`, the model writes only the closing tag. Thinking that is never
+    closed needs no special case: it is text with blocks or without.
     """
     end = text.find(THINK_CLOSE)
     position = 0
@@ -113,7 +114,7 @@ def _blocks(text: str) -> tuple[list[ToolCall], str]:
     calls: list[ToolCall] = []
     around: list[str] = []
     position = 0
-    # The first block that cannot be read ends this: decoding again from every later tag would be quadratic.
+    # The first unreadable block raises: trying again from every later tag would be quadratic.
     while (start := text.find(TOOL_CALL_OPEN, position)) >= 0:
         around.append(text[position:start])
         call, position = _block(text, start)
@@ -127,11 +128,11 @@ def _blocks(text: str) -> tuple[list[ToolCall], str]:
 
 def _block(text: str, start: int) -> tuple[ToolCall, int]:
     """The call in the block that opens at `start`, and where the block ends."""
-    # The JSON says where it ends: looking for the closing tag would find one inside an argument.
+    # The JSON decoder finds the end: a search for the closing tag could find one inside an argument.
     value, end = _DECODER.raw_decode(text, _after(_SPACE, text, start + len(TOOL_CALL_OPEN)))
     end = _after(_SPACE, text, end)
     if not text.startswith(TOOL_CALL_CLOSE, end):
-        raise ValueError("a block goes on after its JSON")
+        raise ValueError("a block continues after its JSON")
     return _call(value), end + len(TOOL_CALL_CLOSE)
 
 
@@ -141,14 +142,14 @@ def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
 
 
 def _whole_turn(text: str) -> list[ToolCall] | None:
-    """The calls of a turn that is nothing but calls, without `<tool_call>` tags; None for any other text."""
+    """The calls of a turn that consists of calls without `<tool_call>` tags; None for any other text."""
     turn = text.strip()
     body = turn.removeprefix(PYTHON_TAG).lstrip()
     calls = _json_calls(body)
     if calls is None:
         calls = _python_calls(body)
     if calls is None and (turn.startswith(PYTHON_TAG) or _OPENS_CALL.match(body)):
-        raise ValueError("a call was begun, or announced by its tag, and cannot be read")
+        raise ValueError("a call begins, or its tag announces one, but it cannot be read")
     return calls
 
 
@@ -158,10 +159,10 @@ def _json_calls(text: str) -> list[ToolCall] | None:
     try:
         while position < len(text):
             value, position = _DECODER.raw_decode(text, position)
-            found = value if isinstance(value, list) else [value]
-            if not found or not all(map(_has_form_of_call, found)):
+            candidates = value if isinstance(value, list) else [value]
+            if not candidates or not all(map(_has_form_of_call, candidates)):
                 return None
-            values += found
+            values += candidates
             position = _after(_SEPARATOR, text, position)
     except _UNREADABLE:
         return None
@@ -178,7 +179,7 @@ def _has_form_of_call(value: Any) -> bool:
 
 
 def _call(value: Any) -> ToolCall:
-    """The call that a decoded JSON value stands for. Raises one of `_UNREADABLE` when it is none."""
+    """The call that a decoded JSON value describes. Raises one of `_UNREADABLE` when it describes none."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         raise ValueError("not an object with a name")
     arguments = value.get("arguments", value.get("parameters", {}))
@@ -189,8 +190,8 @@ def _call(value: Any) -> ToolCall:
 
 def _checked(name: str, arguments: Any) -> ToolCall:
     if not isinstance(arguments, dict) or not _nests_within(MAX_NESTING, arguments):
-        raise ValueError("the arguments are no object, or nest too deeply")
-    # NaN, 1e999 or a lone surrogate can be decoded, but no tokenizer and no JSON file takes them.
+        raise ValueError("the arguments are not an object, or nest too deeply")
+    # NaN, 1e999 and lone surrogates can be decoded, but no tokenizer or JSON file accepts them.
     json.dumps({name: arguments}, ensure_ascii=False, allow_nan=False).encode()
     return ToolCall(name, arguments)
 
@@ -205,7 +206,7 @@ def _python_calls(text: str) -> list[ToolCall] | None:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a string like "\d" is the model's business, not the user's
+            warnings.simplefilter("ignore")  # about a string like "\d", which the model wrote, not the user
             listed = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):  # MemoryError: nested too deeply for the parser
         return None
@@ -228,7 +229,7 @@ def _python_call(name: str, call: ast.Call) -> ToolCall:
     if call.args:
         raise ValueError("positional arguments have no names without the tool's schema")
     arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    # Tuples, sets, bytes, keys that are no strings (and the None of **x) do not come back from JSON as they were.
+    # Tuples, sets, bytes and keys that are not strings (and the None of **x) do not survive JSON.
     if json.loads(json.dumps(arguments)) != arguments:
-        raise ValueError("a literal that JSON does not have")
+        raise ValueError("a literal that JSON cannot express")
     return _checked(name, arguments)

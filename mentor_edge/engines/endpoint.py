@@ -1,7 +1,7 @@
 """An OpenAI-compatible endpoint as an engine: a model behind somebody else's server and template.
 
-What the server answers is read by our own parser, whatever the server made of it: servers overlook calls that come
-after text or inside thinking (llama.cpp issues 20260 and 24202), and then leave them in the content.
+Our own parser reads every answer, even if the server has parsed it already: servers overlook calls that come after text
+or inside thinking (llama.cpp issues 20260 and 24202), and leave them in the content.
 """
 
 from __future__ import annotations
@@ -24,25 +24,33 @@ SEED = 0
 
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _TOO_LONG = re.compile(r"context[ _](length|size|window)|(prompt|input) is too long", re.IGNORECASE)
-"""How OpenAI, vLLM, llama.cpp and others say that a conversation does not fit; there is no common code for it."""
-_URL_HINT = "an OpenAI-compatible URL mostly ends in /v1"
+"""How OpenAI, vLLM, llama.cpp and others report that a conversation does not fit; there is no common code for it."""
+_URL_HINT = "an OpenAI-compatible URL usually ends in /v1"
 _SHOWN = 200
+"""Characters of a server's text in a message."""
 
 
 class EndpointEngine:
-    """A model that is reached through the chat completions of `base_url`, such as "http://localhost:8000/v1".
+    """A model behind the chat completions of an OpenAI-compatible server.
 
-    Greedy where the sampling's temperature is 0, with a fixed seed besides; whether equal requests get equal answers is
-    the server's business. `batch_size` requests are under way at once, each may take `timeout` seconds, and what the
-    server cannot serve now (429, 5xx, a broken connection) is tried `max_retries` times more. `api_key` is sent to this
-    server alone, and never printed or stored.
+    Requests are greedy if the sampling's temperature is 0, and always carry a fixed seed. Whether equal requests get
+    equal answers depends on the server.
 
-    Names of tools that the API does not allow (BFCL's have dots) are sent with "_" in place of each other character;
-    the model's calls get the tool's own name back.
+    The API does not allow all names of tools (BFCL's have dots). Forbidden characters are sent as "_", and the model's
+    calls get the tool's own name back.
 
-    Raises: EngineError, from the constructor for a URL that is none or a missing package, from the methods when the
-    server cannot be reached, refuses the key, does not know the model, or answers something else than a chat
-    completion.
+    Args:
+        base_url: such as "http://localhost:8000/v1".
+        model: the model's name on that server; `only_model` finds it if there is just one.
+        api_key: sent to this server alone, never printed or stored.
+        batch_size: requests in progress at once.
+        timeout: seconds that one request may take.
+        max_retries: how often to repeat a request after status 429, 5xx or a broken connection.
+
+    Raises:
+        EngineError: from the constructor, when the URL is invalid or the package openai is missing; from the methods,
+            when the server cannot be reached, refuses the key, does not know the model, or does not answer with a chat
+            completion.
     """
 
     def __init__(
@@ -69,7 +77,7 @@ class EndpointEngine:
             raise EngineError("endpoints need the package openai", "install it with: pip install openai") from error
         self._client = openai.OpenAI(
             base_url=self.base_url,
-            api_key=api_key or "none",  # the package wants one, servers of one's own do not
+            api_key=api_key or "none",  # the package requires one, local servers do not
             timeout=timeout,
             max_retries=max_retries,
         )
@@ -79,16 +87,16 @@ class EndpointEngine:
         return self._batch_size
 
     def reply(self, requests: Sequence[ChatRequest], sampling: Sampling) -> list[Reply | None]:
-        """See `ChatEngine.reply`. `tokens` are those that the server says, 0 where it does not."""
-        return _side_by_side([partial(self._reply, request, sampling) for request in requests])
+        """See `ChatEngine.reply`. `tokens` is the server's own count, 0 if it sends none."""
+        return _run_concurrently([partial(self._reply, request, sampling) for request in requests])
 
     def models(self) -> list[str]:
-        """The models that the endpoint lists."""
+        """The names of the models that the endpoint lists. Raises: EngineError."""
         listed = self._send(lambda client: client.models.with_raw_response.list())
         try:
             return [str(model["id"]) for model in listed["data"]]
         except (KeyError, TypeError) as error:
-            raise self._nonsense(listed, "no list of models") from error
+            raise self._unexpected(listed, "a list of models") from error
 
     def _reply(self, request: ChatRequest, sampling: Sampling) -> Reply | None:
         names = _wire_names(request.tools)
@@ -99,7 +107,7 @@ class EndpointEngine:
             "max_tokens": sampling.max_new_tokens,
             "seed": SEED,
         }
-        if request.tools:  # an empty list is refused
+        if request.tools:  # the API refuses an empty list
             arguments["tools"] = [_renamed(tool, names) for tool in request.tools]
         try:
             answer = self._send(lambda client: client.chat.completions.with_raw_response.create(**arguments))
@@ -107,23 +115,23 @@ class EndpointEngine:
             return None
         except _NotFound as error:
             raise EngineError(
-                f"{self.base_url} has no model {self.model!r}: {error.said}", self._models_hint()
+                f"{self.base_url} has no model {self.model!r}: {error.message}", self._models_hint()
             ) from error
         try:
             choice = answer["choices"][0]
             turn = read_turn(choice["message"])
             tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise self._nonsense(answer, "no chat completion") from error
+            raise self._unexpected(answer, "a chat completion") from error
         own_names = {wire: name for name, wire in names.items()}
         calls = tuple(ToolCall(own_names.get(call.name, call.name), call.arguments) for call in turn.message.tool_calls)
         message = Message("assistant", turn.message.content, calls)
         return Reply(message, choice.get("finish_reason") != "length", turn.malformed, tokens)
 
     def _send(self, request: Callable[[Any], Any]) -> Any:
-        """The JSON that the server answers.
+        """The JSON of the server's answer.
 
-        Raises: EngineError, of which `_NotFound` and `_DoesNotFit` are for the caller to explain.
+        Raises: EngineError; the caller handles `_NotFound` and `_DoesNotFit`.
         """
         import openai
 
@@ -134,47 +142,47 @@ class EndpointEngine:
         try:
             return json.loads(response.http_response.content)
         except (ValueError, RecursionError) as error:
-            raise self._nonsense(response.http_response.text, "no JSON") from error
+            raise self._unexpected(response.http_response.text, "JSON") from error
 
     def _explained(self, error: Any) -> EngineError:
         import openai
 
         body = error.body
-        said = self._said(body.get("message", body) if isinstance(body, dict) else body or _text_of(error))
+        message = self._quoted(body.get("message", body) if isinstance(body, dict) else body or _text_of(error))
         match error:
             case openai.APITimeoutError():
                 tries = f"{self._max_retries + 1} tries of {self._timeout:g} s"
-                return EngineError(f"{self.base_url} gave no answer in {tries}", "is the server overloaded?")
+                return EngineError(f"{self.base_url} did not answer in {tries}", "is the server overloaded?")
             case openai.APIConnectionError():
-                reason = self._said(error.__cause__ or error)
+                reason = self._quoted(error.__cause__ or error)
                 return EngineError(
                     f"cannot reach {self.base_url}: {reason}", "is the server running, and the URL right?"
                 )
             case openai.AuthenticationError() | openai.PermissionDeniedError():
                 return EngineError(
-                    f"{self.base_url} refuses the API key: {said}",
-                    "name the variable that holds the right one with --api-key-env",
+                    f"{self.base_url} refuses the API key: {message}",
+                    "name the environment variable with the right key with --api-key-env",
                 )
             case openai.NotFoundError():
-                return _NotFound(f"{self.base_url} answered with status 404: {said}", _URL_HINT, said)
+                return _NotFound(f"{self.base_url} answered with status 404: {message}", _URL_HINT, message)
             case openai.APIStatusError(status_code=400 | 413 | 422) if _TOO_LONG.search(_text_of(error)):
-                return _DoesNotFit(said)
+                return _DoesNotFit(message)
             case openai.APIStatusError():
-                return EngineError(f"{self.base_url} answered with status {error.status_code}: {said}")
-        return EngineError(f"{self.base_url} failed: {said}")
+                return EngineError(f"{self.base_url} answered with status {error.status_code}: {message}")
+        return EngineError(f"{self.base_url} failed: {message}")
 
     def _models_hint(self) -> str:
         try:
             return f"it has: {', '.join(self.models()) or 'none'}"
         except EngineError:
-            return f"it lists no models either; {_URL_HINT}"
+            return f"it does not list its models either; {_URL_HINT}"
 
-    def _nonsense(self, answer: Any, what: str) -> EngineError:
+    def _unexpected(self, answer: Any, expected: str) -> EngineError:
         text = answer if isinstance(answer, str) else json.dumps(answer)
-        return EngineError(f"{self.base_url} answered {what}: {self._said(text)}", _URL_HINT)
+        return EngineError(f"{self.base_url} did not answer with {expected}: {self._quoted(text)}", _URL_HINT)
 
-    def _said(self, text: Any) -> str:
-        """A server's words on one line, cut, and without the key: some repeat it."""
+    def _quoted(self, text: Any) -> str:
+        """A server's text on one line, cut, and without the key: some servers repeat it."""
         line = " ".join(str(text).split())
         if self._api_key:
             line = line.replace(self._api_key, "***")
@@ -192,7 +200,7 @@ class EndpointEngine:
 
 
 def _text_of(error: Any) -> str:
-    """What a server said in other words than JSON; the package keeps it in the response alone."""
+    """A server's answer that is not JSON; the package keeps it only in the response."""
     response = getattr(error, "response", None)
     return str(error.message if response is None else response.text or error.message)
 
@@ -202,33 +210,33 @@ class _DoesNotFit(EngineError):
 
 
 class _NotFound(EngineError):
-    """There is no such page, or no such model: servers answer both alike. `said` are their words."""
+    """There is no such page, or no such model: servers answer both alike. `message` is the server's."""
 
-    def __init__(self, problem: str, hint: str, said: str) -> None:
+    def __init__(self, problem: str, hint: str, message: str) -> None:
         super().__init__(problem, hint)
-        self.said = said
+        self.message = message
 
 
 def checked_url(url: str) -> str:
-    """The URL without a slash at its end.
+    """The URL without a trailing slash.
 
-    Raises: EngineError when it is no HTTP URL, or holds a password or a query, which would be printed with it.
+    Raises: EngineError when it is not an HTTP URL, or contains a password or a query, which messages would print.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise EngineError(f"no URL of an endpoint: {url!r}", "give one such as http://localhost:8000/v1")
+        raise EngineError(f"not the URL of an endpoint: {url!r}", "give one such as http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise EngineError(
-            f"the URL of the endpoint at {parts.hostname} holds more than host and path",
-            "a key belongs into an environment variable, named with --api-key-env",
+            f"the URL of the endpoint at {parts.hostname} contains more than host and path",
+            "put the key into an environment variable and name that with --api-key-env",
         )
     return url.rstrip("/")
 
 
 def only_model(base_url: str, api_key: str | None = None) -> str:
-    """The model of an endpoint that serves just one.
+    """The model of an endpoint that serves only one.
 
-    Raises: EngineError when it serves none or several, and as `EndpointEngine` does.
+    Raises: EngineError when it serves none or several, or as `EndpointEngine` does.
     """
     with EndpointEngine(base_url, "", api_key=api_key) as engine:
         models = engine.models()
@@ -238,11 +246,11 @@ def only_model(base_url: str, api_key: str | None = None) -> str:
 
 
 def read_turn(message: Mapping[str, Any]) -> ParsedTurn:
-    """The turn in an assistant message of OpenAI's format.
+    """Read the turn in an assistant message of OpenAI's format.
 
-    Calls that the server made out are spelled the way models write them, and parsed: one set of rules says which
-    arguments can be read, for every runtime. Where it made out none, the content is parsed. Reasoning is not looked at.
-    Never raises for a message that is an object.
+    If the server found calls, they are spelled as models write them and parsed again, so that one set of rules decides
+    for every runtime which arguments can be read. If it found none, the content is parsed. Reasoning is ignored. Never
+    raises for a message that is an object.
     """
     content = _content(message.get("content"))
     calls = message.get("tool_calls")
@@ -259,24 +267,24 @@ def read_turn(message: Mapping[str, Any]) -> ParsedTurn:
 def _function(function: Any) -> Any:
     if not isinstance(function, dict):
         return function
-    return {"name": function.get("name"), "arguments": function.get("arguments") or {}}  # "" where there are none
+    return {"name": function.get("name"), "arguments": function.get("arguments") or {}}  # "" if there are none
 
 
 def _content(content: Any) -> str:
-    if isinstance(content, list):  # parts, as some servers send
+    if isinstance(content, list):  # some servers send parts
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return _clean(content) if isinstance(content, str) else ""
 
 
 def _clean(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can say and no request can carry."""
+    """Without lone surrogates, which JSON can express and no request can carry."""
     return text.encode(errors="replace").decode()
 
 
 def _wire_names(tools: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The names of the tools, each with the one that the API allows."""
+    """The name that the API allows, for the name of each tool."""
     names = {tool["function"]["name"]: _wire_name(tool["function"]["name"]) for tool in tools}
-    if len(set(names.values())) < len(names):  # two would become one
+    if len(set(names.values())) < len(names):  # two tools would get the same name
         return {name: name for name in names}
     return names
 
@@ -290,14 +298,14 @@ def _renamed(tool: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
 
 
 def _wire_messages(messages: Sequence[Message], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Messages as the API takes them: arguments as JSON text, and an id that ties every result to its call."""
+    """Messages as the API expects them: arguments as JSON text, and an id that links every result to its call."""
     sent: list[dict[str, Any]] = []
     waiting: list[str] = []
     calls_so_far = 0
     for message in messages:
         wire: dict[str, Any] = {"role": message.role, "content": _clean(message.content)}
         if message.tool_calls:
-            # Nine letters and digits: Mistral's templates refuse any other id.
+            # Nine letters and digits: Mistral's templates accept no other ids.
             waiting = [f"call{calls_so_far + i:05d}" for i in range(len(message.tool_calls))]
             calls_so_far += len(waiting)
             wire["tool_calls"] = [
@@ -319,9 +327,12 @@ def _wire_call(call: ToolCall, identity: str, names: Mapping[str, str]) -> dict[
     return {"id": identity, "type": "function", "function": function}
 
 
-def _side_by_side(work: Sequence[Callable[[], Reply | None]]) -> list[Reply | None]:
-    """The results of all `work`, each in a thread. The first error is raised at once, and so is Ctrl-C: nobody waits
-    for the others, which a thread pool would do for minutes when a server hangs."""
+def _run_concurrently(work: Sequence[Callable[[], Reply | None]]) -> list[Reply | None]:
+    """Run each job in a thread and return all results.
+
+    The first error, or Ctrl-C, is raised at once without waiting for the other jobs. A thread pool would wait, for
+    minutes if a server hangs.
+    """
     futures: list[Future[Reply | None]] = [Future() for _ in work]
 
     def run(job: Callable[[], Reply | None], future: Future[Reply | None]) -> None:

@@ -178,7 +178,7 @@ def test_bad_input_is_one_clear_error_and_nothing_is_left(tmp_path: Path, studen
             ((server.url,), "refuses the API key: bad key ***"),
             ((gone, "--model", "m"), "cannot reach"),
             ((server.url, "--api-key-env", "NOT_SET"), "the variable NOT_SET is empty or not set"),
-            (("http://me:pass@host/v1",), "holds more than host and path"),
+            (("http://me:pass@host/v1",), "contains more than host and path"),
         ]
         for arguments, said in cases:
             done = run(*arguments, "--limit", "1", cwd=tmp_path, OPENAI_API_KEY=KEY)

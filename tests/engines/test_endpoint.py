@@ -199,14 +199,17 @@ def test_what_cannot_be_served_now_is_tried_again():
         (refusal(429, "slow down"), ["status 429: slow down"]),
         (refusal(500, "out of memory"), ["status 500: out of memory"]),
         (Answer(b"x" * 5000, 500), ["status 500: ", "xxx..."]),
-        (Answer(b"<html>hello</html>", headers={"Content-Type": "text/html"}), ["answered no JSON: <html>", "/v1"]),
-        (Answer(b"{"), ["answered no JSON: {"]),
-        (Answer(b""), ["answered no JSON"]),
-        (Answer({"error": "busy"}), ["answered no chat completion: ", "busy"]),
-        (Answer({"choices": []}), ["answered no chat completion: "]),
-        (Answer({"choices": [{"message": None}]}), ["answered no chat completion: "]),
-        (Answer({"choices": [{"message": {}}], "usage": 3}), ["answered no chat completion: "]),
-        (Answer([1]), ["answered no chat completion: [1]"]),
+        (
+            Answer(b"<html>hello</html>", headers={"Content-Type": "text/html"}),
+            ["did not answer with JSON: <html>", "/v1"],
+        ),
+        (Answer(b"{"), ["did not answer with JSON: {"]),
+        (Answer(b""), ["did not answer with JSON"]),
+        (Answer({"error": "busy"}), ["did not answer with a chat completion: ", "busy"]),
+        (Answer({"choices": []}), ["did not answer with a chat completion: "]),
+        (Answer({"choices": [{"message": None}]}), ["did not answer with a chat completion: "]),
+        (Answer({"choices": [{"message": {}}], "usage": 3}), ["did not answer with a chat completion: "]),
+        (Answer([1]), ["did not answer with a chat completion: [1]"]),
     ],
 )
 def test_every_failure_is_one_clear_error(answer, said):
@@ -223,7 +226,7 @@ def test_servers_that_are_slow_or_not_there_are_told_apart():
         return completion({"content": "late"})
 
     with serving(hang) as server, EndpointEngine(server.url, "small", timeout=0.2, max_retries=0) as engine:
-        with pytest.raises(EngineError, match=r"gave no answer in 1 tries of 0\.2 s"):
+        with pytest.raises(EngineError, match=r"did not answer in 1 tries of 0\.2 s"):
             engine.reply([ChatRequest((Message("user", "q"),), ())], Sampling(5))
         released.set()
         gone = server.url
@@ -233,7 +236,7 @@ def test_servers_that_are_slow_or_not_there_are_told_apart():
         wrong = EndpointEngine(server.url.removesuffix("/v1"), "small")
         with pytest.raises(EngineError, match="has no model 'small': no such page") as caught:
             wrong.reply([ChatRequest((Message("user", "q"),), ())], Sampling(5))
-        assert "mostly ends in /v1" in str(caught.value)
+        assert "usually ends in /v1" in str(caught.value)
 
 
 def test_one_failed_request_fails_the_batch_without_waiting_for_the_others():
@@ -255,13 +258,13 @@ def test_one_failed_request_fails_the_batch_without_waiting_for_the_others():
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://", "http:///v1", ""])
 def test_what_is_no_url_is_refused(url):
-    with pytest.raises(EngineError, match="no URL of an endpoint"):
+    with pytest.raises(EngineError, match="not the URL of an endpoint"):
         checked_url(url)
 
 
 @pytest.mark.parametrize("url", ["http://me:hidden@host/v1", "http://host/v1?key=hidden", "http://host/v1#hidden"])
 def test_a_url_with_a_secret_is_refused_without_repeating_it(url):
-    with pytest.raises(EngineError, match="holds more than host and path") as caught:
+    with pytest.raises(EngineError, match="contains more than host and path") as caught:
         checked_url(url)
     assert "hidden" not in str(caught.value)
 
@@ -274,7 +277,7 @@ def test_the_only_model_needs_no_name():
     assert "--model" in str(caught.value) and "large" in str(caught.value)
     with (
         serving(lambda body: completion({}), Answer({"data": None})) as server,
-        pytest.raises(EngineError, match="no list of models"),
+        pytest.raises(EngineError, match="did not answer with a list of models"),
     ):
         only_model(server.url)
 

@@ -1,4 +1,4 @@
-"""Decoding with a LoRA adapter that is still being trained."""
+"""Decoding with a LoRA adapter that is still being trained: fast, without changing the base weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 @contextmanager
 def merged_adapter(model: Any) -> Iterator[None]:
-    """Decode with LoRA deltas added to the base weights, and put the very same base tensors back afterwards.
+    """Decode with the LoRA deltas added to the base weights, and restore the very same base tensors afterwards.
 
-    PEFT's own merge and unmerge subtract what they added, which drifts in floating point from step to step. Quantized
-    layers keep their adapter live: merging into 4-bit weights would decode another model than the one trained.
+    PEFT's own unmerge subtracts what its merge added, which drifts in floating point from step to step. Quantized layers
+    keep their adapter live: merging into 4-bit weights would decode another model than the one being trained.
     """
     from peft.tuners.lora import LoraLayer
 

@@ -1,8 +1,8 @@
-"""What the layers of a transformers model may look at, and whether our decode loop may drive them.
+"""The attention masks of a transformers model, and whether our decode loop can drive its layers at all.
 
-Relied on upstream (transformers 5.23): a 4-D attention mask is used as it is, and a model with several kinds of layers
-takes a dict of them, by the names in `config.layer_types` (`masking_utils`, `modeling_gemma3`). A model without
-`layer_types` has the same window in every layer (`modeling_mistral`).
+Relied on upstream (transformers 5.23; tests/contracts/test_transformers.py): a 4-D attention mask is used as it is. A
+model with several kinds of layers takes a dict of masks, by the names in `config.layer_types` (`masking_utils`,
+`modeling_gemma3`). A model without `layer_types` has the same window in every layer (`modeling_mistral`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ import torch
 from mentor_edge.errors import StudentError
 
 FAMILIES = frozenset({"qwen2", "qwen3", "llama", "smollm3", "gemma3_text"})
-"""Values of `config.model_type` whose decoding tests hold to transformers' `generate`; others are tried when opened."""
+"""Values of `config.model_type` whose decoding is tested against `generate`; others are tried out when opened."""
 INSTEAD = "set rollout.engine to trl, which decodes with transformers' generate"
 _MASKED = ("eager", "sdpa")
 _RECOMPUTED = ("dynamic", "longrope")
 
 
 def attention_windows(config: Any) -> dict[str, int | None]:
-    """How many tokens back each kind of layer looks, itself included (None: all), by its name in `layer_types`.
+    """The attention window of each kind of layer, by its name in `layer_types`.
 
-    Raises: StudentError when the model cannot be driven by masks and a KV cache whose rows have different lengths.
+    A window counts tokens, the current one included; None is unlimited.
+
+    Raises: StudentError when masks and a KV cache with rows of different lengths cannot drive the model.
     """
     window: int | None = getattr(config, "sliding_window", None)
     if not getattr(config, "use_sliding_window", True):
@@ -41,13 +43,13 @@ def attention_windows(config: Any) -> dict[str, int | None]:
             f"load it with attn_implementation {' or '.join(_MASKED)}",
         )
     if scaled := sorted(_rope_types(config) & set(_RECOMPUTED)):
-        # Its frequencies follow the longest row of a batch, so a row's text would depend on its neighbours.
+        # Their frequencies follow the longest row of a batch, so a row's text would depend on its neighbours.
         raise StudentError(f"the decode loop cannot batch rotary embeddings of type {', '.join(scaled)}", INSTEAD)
     return {kind: windows[kind] for kind in dict.fromkeys(kinds)}
 
 
 def _rope_types(config: Any) -> set[str]:
-    """Of all layers: `rope_parameters` is one entry, or one for each kind of layer."""
+    """The types of all layers: `rope_parameters` is one entry, or one per kind of layer."""
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]
     return {entry.get("rope_type", "default") for entry in nested or [parameters]}
@@ -58,7 +60,7 @@ def attention_mask(
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """Additive masks [rows, 1, columns, span] for queries in `slots` [rows, columns]: one, or one per kind of layer.
 
-    Slot 0 holds padding (`RaggedCache`), which nobody sees.
+    Slot 0 is padding (`RaggedCache`), which no query may see.
     """
     keys = torch.arange(span, device=slots.device)
     queries = slots[:, :, None]

@@ -1,11 +1,11 @@
 """The transformers engine: any Hugging Face causal LM behind the engine protocol, with our own decode loop.
 
-It drives the model's own `forward` with a cache object and re-implements no architecture. Compared with `generate`:
-the KV cache is kept between turns, identical prompts (the rollouts of a group) are prefilled once, and rows that have
-finished are dropped. Tests hold it to `generate` token by token, for every family in `attention.FAMILIES`.
+It drives the model's own `forward` with a cache object and re-implements no architecture. Unlike `generate`, it keeps
+the KV cache between turns, prefills identical prompts (the rollouts of a group) once, and drops rows that have
+finished. Tests compare it with `generate` token by token, for every family in `attention.FAMILIES`.
 
-Relied on upstream (transformers 5.23): `logits_to_keep=1` scores the last column; the rest stands in `attention` and
-`ragged_cache`.
+Relied on upstream (transformers 5.23; tests/contracts/test_transformers.py): `logits_to_keep=1` scores the last column.
+`attention` and `ragged_cache` name the rest.
 """
 
 from __future__ import annotations
@@ -24,19 +24,27 @@ from mentor_edge.engines.torch.ragged_cache import RaggedCache, concatenated
 from mentor_edge.errors import StudentError
 
 _PREFILL_TOKENS = 16384
-"""Most padded tokens of one prefill forward: bounds its activations whatever the batch."""
+"""Most padded tokens of one prefill forward: bounds its activations for any batch."""
 _COMPACT_BELOW = 0.75
-"""Finished rows are dropped once fewer than this part of the decoded rows is active: dropping copies the cache."""
+"""Finished rows are dropped when less than this share of the rows is active: dropping copies the cache."""
 _TOLERANCE = 0.25
-"""Largest difference of logits from the model's own, in their standard deviations. The order of additions moves them by
-1e-5 in float32 and leaves room for 16 bits; a wrong mask or position moves them by about one."""
+"""Largest difference of logits from the model's own, in their standard deviations. Another order of additions changes
+them by 1e-5 in float32, and 16 bits need more room; a wrong mask or position changes them by about one."""
 
 
 class TransformersEngine:
     """A Hugging Face causal LM as an engine. Greedy at temperature 0, else sampling from torch's global generator.
 
-    Raises: StudentError when the decode loop cannot drive the model (state spaces, layers that share a cache, position
-    biases): by its configuration, or because a few tokens through the loop give other logits than its own forward.
+    Args:
+        model: a transformers model; it stays yours, and `open` restores its training mode.
+        tokenizer: its tokenizer.
+        batch_size: conversations decoded at once.
+        context_length: tokens of one conversation; None is the model's own length.
+
+    Raises:
+        StudentError: when the decode loop cannot drive the model (state spaces, layers that share a cache, position
+            biases). Either its configuration shows that, or a few tokens through the loop give other logits than the
+            model's own forward.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_size: int = 64, context_length: int | None = None) -> None:
@@ -49,7 +57,7 @@ class TransformersEngine:
         limit = getattr(config, "max_position_embeddings", None)
         if limit is None:
             raise StudentError(
-                f"the decode loop cannot drive {config.model_type}: it names no longest context", INSTEAD
+                f"the decode loop cannot drive {config.model_type}: it names no maximum context length", INSTEAD
             )
         self.context_length = limit if context_length is None else min(limit, context_length)
         self.end_ids = end_ids_of(model, tokenizer)
@@ -58,7 +66,7 @@ class TransformersEngine:
 
     @classmethod
     def load(cls, path: str | Path, *, batch_size: int = 64) -> TransformersEngine:
-        """Raises: StudentError."""
+        """Load a student and open it. Raises: StudentError."""
         model, tokenizer = load_student(path)
         return cls(model.eval(), tokenizer, batch_size=batch_size)
 
@@ -69,7 +77,7 @@ class TransformersEngine:
         return [self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in token_ids]
 
     def _try_loop(self) -> None:
-        """Two rows of different lengths, each fed in two parts, against the model's own forward of each row alone."""
+        """Compare the loop with the model's own forward, on two rows of different lengths, each fed in two parts."""
         rows = [[(7 * i + 3) % self.model.config.get_text_config().vocab_size for i in range(n)] for n in (14, 5)]
         cuts = (9, 2)
         name = type(self.model).__name__
@@ -78,12 +86,12 @@ class TransformersEngine:
                 expected = [self.model(input_ids=batch.tensor([row])).logits[0, -1].float() for row in rows]
                 cache = RaggedCache(batch.layers)
                 batch.forward(cache, [row[:cut] for row, cut in zip(rows, cuts, strict=True)], [0, 0])
-                found = batch.forward(cache, [row[cut:] for row, cut in zip(rows, cuts, strict=True)], cuts)
-        except Exception as error:  # a foreign forward may raise anything
+                logits = batch.forward(cache, [row[cut:] for row, cut in zip(rows, cuts, strict=True)], cuts)
+        except Exception as error:  # any architecture's forward may raise anything
             raise StudentError(
                 f"the decode loop cannot drive {name}: {type(error).__name__}: {error}", INSTEAD
             ) from error
-        difference = float(((found - torch.stack(expected)).abs().amax(-1) / torch.stack(expected).std(-1)).max())
+        difference = float(((logits - torch.stack(expected)).abs().amax(-1) / torch.stack(expected).std(-1)).max())
         if not difference < _TOLERANCE:
             raise StudentError(
                 f"the decode loop cannot drive {name}: logits differ from its own by {difference:.2g} deviations",
@@ -111,7 +119,7 @@ class _TorchConversations:
         self._size = size
         self._cache: RaggedCache | None = None
         self._lengths = [0] * size
-        self._unfed: list[list[int]] = [[] for _ in range(size)]  # sampled last, not in the cache yet
+        self._unfed: list[list[int]] = [[] for _ in range(size)]  # the last sampled token, not in the cache yet
 
     def extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
         inputs = [self._unfed[row] + list(ids) for row, ids in zip(rows, token_ids, strict=True)]
@@ -128,7 +136,7 @@ class _TorchConversations:
         """Prefill each distinct prompt once and copy its cache to all rows that start with it."""
         if len(set(rows)) != self._size:
             raise ValueError("the first call of a batch must give every conversation its prompt")
-        distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len)  # like lengths together: little padding
+        distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len)  # similar lengths together: little padding
         index = {prompt: i for i, prompt in enumerate(distinct)}
         slots = -(-(len(distinct[-1]) + 1) // 64) * 64
         step = max(1, _PREFILL_TOKENS // len(distinct[-1]))
@@ -143,9 +151,9 @@ class _TorchConversations:
         return cache, torch.cat(logits)[spread]
 
     def forward(self, cache: RaggedCache, inputs: Sequence[Sequence[int]], starts: Sequence[int]) -> torch.Tensor:
-        """Feed ragged inputs, right-aligned, at each row's own positions; the logits after each row's last token.
+        """Feed rows of different lengths, right-aligned, starting at each row's own position.
 
-        Returns [rows, vocabulary].
+        Returns the logits after each row's last token, [rows, vocabulary].
         """
         width = max(len(ids) for ids in inputs)
         ids = torch.zeros((len(inputs), width), dtype=torch.long)

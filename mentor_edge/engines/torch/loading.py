@@ -36,9 +36,10 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a student, checked for a chat template.
+    """Load the tokenizer of a student.
 
-    Raises: StudentError when it cannot be loaded, or has no chat template or one that is no Jinja.
+    Raises: StudentError when it cannot be loaded, has no end token, or has no chat template or one that is not valid
+    Jinja.
     """
     name = str(path)
     with _loading(name):
@@ -58,45 +59,50 @@ def load_tokenizer(path: str | Path) -> Any:
 
 
 def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
-    """The weights of a student in a transformers model, with `options` of `from_pretrained`.
+    """Load the weights of a student into a transformers model, with `options` of `from_pretrained`.
 
-    Raises: StudentError when they cannot be loaded, some are missing or of another shape (transformers would start them
-    afresh), or the tokenizer has tokens without embedding. Added tokens may have none, as Gemma 3's for images.
+    Raises: StudentError when they cannot be loaded, when some are missing or of another shape (transformers would
+    initialize those at random), or when the tokenizer has tokens without an embedding. Added tokens may lack one, as
+    Gemma 3's image token does.
     """
     name = str(path)
     with _loading(name):
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    for weight in sorted(found["missing_keys"]):
+    for weight in sorted(info["missing_keys"]):
         raise StudentError(f"the weights of the student {name!r} lack {weight}", _OTHER_WEIGHTS)
-    for weight, stored, expected in sorted(found["mismatched_keys"]):
-        shapes = f"{list(stored)}, where its configuration needs {list(expected)}"
+    for weight, stored, expected in sorted(info["mismatched_keys"]):
+        shapes = f"{list(stored)}, but its configuration needs {list(expected)}"
         raise StudentError(f"{weight} of the student {name!r} has the shape {shapes}", _OTHER_WEIGHTS)
     rows = model.get_input_embeddings().weight.shape[0]
     used = {*tokenizer.get_vocab().values()} - tokenizer.added_tokens_decoder.keys()
     largest = max(used | end_ids_of(model, tokenizer), default=0)
     if largest >= rows:
         raise StudentError(
-            f"the student {name!r} has embeddings of {rows} tokens, and its tokenizer or generation_config.json a token"
-            f" {largest}",
+            f"the student {name!r} has embeddings of {rows} tokens, but its tokenizer or generation_config.json uses a"
+            f" token {largest}",
             "put the model's own tokenizer and generation_config.json beside its weights",
         )
     return model
 
 
 def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = False) -> tuple[Any, Any]:
-    """Load a local Hugging Face directory (or, where a hub is reachable, a hub id) as (model, tokenizer).
+    """Load a student as (model, tokenizer).
 
-    Weights are float32 on a CPU and bfloat16 on a GPU; `four_bit` keeps them as NF4 with double quantization (QLoRA),
-    `as_stored` in the dtype that the configuration names.
+    Args:
+        path: a local Hugging Face directory or, if a hub is reachable, a hub id.
+        four_bit: keep the weights as NF4 with double quantization (QLoRA). By default they are float32 on a CPU and
+            bfloat16 on a GPU.
+        as_stored: keep the weights in the dtype that the configuration names.
 
-    Raises: StudentError as `load_tokenizer` and `load_model`.
+    Raises:
+        StudentError: as `load_tokenizer` and `load_model`.
     """
     name = str(path)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     options: dict[str, Any] = {"dtype": "auto" if as_stored else dtype}
-    if four_bit:  # only then: given as None, it makes transformers forget how a quantized student is stored
+    if four_bit:  # only then: passing None makes transformers forget how a quantized student is stored
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )

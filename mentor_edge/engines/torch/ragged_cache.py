@@ -1,6 +1,6 @@
 """A KV cache for transformers models whose rows have different lengths.
 
-Relied on upstream (transformers 5.23): attention layers take keys and values from
+Relied on upstream (transformers 5.23; tests/contracts/test_transformers.py): attention layers take keys and values from
 `past_key_values.update(keys, values, layer_idx)`.
 """
 
@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 class _RaggedLayer(CacheLayerMixin):
     """One layer's keys and values, [rows, kv heads, slots, head size], written at each row's own positions.
 
-    Slot 0 takes the padding; token position p lives in slot p + 1.
+    Slot 0 takes the padding; position p is in slot p + 1.
     """
 
     is_sliding = False
@@ -52,7 +52,7 @@ class _RaggedLayer(CacheLayerMixin):
 
 
 class RaggedCache(Cache):
-    """A cache whose rows have different lengths. `aim` says where the next forward writes; `slots` is the capacity."""
+    """A cache whose rows have different lengths. `aim` sets where the next forward writes; `slots` is the capacity."""
 
     def __init__(self, layers: int, slots: int = 0) -> None:
         self.slots = slots
@@ -61,7 +61,7 @@ class RaggedCache(Cache):
         super().__init__(layers=[_RaggedLayer(self) for _ in range(layers)])
 
     def aim(self, write_slots: torch.Tensor) -> None:
-        """`write_slots` is [rows, columns]; capacity grows in steps of 64, so that it is rarely copied."""
+        """Set the slots [rows, columns] that the next forward writes. Capacity grows in steps of 64: copies are rare."""
         self.rows = torch.arange(write_slots.shape[0], device=write_slots.device)[:, None]
         self.write_slots = write_slots
         self.span = int(write_slots.max()) + 1
@@ -79,7 +79,7 @@ class RaggedCache(Cache):
                 layer.values = torch.nn.functional.pad(layer.values, (0, 0, 0, missing))
 
     def take(self, rows: torch.Tensor) -> RaggedCache:
-        """A copy that holds the given rows, in that order."""
+        """A copy of the given rows, in that order."""
         taken = RaggedCache(len(self.layers), self.slots)
         for source, target in zip(self.layers, taken.layers, strict=True):
             target.keys, target.values = source.keys[rows], source.values[rows]
@@ -89,13 +89,13 @@ class RaggedCache(Cache):
     def put(self, rows: torch.Tensor, source: RaggedCache) -> None:
         """Store all rows of `source` as the given rows."""
         self.grow(source.slots)
-        for mine, theirs in zip(self.layers, source.layers, strict=True):
-            mine.keys[rows, :, : source.slots] = theirs.keys
-            mine.values[rows, :, : source.slots] = theirs.values
+        for target, layer in zip(self.layers, source.layers, strict=True):
+            target.keys[rows, :, : source.slots] = layer.keys
+            target.values[rows, :, : source.slots] = layer.values
 
 
 def concatenated(caches: Sequence[RaggedCache]) -> RaggedCache:
-    """Caches of the same capacity, row after row."""
+    """The rows of several caches of the same capacity in one cache."""
     whole = RaggedCache(len(caches[0].layers), caches[0].slots)
     for i, layer in enumerate(whole.layers):
         layer.keys = torch.cat([cache.layers[i].keys for cache in caches])
