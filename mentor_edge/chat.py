@@ -104,8 +104,8 @@ class ChatTemplate:
     def tool_suffix(self, results: Sequence[Message]) -> str:
         """The text between the end-of-turn token of a tool-calling turn and the model's next turn.
 
-        It is rendered in a minimal conversation, so it does not depend on how the model spelled its call, and the tokens
-        of the real conversation stay as they were generated (TRL's `_get_tool_suffix_ids` does the same).
+        It is rendered in a minimal conversation, so it does not depend on how the model spelled its call. The tokens of
+        the real conversation stay as they were generated (TRL's `_get_tool_suffix_ids` does the same).
 
         Raises: StudentError when the template rewrites earlier turns.
         """

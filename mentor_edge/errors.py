@@ -4,8 +4,8 @@ Every failure that a user can cause or meet is a `MentorEdgeError`. `problem` st
 `hint` states what to do. The command line prints both in one or two lines and exits with `exit_code`. Any other
 exception that escapes is a bug in mentor-edge.
 
-A bad rollout is never an error: its trajectory records how it ended. A tool that fails is not an error either: the model
-reads what went wrong.
+A bad rollout is never an error: its trajectory records how it ended. A tool that fails is not an error either: the
+model reads what went wrong.
 """
 
 from __future__ import annotations

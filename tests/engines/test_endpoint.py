@@ -36,12 +36,12 @@ def ask(answer: Callable[[dict[str, Any]], Answer] | Answer, **options: Any) -> 
 
 
 def failure(answer: Callable[[dict[str, Any]], Answer] | Answer, **options: Any) -> str:
-    """The error of such a turn. It never holds the key."""
+    """The error of such a turn. It never contains the key."""
     with pytest.raises(EngineError) as caught:
         ask(answer, **options)
-    said = str(caught.value)
-    assert KEY not in said and KEY not in repr(caught.value), said
-    return said
+    message = str(caught.value)
+    assert KEY not in message and KEY not in repr(caught.value), message
+    return message
 
 
 # What is sent
@@ -123,11 +123,11 @@ ADD = ToolCall("add", {"a": 2, "b": 3})
         (calls(("now", ""), ("now", None)), "", (ToolCall("now", {}),) * 2, False),
         (calls(("add", '{"a": 2, "b": 3}')) | {"content": "I add."}, "I add.", (ADD,), False),
         (calls(("say", json.dumps({"x": TAGS}))), "", (ToolCall("say", {"x": TAGS}),), False),
-        # What the server did not make out, our parser does.
+        # Our parser finds the calls that the server did not.
         ({"content": f"I add.\n{ADD_TEXT}"}, "I add.", (ADD,), False),
         ({"content": '{"name": "add", "parameters": {"a": 2, "b": 3}}', "tool_calls": None}, "", (ADD,), False),
         ({"content": "<tool_call>{"}, "<tool_call>{", (), True),
-        # What is no JSON object is malformed, whatever the server says.
+        # Arguments that are not a JSON object are malformed, even if the server accepted them.
         (calls(("add", '{"a": 2')), None, (), True),
         (calls(("add", "[1]")), None, (), True),
         (calls(("add", "3")), None, (), True),
@@ -190,7 +190,7 @@ def test_what_cannot_be_served_now_is_tried_again():
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "parts"),
     [
         (refusal(401, f"Incorrect API key provided: {KEY}."), ["refuses the API key: Incorrect", "--api-key-env"]),
         (refusal(403, "not for you"), ["refuses the API key: not for you"]),
@@ -201,7 +201,7 @@ def test_what_cannot_be_served_now_is_tried_again():
         (Answer(b"x" * 5000, 500), ["status 500: ", "xxx..."]),
         (
             Answer(b"<html>hello</html>", headers={"Content-Type": "text/html"}),
-            ["did not answer with JSON: <html>", "/v1"],
+            ["not answer with JSON: <html>", "/v1"],
         ),
         (Answer(b"{"), ["did not answer with JSON: {"]),
         (Answer(b""), ["did not answer with JSON"]),
@@ -212,9 +212,9 @@ def test_what_cannot_be_served_now_is_tried_again():
         (Answer([1]), ["did not answer with a chat completion: [1]"]),
     ],
 )
-def test_every_failure_is_one_clear_error(answer, said):
+def test_every_failure_is_one_clear_error(answer, parts):
     message = failure(answer, max_retries=1)
-    assert all(part in message for part in said), message
+    assert all(part in message for part in parts), message
     assert len(message.splitlines()) <= 2 and len(message) < 500
 
 
@@ -257,7 +257,7 @@ def test_one_failed_request_fails_the_batch_without_waiting_for_the_others():
 
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://host/v1", "http://", "http:///v1", ""])
-def test_what_is_no_url_is_refused(url):
+def test_what_is_not_a_url_is_refused(url):
     with pytest.raises(EngineError, match="not the URL of an endpoint"):
         checked_url(url)
 

@@ -61,7 +61,7 @@ class RaggedCache(Cache):
         super().__init__(layers=[_RaggedLayer(self) for _ in range(layers)])
 
     def aim(self, write_slots: torch.Tensor) -> None:
-        """Set the slots [rows, columns] that the next forward writes. Capacity grows in steps of 64: copies are rare."""
+        """Set the slots [rows, columns] that the next forward writes. The capacity grows by 64, so copies are rare."""
         self.rows = torch.arange(write_slots.shape[0], device=write_slots.device)[:, None]
         self.write_slots = write_slots
         self.span = int(write_slots.max()) + 1
