@@ -70,17 +70,17 @@ def test_several_calls_of_one_turn_are_answered_in_order(executor):
 
 
 @pytest.mark.parametrize(
-    ("call", "told", "unknown"),
+    ("call", "reported", "unknown"),
     [
         (call_text("divide", '{"a": 1, "b": 0}'), "ZeroDivisionError", ()),
         (call_text("add", '{"a": "two", "b": 0}'), "invalid arguments", ()),
         (call_text("teleport", "{}"), "no tool named 'teleport'", ("teleport",)),
     ],
 )
-def test_tool_errors_are_fed_back_and_the_model_goes_on(executor, call, told, unknown):
+def test_tool_errors_are_fed_back_and_the_conversation_continues(executor, call, reported, unknown):
     trajectory = run(executor, call, r"\boxed{5}")
     assert trajectory.ending is Ending.ANSWERED and trajectory.answer == "5"
-    assert told in json.loads(trajectory.messages[1].content)["error"]
+    assert reported in json.loads(trajectory.messages[1].content)["error"]
     assert trajectory.tool_errors == 1 and trajectory.unknown_tools == unknown
 
 
@@ -166,11 +166,11 @@ def test_conversations_of_a_batch_do_not_touch_each_other(executor):
     ]
 
 
-def test_progress_and_temperature_reach_their_places(executor):
+def test_progress_and_temperature_are_passed_on(executor):
     engine = ScriptedEngine({"question": ["x"]}, batch_size=2)
     done: list[tuple[str, int, int]] = []
     run_conversations(
-        engine, [task("question")] * 5, executor, LIMITS, temperature=0.7, progress=lambda *seen: done.append(seen)
+        engine, [task("question")] * 5, executor, LIMITS, temperature=0.7, progress=lambda *report: done.append(report)
     )
     assert done == [("conversations", count, 5) for count in (2, 4, 5)] and set(engine.temperatures) == {0.7}
     assert run_conversations(engine, [], executor, LIMITS) == []

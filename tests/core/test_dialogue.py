@@ -1,4 +1,4 @@
-"""The agent loop over models that are asked in messages, and tools whose state belongs to one conversation."""
+"""The agent loop over engines that exchange messages, and tools whose state belongs to one conversation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ SCRIPT = {
 }
 
 
-def test_both_kinds_of_engine_lead_to_the_same_conversations(executor):
+def test_both_kinds_of_engine_produce_the_same_conversations(executor):
     tasks = [task(question) for question in SCRIPT]
     in_tokens = run_conversations(ScriptedEngine(SCRIPT), tasks, executor, LIMITS)
     in_messages = run_conversations(ScriptedChat(SCRIPT), tasks, executor, LIMITS)

@@ -1,4 +1,4 @@
-"""Errors say what failed and what to do, also when they come from another process."""
+"""Errors keep their problem, hint and exit code, even across processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("hint", [None, "do this"])
-def test_an_error_survives_the_way_between_processes(kind: type[MentorEdgeError], hint: str | None) -> None:
+def test_an_error_survives_pickling_between_processes(kind: type[MentorEdgeError], hint: str | None) -> None:
     error = kind(["a", "b"], hint) if issubclass(kind, ConfigError) else kind("it failed", hint)
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is kind and str(copy) == str(error)

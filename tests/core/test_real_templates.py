@@ -1,4 +1,4 @@
-"""The templates and the tokenizer that real models have: rendered, encoded and converted as transformers does."""
+"""The templates and the tokenizer of real models, rendered, encoded and converted exactly as transformers does."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ FRAGMENTS = (
 
 
 def check_turn(text: str) -> None:
-    """What holds for every text, whoever wrote it."""
+    """What is true of every text."""
     turn = parse_turn(text)
     message = turn.message
     assert message.role == "assistant"
@@ -130,7 +130,7 @@ def test_every_shape_of_a_call_is_read(text, calls, content):
         "[" * 10_000 + "]" * 10_000,
     ],
 )
-def test_any_other_text_is_an_answer_as_it_stands(text):
+def test_any_other_text_is_an_answer_unchanged(text):
     turn = parse_turn(text)
     assert not turn.malformed and turn.message == Message("assistant", text)
 
@@ -315,8 +315,8 @@ MEGABYTE = 1_000_000
 
 
 def seconds(text: str) -> float:
-    """Processor time, the best of three: what else the machine does is not counted, nor the collection of garbage,
-    which looks through all that other tests have left in memory."""
+    """Processor time, the best of three. Neither the machine's other work nor garbage collection counts; the latter
+    would scan everything that other tests left in memory."""
     taken = []
     gc.disable()
     try:

@@ -89,7 +89,7 @@ def test_names_that_would_become_one_are_sent_as_they_are():
     assert "tools" not in server.requests[1], "an empty list is refused by the API"
 
 
-def test_a_batch_is_under_way_at_once_and_comes_back_in_order():
+def test_the_requests_of_a_batch_run_concurrently_and_return_in_order():
     together = threading.Barrier(4, timeout=20)
 
     def answer(body: dict[str, Any]) -> Answer:
@@ -177,14 +177,14 @@ def test_a_turn_that_was_cut_is_not_finished_and_tokens_may_be_unknown():
         refusal(422, "prompt is too long: 9000 tokens"),
     ],
 )
-def test_a_conversation_that_does_not_fit_is_no_error(answer):
+def test_a_conversation_that_does_not_fit_is_not_an_error(answer):
     assert ask(answer) is None
 
 
 # What goes wrong
 
 
-def test_what_cannot_be_served_now_is_tried_again():
+def test_a_request_that_cannot_be_served_now_is_repeated():
     answers = [refusal(429, "slow down"), refusal(503, "starting"), completion({"content": "now"})]
     assert ask(lambda body: answers.pop(0)).message.content == "now"
 

@@ -41,7 +41,7 @@ def start_adding_tokenizer() -> Any:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights, with an end token said now and then, and two end tokens in generation_config.json."""
+    """Random weights that sometimes produce an end token; generation_config.json names two of them."""
     tokenizer = start_adding_tokenizer() if request.param in ("llama", "gemma3") else make_tokenizer()
     directory = make_student(tmp_path_factory.mktemp(request.param), request.param, tied=False, tokenizer=tokenizer)
     weights = load_file(directory / "model.safetensors")

@@ -76,7 +76,7 @@ def test_greedy_batch_equals_transformers_over_two_turns(engine: LlamaCppEngine,
     suffix = engine.encode([SUFFIX])[0]
     with engine.open(10) as conversations:
         first = conversations.extend(range(10), prompts, Sampling(12))
-        # Only some rows go on, and not in order.
+        # Only some rows continue, and not in order.
         rows = [7, 2, 3, 9]
         second = conversations.extend(rows, [suffix] * 4, Sampling(12))
     for prompt, generation in zip(prompts, first, strict=True):

@@ -207,7 +207,7 @@ def test_a_real_tokenizer_gives_the_known_tokens(copy: Path) -> None:
         assert engine.encode(texts[: len(expected)]) == expected and len(expected) == 46
 
 
-def test_the_template_may_stand_in_the_tokenizer_config(copy: Path) -> None:
+def test_the_template_may_be_in_the_tokenizer_config(copy: Path) -> None:
     template = copy / "chat_template.jinja"
 
     def move(config: dict[str, Any]) -> None:
@@ -219,7 +219,7 @@ def test_the_template_may_stand_in_the_tokenizer_config(copy: Path) -> None:
         assert engine.template.source == TEMPLATE and engine.template.eos_token == "<|im_end|>"
 
 
-def test_settings_of_training_do_not_cut_texts(copy: Path, model: Path) -> None:
+def test_settings_of_training_do_not_truncate_texts(copy: Path, model: Path) -> None:
     cutting = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     edit_json(copy / "tokenizer.json", lambda tokenizer: tokenizer.update(truncation=cutting))
     with OnnxEngine(copy) as engine, OnnxEngine(model) as other:
@@ -302,7 +302,7 @@ def test_damaged_directories_are_refused(copy: Path, damage: Callable[[Path], ob
     assert not isinstance(caught.value, RuntimeDied) and len(str(caught.value).splitlines()) == 2
 
 
-def test_weights_that_are_no_numbers_are_refused(copy: Path) -> None:
+def test_weights_that_are_not_numbers_are_refused(copy: Path) -> None:
     fill_with_nan(copy)
     with pytest.raises(EngineError, match="the logits are not finite"):
         OnnxEngine(copy)

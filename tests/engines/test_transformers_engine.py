@@ -50,10 +50,10 @@ def ending_at(engine: TransformersEngine, ids: set[int]) -> Iterator[None]:
 
 
 def generated(model: Any, ids: list[int], new_tokens: int, ends: set[int]) -> list[int]:
-    """The same turn by transformers' generate, alone and without any cache of ours."""
+    """The same turn by transformers' generate, for one row and without our cache."""
     config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=sorted(ends), pad_token_id=0)
     inputs = torch.tensor([ids])
-    # Without a mask, generate takes tokens that look like padding for padding.
+    # Without a mask, generate treats tokens that look like padding as padding.
     output = model.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=config)
     return output[0, len(ids) :].tolist()
 
@@ -88,8 +88,8 @@ def test_every_turn_equals_generate_token_by_token(engine: TransformersEngine, s
     torch.manual_seed(seed)
     prompts = [torch.randint(EMBEDDING_ROWS, (length,)).tolist() for length in (9, 1, 30, 4)]
     prompts += [prompts[0], prompts[2]]  # rollouts of one group share a prompt
-    # What two of the rows say on their way ends turns, so that rows end at different times.
-    ends = {generated(engine.model, prompts[row], 18, {-1})[place] for row, place in ((2, 4), (1, 9))}
+    # Two tokens that two of the rows will write are made end tokens, so that rows end at different times.
+    ends = {generated(engine.model, prompts[row], 18, {-1})[index] for row, index in ((2, 4), (1, 9))}
     ends |= set(torch.randint(EMBEDDING_ROWS, (20,)).tolist())
     turns = [([1, 3, 4], [[5], [6, 7, 8], [9] * 12]), ([3, 0, 2, 5, 1, 4], [[2] * (i + 1) for i in range(6)])]
     with ending_at(engine, ends):
@@ -132,8 +132,8 @@ def test_every_token_is_the_likeliest_after_its_history(
         assert finished or len(tokens) == conversation["new_tokens"]
 
 
-def test_rows_go_on_right_after_others_were_dropped(qwen3: Path) -> None:
-    """Eight rows that end one after the other: the cache is compacted on the way and whole again for the next turn."""
+def test_rows_continue_correctly_after_others_were_dropped(qwen3: Path) -> None:
+    """Eight rows end one after the other: the cache is compacted meanwhile and complete again for the next turn."""
     engine = TransformersEngine.load(qwen3)
     prompts = [[i + 1, 2 * i, 5] for i in range(8)]
     alone = [generated(engine.model, prompt, 20, {-1}) for prompt in prompts]
@@ -217,7 +217,7 @@ def test_sampled_tokens_follow_the_models_distribution(qwen3: Path, temperature:
 
 
 def test_a_wrong_temperature_would_be_seen(qwen3: Path) -> None:
-    """The test above can fail: a sample at temperature 1 is no sample at 0.8."""
+    """The test above can fail: samples drawn at temperature 1 do not pass as samples at 0.8."""
     engine = TransformersEngine.load(qwen3)
     with torch.inference_mode():
         logits = engine.model(torch.tensor([PROMPT])).logits[0, -1].double()

@@ -1,10 +1,17 @@
-"""Fuzz the parser of assistant turns, guided by coverage: `python tests/fuzz_tool_calls.py -runs=200000`."""
+"""Fuzz the parser of assistant turns, guided by coverage.
+
+Run it with `python tests/helpers/fuzz_tool_calls.py -runs=200000`.
+"""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import atheris
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "core")]  # as pytest does for `helpers` and `test_tool_calls`
 
 with atheris.instrument_imports(include=["mentor_edge.tool_calls"]):
     from test_tool_calls import FRAGMENTS, check_turn

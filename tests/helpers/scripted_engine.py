@@ -19,9 +19,9 @@ def call_text(name: str, arguments: str) -> str:
 
 
 class ScriptedEngine:
-    """Answers each conversation with the replies listed for the question that its prompt holds, one per turn.
+    """Answers each conversation with the replies listed for the question in its prompt, one per turn.
 
-    A reply longer than a turn's limit is cut, as a real engine does. It asserts what the protocol promises it.
+    A reply longer than a turn's limit is cut, as in a real engine. It asserts what the protocol promises to engines.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ def onnx_problem(timeout: float = 60.0) -> str | None:
     Needs onnx_ir. `timeout` is in seconds, per request.
     """
     with tempfile.TemporaryDirectory() as directory:
-        _write_tiny_model(Path(directory))
+        write_tiny_model(Path(directory))
         try:
             with start_worker(timeout) as worker:
                 worker.request("load", "loading a tiny model", path=directory, context_length=16, end_ids=[0])
@@ -33,7 +33,7 @@ def onnx_problem(timeout: float = 60.0) -> str | None:
     return None if turn["token_ids"] == [3, 3] else f"decoding with a tiny model gave {turn['token_ids']}"
 
 
-def _write_tiny_model(directory: Path) -> None:
+def write_tiny_model(directory: Path) -> None:
     """One layer whose keys and values are the token ids; the logits are large for the token itself."""
     import onnx_ir as ir  # loaded only here: it takes half a second
 
