@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import trl
-from trl import GRPOTrainer
+from trl import GRPOTrainer, SFTConfig
 from trl.chat_template_utils import parse_response
 
 from helpers.grpo_trainers import GROUPS, ROLLOUTS, TASKS, Recorder, edge_trainer
 from mentor_edge.engines.torch.loading import load_student
 from mentor_edge.messages import Message, ToolCall
+from mentor_edge.recipes import MentorRecipe
 from mentor_edge.recipes.grpo import EdgeGRPOTrainer
+from mentor_edge.recipes.mentor import grpo_arguments
 from mentor_edge.tool_calls import parse_turn
 from mentor_edge.tools.execution.executor import ToolExecutor
 
@@ -33,6 +35,16 @@ def test_the_parts_of_trl_that_we_use_are_as_we_know_them() -> None:
     assert list(inspect.signature(GRPOTrainer._compute_loss).parameters) == ["self", "model", "inputs"]
     accepted = inspect.signature(GRPOTrainer.__init__).parameters
     assert {"rollout_func", "environment_factory", "peft_config", "processing_class"} <= accepted.keys()
+
+
+def test_the_update_is_what_its_docstring_says(tmp_path: Path) -> None:
+    """Defaults of TRL that `grpo_arguments` and SFT leave alone."""
+    update = grpo_arguments(MentorRecipe(train={"micro_batch": 24}).config, tmp_path)
+    assert update.num_iterations == 1  # one update per batch of rollouts
+    assert update.steps_per_generation == update.gradient_accumulation_steps == 4
+    assert (update.scale_rewards, update.importance_sampling_level) == ("group", "token")
+    assert (update.loss_type, update.beta) == ("dapo", 0.0)
+    assert SFTConfig(str(tmp_path), use_cpu=True, bf16=False).lr_scheduler_type == "linear"
 
 
 def test_trl_gives_one_row_per_rollout_and_passes_trajectories_to_the_reward(make_trainer: Any) -> None:
