@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ import pytest
 
 from mentor_edge.agent import ToolAgent
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.errors import ArtifactError, ExportError, GateFailed, GateInconclusive, OutputError, StudentError
+from mentor_edge.errors import (
+    ArtifactError,
+    ConfigError,
+    ExportError,
+    GateFailed,
+    GateInconclusive,
+    OutputError,
+    StudentError,
+)
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.export import (
     Artifact,
@@ -29,9 +38,10 @@ from mentor_edge.export import (
     merge,
     require_pass,
 )
+from mentor_edge.export.options import ExportOptions
 from mentor_edge.manifest import MANIFEST, verify
 from mentor_edge.messages import Ending
-from mentor_edge.recipes import SFTRecipe
+from mentor_edge.recipes import Run, SFTRecipe
 from mentor_edge.recipes.nano.student import TEMPLATE
 from mentor_edge.results import SuiteRecord
 from mentor_edge.tasks.nano.suites import GATED, evaluation_suite, training_suite
@@ -321,3 +331,33 @@ def test_failures_at_the_gate_leave_nothing_that_looks_finished(
     monkeypatch.setattr("mentor_edge.engines.torch.engine.TransformersEngine.open", lambda *_: asked.append(_))
     export(nano_student, out=tmp_path / "out", suite=few, gguf=["q8_0"])
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and not asked
+
+
+# The signatures
+
+
+def test_a_misspelt_option_is_named_with_the_one_that_was_meant(taught: Suite, tmp_path: Path) -> None:
+    misspelt: dict[str, Any] = {"magrin": 0.1, "ref": None}
+    with pytest.raises(ConfigError, match=r"magrin: unknown setting \(did you mean 'margin'\?\)") as raised:
+        export(tmp_path / "model", out=tmp_path / "out", suite=taught, **misspelt)
+    assert "ref: unknown setting" in str(raised.value)
+    run: Any = object()  # the arguments come first
+    misspelt = {"onx": ["int4"]}
+    with pytest.raises(ConfigError, match="onx: unknown setting .*did you mean 'onnx'"):
+        Run.export(run, **misspelt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_takes_the_options_of_export() -> None:
+    ours, theirs = (signature(function).parameters for function in (Run.export, export))
+    assert theirs.keys() - ours.keys() == {"model"} and ours.keys() - theirs.keys() == {"self", "merge_base"}
+    own_defaults = {"suite", "out", "calibration"}
+    for name in theirs.keys() & ours.keys() - own_defaults:
+        assert ours[name].default == theirs[name].default and ours[name].annotation == theirs[name].annotation, name
+
+
+def test_the_options_have_the_defaults_of_export() -> None:
+    defaults = {field.name: field.default for field in fields(ExportOptions)}
+    for name, parameter in signature(export).parameters.items():
+        if name in defaults and name not in ("overrides", "onnx_options"):
+            assert parameter.default == defaults[name], name
