@@ -343,7 +343,7 @@ def test_a_misspelt_option_is_named_with_the_one_that_was_meant(taught: Suite, t
     assert "ref: unknown setting" in str(raised.value)
     run: Any = object()  # the arguments come first
     misspelt = {"onx": ["int4"]}
-    with pytest.raises(ConfigError, match="onx: unknown setting .*did you mean 'onnx'"):
+    with pytest.raises(ConfigError, match=r"onx: unknown setting .*did you mean 'onnx'"):
         Run.export(run, **misspelt)
     assert list(tmp_path.iterdir()) == []
 

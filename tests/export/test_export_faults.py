@@ -1,7 +1,7 @@
 """The fault table of an export: damaged, swapped, missing and mismatched files of both formats, of the model and of the
 adapter. Each is refused with its reason, by a process that lives on and leaves no child behind.
 
-`FAULTS`, with the hostile GGUF headers of test_isolation.py, is counted kind by kind in docs/export.md.
+`FAULTS`, with the hostile GGUF headers of helpers/hostile_gguf.py, is counted kind by kind in docs/export.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_isolation import HOSTILE, edited
 from typer.testing import CliRunner
 
 from helpers.damaged_exports import (
@@ -49,6 +48,7 @@ from helpers.damaged_exports import (
     without,
     written,
 )
+from helpers.hostile_gguf import HOSTILE, edited
 from helpers.paths import DOCS
 from mentor_edge.cli.app import app
 from mentor_edge.cli.targets import resolve_target
