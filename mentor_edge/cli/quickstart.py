@@ -33,4 +33,4 @@ def quickstart(
         )
     print_quickstart(summary, out)
     if as_json:
-        print_json(summary)
+        print_json(summary.model_dump(mode="json"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
@@ -12,12 +12,13 @@ from rich.table import Table
 from mentor_edge.cli.screen import console
 from mentor_edge.evaluation.document import Grid, Strong, message_text
 from mentor_edge.messages import Message
-from mentor_edge.results import ModelSummary, QuantizedParity
+from mentor_edge.results import QuantizedParity
 
 if TYPE_CHECKING:
     from mentor_edge.evaluation.evaluate import Evaluation
     from mentor_edge.export import Artifact
     from mentor_edge.manifest import ManifestEntry
+    from mentor_edge.quickstart.summary import QuickstartSummary
     from mentor_edge.recipes.comparison.comparison import Comparison
 
 _VERDICT_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -67,20 +68,20 @@ def print_comparison(comparison: Comparison) -> None:
         console.print(f"- {statement}", markup=False)
 
 
-def print_quickstart(summary: Mapping[str, Any], out: Path) -> None:
+def print_quickstart(summary: QuickstartSummary, out: Path) -> None:
     """The quickstart's tables."""
     from mentor_edge.export.gate_grid import gate_grid
     from mentor_edge.quickstart.report import accuracy_grid, lift_sentences
 
     print_grid(accuracy_grid(summary), "accuracy, % (greedy, torch)")
-    for sentence in (*lift_sentences(summary), summary["overlap"]):
+    for sentence in (*lift_sentences(summary), summary.overlap):
         console.print(sentence, markup=False)
-    models = [ModelSummary.model_validate(row) for row in summary["artifacts"]]
-    print_grid(gate_grid(models), "gate: merged torch model against the file in llama.cpp", verdict="gate")
-    conversation = summary["conversation"]
-    console.print(f"\n[bold]{conversation['file']}[/bold] answers (expected: {conversation['expected']})")
-    print_conversation(conversation["question"], [Message.from_openai(row) for row in conversation["messages"]])
-    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["seconds"].items())
+    title = "gate: merged torch model against the file in llama.cpp"
+    print_grid(gate_grid(summary.artifacts), title, verdict="gate")
+    conversation = summary.conversation
+    console.print(f"\n[bold]{conversation.file}[/bold] answers (expected: {conversation.expected})")
+    print_conversation(conversation.question, [Message.from_openai(row) for row in conversation.messages])
+    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary.seconds.items())
     console.print(f"\nseconds: {stages}\nwritten: {out / 'report.md'}, {out / 'summary.json'}", markup=False)
 
 

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mentor_edge.evaluation.summary import Counts
 from mentor_edge.results import ModelSummary, PairedDifference, Result, SuiteRecord
-
-
-class Counts(Result):
-    """Right answers of a set of tasks."""
-
-    n: int
-    """Tasks."""
-    correct: int
-    """Right answers."""
 
 
 class Accuracy(Result):
