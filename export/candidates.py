@@ -12,7 +12,7 @@ from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.errors import ExportError
 from mentor_edge.files import sha256_of
-from mentor_edge.progress import Progress
+from mentor_edge.progress import Progress, as_stage
 from mentor_edge.results import Calibration, ConversionParity, GgufQuantization, Parity, Quantization, Runtime, Survival
 
 from .delta import require_survival, survival
@@ -133,9 +133,7 @@ def gguf_candidates(context: ExportContext, conversations: Callable[[], Sequence
 
     matrix = None
     if any(options.wants_matrix(kind) for kind in kinds):
-        matrix = importance_matrix(
-            context.model, conversations(), lambda done, total: progress("GGUF: importance matrix", done, total)
-        )
+        matrix = importance_matrix(context.model, conversations(), as_stage(progress, "GGUF: importance matrix"))
 
     candidates = []
     for done, kind in enumerate(kinds):

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import ExportError
+from mentor_edge.progress import Progress, no_progress
 from mentor_edge.results import Calibration
 from mentor_edge.tasks.types import Suite
 
@@ -72,14 +73,14 @@ def rendered_conversations(template: ChatTemplate, encode: Encode, suite: Suite,
 def importance_matrix(
     model_dir: Path,
     conversations: Sequence[Sequence[int]],
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = no_progress,
 ) -> ImportanceMatrix:
     """Run the conversations through the model in torch and average the squared inputs of every linear layer.
 
     The model is loaded in float32 (4 bytes per parameter, plus the file's pages while it loads), and the activations of
     one conversation are in memory at a time. Conversations are cut at the model's context length. No logits are
     computed, because the head's input is the last hidden state. The values of a tied head are named
-    `token_embd.weight`, as in GGUF. `progress` gets (done, total) conversations.
+    `token_embd.weight`, as in GGUF. `progress` counts conversations.
 
     Raises: ExportError when the model cannot be loaded, there is no text, a token is not in the vocabulary, an input is
     not finite, or gguf has no tensor names for the model's family.
@@ -103,7 +104,7 @@ def importance_matrix(
     tokens = 0
     with torch.inference_mode(), _summed_squares(names, squares):
         for done, ids in enumerate(conversations):
-            progress(done, len(conversations))
+            progress("importance matrix", done, len(conversations))
             if not ids:
                 continue
             if not all(0 <= token < vocabulary for token in ids):
@@ -112,7 +113,7 @@ def importance_matrix(
             hidden = model.base_model(fitting, use_cache=False).last_hidden_state
             _add_squares(squares[_head_name(model)], hidden)
             tokens += fitting.numel()
-    progress(len(conversations), len(conversations))
+    progress("importance matrix", len(conversations), len(conversations))
     values = {name: (total / tokens).astype(np.float32) for name, total in squares.items()}
     if bad := [name for name, mean in values.items() if not np.isfinite(mean).all()]:
         raise ExportError(f"the inputs of {bad[0]} are not finite in {model_dir}", "the weights are damaged")

@@ -37,10 +37,12 @@ def quantization_of(graph: Path) -> OnnxWeights:
 
 
 class _Weights:
+    """The nodes and stored tensors of a graph, by name."""
+
     def __init__(self, graph: GraphProto) -> None:
         self._graph = graph
         self._types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-        self._makers = {name: node for node in graph.node for name in node.output}
+        self._producers = {name: node for node in graph.node for name in node.output}
 
     def describe(self) -> OnnxWeights:
         matrices = [
@@ -65,7 +67,7 @@ class _Weights:
         outputs = [output.name for output in self._graph.output]
         name = "logits" if "logits" in outputs else next(iter(outputs), "")
         for _ in self._graph.node:  # at most as many steps as nodes, even in a graph with a cycle
-            node = self._makers.get(name)
+            node = self._producers.get(name)
             if node is None or node.op_type in _MATMULS:
                 return node
             name = next((name for name in node.input if name not in self._types), "")
@@ -80,7 +82,7 @@ class _Weights:
         for _ in self._graph.node:
             if name in self._types:
                 return name
-            node = self._makers.get(name)
+            node = self._producers.get(name)
             if node is None or node.op_type not in ("Reshape", "Transpose"):
                 return None
             name = _input(node, 0)

@@ -28,6 +28,7 @@ def test_one_graph_serves_prompts_single_tokens_and_continuations(tmp_path: Path
     student, directory = make_student(tmp_path / "student", "qwen3"), tmp_path / "onnx"
     written = export_onnx(student, directory, "fp32", exporter="transformers")
     assert (written.exporter, written.precision) == ("transformers", "fp32")
+    assert written.weights.body.keys() == {"fp32"}
     graph = ir.load(directory / "model.onnx").graph
     operators = Counter(node.op_type for node in graph)
     assert operators["GroupQueryAttention"] == LAYERS, "the attention is not fused"

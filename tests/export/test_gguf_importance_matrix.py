@@ -71,8 +71,8 @@ def test_importances_are_mean_squares_over_all_tokens(student: Path) -> None:
 
 
 def test_the_hash_is_of_the_importances_alone(student: Path) -> None:
-    done: list[tuple[int, int]] = []
-    matrix = importance_matrix(student, CONVERSATIONS, lambda *now: done.append(now))
+    done: list[tuple[int, ...]] = []
+    matrix = importance_matrix(student, CONVERSATIONS, lambda stage, *counts: done.append(counts))
     again = importance_matrix(student, [*CONVERSATIONS, []])
     assert done == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert again.calibration == matrix.calibration  # a conversation without tokens does not count
