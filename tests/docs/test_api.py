@@ -36,6 +36,5 @@ def test_the_page_covers_what_the_packages_export(generator: ModuleType) -> None
     assert {f"{package}.{item.name}" for package, items in generator.surface().items() for item in items} == exported
 
 
-@pytest.mark.xfail(strict=True, reason="docstrings are being written; remove this mark when the test passes")
 def test_everything_public_is_described(generator: ModuleType) -> None:
     assert generator.undocumented() == []
