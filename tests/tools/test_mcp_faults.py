@@ -18,6 +18,7 @@ import pytest
 
 from helpers.server_calls import LONG, SERVERS, call, failure, http_server, named, server
 from mentor_edge.errors import ToolServerError
+from mentor_edge.tools.mcp import connection
 from mentor_edge.tools.mcp.client import McpServer
 from mentor_edge.tools.types import Tool
 
@@ -109,14 +110,16 @@ BAD_CALLS = [
     ("malformed.py calls", "asks back", None),
     ("bursts.py", "some messages", None),
     ("bursts.py", "messages", "was ended: it sent more than 5000 messages in 10 s"),
-    ("bursts.py", "requests", "was ended: it sent more than 5000 messages in 10 s"),
+    ("bursts.py", "requests", "was ended: it sent more than 500 messages in 10 s"),
     ("bursts.py", "a message", "was ended: it wrote a line of more than 4194304 bytes"),
     ("bursts.py", "errors", None),
 ]
 
 
 @pytest.mark.parametrize(("command", "how", "message"), BAD_CALLS, ids=[f"{c}-{h}" for c, h, _ in BAD_CALLS])
-def test_a_bad_server_fails_with_a_message_then_works_and_affects_no_other(good, command, how, message):
+def test_a_bad_server_fails_with_a_message_then_works_and_affects_no_other(good, monkeypatch, command, how, message):
+    if how == "requests":  # each is answered: a busy machine does not manage 5000 in 10 s
+        monkeypatch.setattr(connection, "FLOOD_MESSAGES", 500)
     script, *arguments = command.split()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with server(script, *arguments) as opened:
@@ -239,6 +242,7 @@ def test_nothing_that_a_server_started_outlives_it(how):
 
 USER = """
 import os, signal, sys
+from mentor_edge.tools.mcp import connection
 from mentor_edge.tools.mcp.client import McpServer
 from mentor_edge.tools.types import ToolFailure
 servers = [McpServer([sys.executable, *command.split()]) for command in sys.argv[2:]]
