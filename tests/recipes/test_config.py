@@ -133,6 +133,10 @@ def test_all_mistakes_are_reported_at_once() -> None:
         ),
         ({"student": "a/b", "from_run": "runs/a"}, "from_run: student 'a/b' says where to start, too"),
         ({"train": {"stop_after_dead_steps": 0}}, "train.stop_after_dead_steps: .*got 0"),
+        (
+            {"reward": {"extra": [{"function": "os.path.join", "wieght": 1}]}},
+            r"reward\.extra\.0\.wieght: unknown key \(did you mean 'weight'\?\)",
+        ),
     ],
 )
 def test_a_mistake_is_reported_with_the_value(values: dict[str, Any], problem: str) -> None:
