@@ -16,6 +16,7 @@ import yaml
 
 from helpers.paths import ROOT
 from mentor_edge.errors import ConfigError, OutputError, RunError, TaskError
+from mentor_edge.recipes import MentorWeights, SparseWeights
 from mentor_edge.recipes.comparison.comparison import Comparison
 from mentor_edge.recipes.comparison.files import read_comparison, write_comparison
 from mentor_edge.recipes.comparison.plan import METHODS, ComparisonPlan
@@ -142,8 +143,8 @@ def test_own_rewards_go_with_every_method_and_weights_with_their_own(tmp_path: P
     own = {**QUICK, "reward": {"weights": {"correct": 0.5}, "extra": [{"function": "operator.eq", "weight": 0.1}]}}
     plan = ComparisonPlan.read(write(tmp_path / "own.yaml", own), methods=["mentor-f1", "sparse"])
     (mentor,), (sparse,) = settings_of(plan, "mentor-f1"), settings_of(plan, "sparse")
-    assert (mentor.reward.matching, dict(mentor.reward.weights)) == ("f1", {"correct": 0.5})
-    assert not sparse.reward.weights and len(mentor.reward.extra) == len(sparse.reward.extra) == 1
+    assert (mentor.reward.matching, mentor.reward.weights) == ("f1", MentorWeights(correct=0.5))
+    assert sparse.reward.weights == SparseWeights() and len(mentor.reward.extra) == len(sparse.reward.extra) == 1
 
 
 @pytest.fixture(scope="module")
