@@ -118,7 +118,7 @@ def wait_for_moment(moment: str, directory: Path, process: subprocess.Popen[str]
 
 def assert_one_line_was_said(directory: Path) -> None:
     *progress, last = said(directory).strip().splitlines()
-    assert last == "interrupted; to resume, run the same command again with what its gate had measured"
+    assert last == "interrupted; run the same command again: it reuses what its gate has measured"
     assert all(": started (" in line or ": done in " in line for line in progress)
 
 

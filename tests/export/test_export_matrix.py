@@ -1,6 +1,6 @@
 """Every family in every format, compared with transformers: what the export makes, in the runtime that will run it.
 
-pytest -s tests/test_export_matrix.py        prints the figures
+pytest -s tests/export/test_export_matrix.py     prints the figures
 """
 
 from __future__ import annotations
