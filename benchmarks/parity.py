@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,14 @@ from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
 from mentor_edge.export.onnx.export import export_onnx
 from mentor_edge.export.parity.check import ExpectedOutputs, check_conversion, check_quantized
+from mentor_edge.results import ConversionParity, QuantizedParity
 
 GGUF = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
 ONNX = ("int8", "int4")
+Report = ConversionParity | QuantizedParity
 
 
-def reports(directory: Path, work: Path) -> Iterator[tuple[str, Any]]:
+def reports(directory: Path, work: Path) -> Iterator[tuple[str, Report]]:
     """The name and report of every exported file."""
     expected = ExpectedOutputs.of(directory)
     convert(directory, f32 := work / "f32.gguf")
@@ -53,15 +54,14 @@ def reports(directory: Path, work: Path) -> Iterator[tuple[str, Any]]:
             yield f"onnx {kind}", check_quantized(expected, engine, kind)
 
 
-def row(report: dict[str, Any]) -> str:
-    if "max_difference" in report:
-        figures = f"max {report['max_difference']:.1e}  mean {report['mean_difference']:.1e}"
+def row(report: Report) -> str:
+    if isinstance(report, ConversionParity):
+        figures = f"max {report.max_difference:.1e}  mean {report.mean_difference:.1e}"
     else:
-        share = report["kl_mean"] / report["kl_guess"]
-        figures = f"KL {report['kl_mean']:.1e}  p99 {report['kl_p99']:.1e}  of a guess {share:.2%}"
-    turns = report["turns"]
-    agreement = f"stop {turns['stop_agreement']:.2f}  calls {turns['calls_agreement']:.2f}"
-    return f"{figures:46} top-1 {report['top1_agreement']:.3f}  {agreement}"
+        share = report.kl_mean / report.kl_guess
+        figures = f"KL {report.kl_mean:.1e}  p99 {report.kl_p99:.1e}  of a guess {share:.2%}"
+    agreement = f"stop {report.turns.stop_agreement:.2f}  calls {report.turns.calls_agreement:.2f}"
+    return f"{figures:46} top-1 {report.top1_agreement:.3f}  {agreement}"
 
 
 def main() -> None:
@@ -76,8 +76,8 @@ def main() -> None:
             result[name] = {}
             with tempfile.TemporaryDirectory(dir=scratch) as work:
                 for label, report in reports(directory, Path(work)):
-                    result[name][label] = asdict(report)
-                    print(f"{name:10} {label:12} {row(result[name][label])}", flush=True)
+                    result[name][label] = report.model_dump()
+                    print(f"{name:10} {label:12} {row(report)}", flush=True)
     print(json.dumps(result))
 
 

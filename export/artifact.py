@@ -1,10 +1,10 @@
 """`Artifact`: a directory of exported models, with a manifest that describes each of them.
 
 - manifest.json: sources, hashes, parity, verdicts (`mentor_edge.manifest`)
-- README.md, run.md: the same for people, and the commands that run each model
+- README.md, run.md: the model card, and the commands that run each model
 - model-q8_0.gguf, onnx-int4/, ...: models that passed the gate
 - refused/: models that did not pass; controls/: models made to test the gate itself
-- gate/: what the source and every model did with every task of the gate
+- gate/: how the source and every model did on every task of the gate
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ class Artifact:
             A GGUF file or an ONNX directory.
 
         Raises:
-            ArtifactError: when there is no such model, it is a control, it did not pass the gate, or its content has
-                changed.
+            ArtifactError: when there is no such model, or it is a control, did not pass the gate or has changed.
         """
         for entry in self.manifest.entries:
             if (entry.format, entry.quant) == (format, quant):
@@ -63,8 +62,8 @@ class Artifact:
                     raise ArtifactError(f"{entry.path} did not pass the gate: {entry.gate.explanation}")
                 check_entry(self.directory, self.manifest, entry)
                 return self.directory / entry.path
-        known = ", ".join(f"{entry.format}/{entry.quant}" for entry in self.manifest.entries)
-        raise ArtifactError(f"{self.directory} has no {format}/{quant} (it has {known})")
+        available = ", ".join(f"{entry.format}/{entry.quant}" for entry in self.manifest.entries)
+        raise ArtifactError(f"{self.directory} has no {format}/{quant} (it has {available})")
 
     def summary(self) -> list[ModelSummary]:
         """One row per model.

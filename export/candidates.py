@@ -1,4 +1,4 @@
-"""Candidates: the files of an export before the gate, each compared with the model that it was made from."""
+"""Candidates: the files of an export before the gate, each compared with its source model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Candidate:
     control: bool
     """Whether it only tests the gate."""
     quantization: Quantization
-    """What was really written."""
+    """The types that were actually written."""
     parity: Parity
     """How it compares with the merged model."""
     calibration: Calibration | None = None
@@ -69,13 +69,13 @@ class Candidate:
 
     @property
     def runtime(self) -> Runtime:
-        """The program that the gate runs it with, and its settings."""
+        """The program that runs it at the gate, and its settings."""
         if self.format == "onnx":
             return Runtime(engine="onnxruntime-genai")
         return Runtime(engine="llama.cpp", kv=self.kv, flash_attention=False)
 
     def identity(self) -> str:
-        """Tells this candidate's outcomes from those of any other: hashes of its files, and the runtime's settings."""
+        """Identifies the candidate's outcomes: the hashes of its files, and the runtime's settings."""
         settings = self.runtime.model_dump(exclude_none=True, exclude={"context_length"})
         return " ".join([*map(sha256_of, self.files), *(f"{name}={value}" for name, value in settings.items())])
 
@@ -89,7 +89,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ExportContext:
-    """What candidates are made from, and where."""
+    """Everything that candidates are made from, and the directory to write them to."""
 
     model: Path
     """The merged model's directory."""
@@ -108,11 +108,11 @@ class ExportContext:
 
 
 Candidates = tuple[ConversionParity, list[Candidate]]
-"""How the unquantized file of a format compares with the model, and the files asked for."""
+"""How the unquantized file of a format compares with the model, and the requested files."""
 
 
 def gguf_candidates(context: ExportContext, conversations: Callable[[], Sequence[Sequence[int]]]) -> Candidates:
-    """Convert to F32, check parity, quantize, compare every file with the model.
+    """Convert to F32, check parity, quantize, and compare every file with the model.
 
     `conversations` returns token ids for the importance matrix; it is called only if a kind uses one.
 
@@ -139,7 +139,7 @@ def gguf_candidates(context: ExportContext, conversations: Callable[[], Sequence
     for done, kind in enumerate(kinds):
         progress("GGUF: quantize, parity", done, len(kinds))
         if kind == "f32":
-            # With an F32 cache the gate shows what the conversion alone changes: nothing.
+            # With an F32 cache, the gate shows that the conversion alone changes nothing.
             written = GgufQuantization(types=tensor_types(f32))
             candidates.append(Candidate("gguf", kind, f32, kind not in options.gguf, written, parity, kv="f32"))
         else:
@@ -167,7 +167,7 @@ def _quantized_gguf(
     context: ExportContext, f32: Path, base_f32: Path | None, kind: str, matrix: ImportanceMatrix | None
 ) -> Candidate:
     target = context.directory / f"model-{kind}.gguf"
-    overrides = {} if kind in UNQUANTIZED else context.options.overrides  # llama.cpp accepts none for those
+    overrides = {} if kind in UNQUANTIZED else context.options.overrides  # for these, llama.cpp takes no overrides
     written = quantize(f32, target, kind, overrides=overrides, matrix=matrix)
     with LlamaCppEngine(target) as engine:
         parity = check_quantized(context.expected, engine, kind)
@@ -191,7 +191,7 @@ def _quantized_gguf(
 
 
 def onnx_candidates(context: ExportContext) -> Candidates:
-    """Export a float32 graph, check parity, export every precision asked for, compare each with the model.
+    """Export a float32 graph, check parity, export every requested precision, and compare each with the model.
 
     Raises: ExportError naming the stage, EngineError.
     """

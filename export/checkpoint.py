@@ -1,7 +1,7 @@
 """A Hugging Face model directory: its JSON files, and its safetensors weights read in pieces.
 
 Weights are read with plain file reads instead of the safetensors package: that package maps the file, which counts as
-the process's memory, and its numpy reader does not know bfloat16. The format is documented with the package: an 8-byte
+the process's memory, and its numpy reader does not support bfloat16. The package documents the format: an 8-byte
 little-endian length, a JSON header with the type, shape and offsets of every tensor, then the values.
 """
 
@@ -21,9 +21,9 @@ from mentor_edge.errors import ExportError
 from mentor_edge.model_directory import end_ids
 
 CHUNK = 1 << 18
-"""Values of one piece: 1 MiB of float32, which stays in the processor's cache during all conversions."""
+"""Values per piece: 1 MiB of float32, which stays in the processor's cache through all conversions."""
 _HEADER_LIMIT = 100_000_000
-"""Most bytes of a header, as the format defines."""
+"""The format's limit for the size of a header, in bytes."""
 _STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
@@ -47,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def configured_end_ids(model_dir: Path) -> frozenset[int]:
     """The end-of-turn ids that a model configures besides its tokenizer's end token.
 
-    They are those of generation_config.json or, if it names none, of config.json.
+    They are those of generation_config.json or, if it has none, of config.json.
 
     Raises: ExportError when a file cannot be read.
     """
@@ -58,7 +58,7 @@ def configured_end_ids(model_dir: Path) -> frozenset[int]:
 
 @dataclass(frozen=True)
 class _StoredTensor:
-    """A tensor in a file. `offset` is that of its first byte."""
+    """A tensor in a file; `offset` is the position of its first byte."""
 
     file: Path
     kind: str

@@ -1,9 +1,9 @@
 """Did the fine-tune survive quantization? Compares the tuned model with its base, quantized in the same way.
 
 A light fine-tune can be lost without any error: a weight that moves by less than its quantization step may round back
-to where it was. That is certain if the base's weights already lie on the type's grid, as those of a dequantized model
-do (mlx-tune #15). Otherwise some weights cross a step, and more of them the larger the change is. On average the whole
-change then arrives, in noise. `Survival` (mentor_edge/results.py) tells the two apart.
+to its old value. That is certain if the base's weights already lie on the type's grid, as those of a dequantized model
+do (mlx-tune #15). Otherwise some weights cross a step, and the larger the change, the more of them. On average the
+whole change then survives, in noise. `Survival` (mentor_edge/results.py) distinguishes the two cases.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .gguf.quantize import read_tensors
 SURVIVED = 0.5
 """A fine-tune survived if at least this share of it is left."""
 _SAMPLE = 1 << 18
-"""About how many weights of a tensor are dequantized, in rows spread over all of it. Bytes are compared in full."""
+"""About how many weights of a tensor are dequantized, in evenly spread rows. Bytes are compared in full."""
 _PIECE = 1 << 22
-"""Weights whose bytes are compared at once: bounds the memory for tensors of any size."""
+"""Weights whose bytes are compared at once, which bounds the memory for tensors of any size."""
 
 _SUFFIX = re.compile(r"(_Q\d+|\.q\d+|_quantized)$")
 """Suffixes that ONNX Runtime's quantizers and ours append to a weight's name."""
@@ -39,8 +39,8 @@ Floats = NDArray[np.floating[Any]]
 
 
 def survival(tuned: Path, tuned_quantized: Path, base: Path, base_quantized: Path) -> Survival:
-    """Compare GGUF files or ONNX directories. `tuned` and `base` are unquantized (F32 or F16; fp32). The other two were
-    quantized from them by the same program with the same settings.
+    """Compare GGUF files or ONNX directories. `tuned` and `base` are unquantized (F32 or F16; fp32). The other two
+    were quantized from them by the same program with the same settings.
 
     Raises: ExportError when a file cannot be read, or the two models do not have the same tensors.
     """
@@ -71,7 +71,7 @@ def require_survival(result: Survival, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor that is read some rows at a time: its stored bytes, and its weights [rows, columns] (None for a type
+    """A tensor that is read a few rows at a time: its stored bytes, and its weights [rows, columns] (None for a type
     that cannot be dequantized here)."""
 
     kind: str
@@ -116,24 +116,24 @@ def _compare(name: str, before: _Tensor, after: _Tensor, base_before: _Tensor, b
         return _Comparison(name, equal, sum(a.size for a, _ in pairs), sum(int((a != b).sum()) for a, b in pairs), None)
     sample = slice(0, before.rows, -(-before.rows * before.columns // _SAMPLE))
     change = before.weights(sample).astype(np.float64) - base_before.weights(sample)
-    left = after.weights(sample).astype(np.float64) - base_after.weights(sample)
-    products = np.array([np.vdot(change, change), np.vdot(left, change), np.vdot(left, left)])
-    return _Comparison(name, equal, left.size, int(np.count_nonzero(left)), products)
+    quantized = after.weights(sample).astype(np.float64) - base_after.weights(sample)
+    products = np.array([np.vdot(change, change), np.vdot(quantized, change), np.vdot(quantized, quantized)])
+    return _Comparison(name, equal, quantized.size, int(np.count_nonzero(quantized)), products)
 
 
 def _summary(comparisons: Sequence[_Comparison]) -> Survival:
     unchanged = tuple(comparison.name for comparison in comparisons if comparison.equal)
     units = sum(comparison.units for comparison in comparisons)
     measured = [comparison.products for comparison in comparisons if comparison.products is not None]
-    change, both, left = sum(measured, np.zeros(3)).tolist()
-    projection = both / change if change else None
+    change, overlap, quantized = sum(measured, np.zeros(3)).tolist()
+    projection = overlap / change if change else None
     survived = len(unchanged) < len(comparisons) and (projection is None or projection >= SURVIVED)
     return Survival(
         touched=len(comparisons),
         unchanged=unchanged,
         changed_share=sum(comparison.changed for comparison in comparisons) / units if units else 0.0,
         projection=projection,
-        alignment=both / (change * left) ** 0.5 if change and left else None,
+        alignment=overlap / (change * quantized) ** 0.5 if change and quantized else None,
         survived=survived or not comparisons,
     )
 
@@ -158,14 +158,14 @@ def _gguf_tensor(data: Bytes, shape: Sequence[int], kind: int) -> _Tensor:
     """`shape` has the columns first."""
     columns, rows = shape[0], int(np.prod(shape[1:], dtype=np.int64))
     try:
-        known = gguf.GGMLQuantizationType(kind)
-        block, size = gguf.GGML_QUANT_SIZES[known]
+        type_ = gguf.GGMLQuantizationType(kind)
+        block, size = gguf.GGML_QUANT_SIZES[type_]
         stored = data[: rows * columns // block * size].reshape(rows, -1)
-        gguf.quants.dequantize(stored[:1], known)
+        gguf.quants.dequantize(stored[:1], type_)
     except (ValueError, KeyError, NotImplementedError):
         return _Tensor(str(kind), 1, data.size, lambda _: data, None)
     return _Tensor(
-        known.name, rows, columns, stored.__getitem__, lambda some: gguf.quants.dequantize(stored[some], known)
+        type_.name, rows, columns, stored.__getitem__, lambda part: gguf.quants.dequantize(stored[part], type_)
     )
 
 
@@ -195,34 +195,34 @@ def _onnx_tensors(directory: Path) -> dict[str, _Tensor]:
 
 
 def _array(array: NDArray[Any]) -> _Tensor:
-    rows = array if array.ndim == 2 else array.reshape(1, -1)
+    matrix = array if array.ndim == 2 else array.reshape(1, -1)
     return _Tensor(
-        str(rows.dtype),
-        rows.shape[0],
-        rows.shape[1],
-        lambda some: np.ascontiguousarray(rows[some]).view(np.uint8),
-        (lambda some: rows[some].astype(np.float32)) if rows.dtype.name in _FLOATS else None,
+        str(matrix.dtype),
+        matrix.shape[0],
+        matrix.shape[1],
+        lambda rows: np.ascontiguousarray(matrix[rows]).view(np.uint8),
+        (lambda rows: matrix[rows].astype(np.float32)) if matrix.dtype.name in _FLOATS else None,
     )
 
 
 def _packed(weight: Bytes, bits: int, columns: int, scales: Floats, zeros: NDArray[Any] | None = None) -> _Tensor:
     """Weights of `MatMulNBits`: [outputs, blocks, bytes of a block], low bits first, and one scale for each block."""
-    rows, blocks, _ = weight.shape
-    scales = scales.reshape(rows, blocks)
-    middle = np.full((rows, blocks), 1 << (bits - 1), np.uint8) if zeros is None else zeros.reshape(rows, -1)
+    height, blocks, _ = weight.shape
+    scales = scales.reshape(height, blocks)
+    zero_points = np.full((height, blocks), 1 << (bits - 1), np.uint8) if zeros is None else zeros.reshape(height, -1)
     if zeros is not None and zeros.dtype == np.uint8:
-        middle = _unpacked(middle, bits)[:, :blocks]
+        zero_points = _unpacked(zero_points, bits)[:, :blocks]
 
-    def stored(some: slice) -> Bytes:
-        parts = (np.ascontiguousarray(part[some]).view(np.uint8) for part in (weight, scales, middle))
+    def stored(rows: slice) -> Bytes:
+        parts = (np.ascontiguousarray(part[rows]).view(np.uint8) for part in (weight, scales, zero_points))
         return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
 
-    def weights(some: slice) -> Floats:
-        steps = _unpacked(weight[some], bits) - middle[some, :, None].astype(np.float32)
-        whole: Floats = (steps * scales[some, :, None]).reshape(len(steps), -1)[:, :columns]
-        return whole
+    def weights(rows: slice) -> Floats:
+        steps = _unpacked(weight[rows], bits) - zero_points[rows, :, None].astype(np.float32)
+        values: Floats = (steps * scales[rows, :, None]).reshape(len(steps), -1)[:, :columns]
+        return values
 
-    return _Tensor(f"{bits} bits", rows, columns, stored, weights)
+    return _Tensor(f"{bits} bits", height, columns, stored, weights)
 
 
 def _unpacked(packed: Bytes, bits: int) -> Bytes:

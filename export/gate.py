@@ -8,7 +8,7 @@ from mentor_edge.results import GateReport, SideCounts, SplitReport, Verdict
 
 MARGIN = 0.02
 IRRELEVANCE = "irrelevance"
-"""The split of tasks on which no call is right: an artifact that never calls gains there what it loses elsewhere."""
+"""The split of tasks on which any call is wrong. An artifact that never calls gains there what it loses elsewhere."""
 
 
 def compare(source: Evaluation, artifact: Evaluation, margin: float = MARGIN) -> GateReport:
@@ -25,7 +25,7 @@ def compare(source: Evaluation, artifact: Evaluation, margin: float = MARGIN) ->
     notes = []
     for split in dict.fromkeys(_split(before) for before, _ in pairs):
         before = [outcome.correct for outcome, _ in pairs if _split(outcome) == split]
-        after = [other.correct for outcome, other in pairs if _split(outcome) == split]
+        after = [outcome.correct for task, outcome in pairs if _split(task) == split]
         statistic = non_inferiority(before, after, margin)
         solves_too_few = sum(before) < margin * len(before)
         splits[split] = SplitReport(

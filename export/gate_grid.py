@@ -11,7 +11,7 @@ HEADER = ("file", "MB", "gate", "split", "n", "points", "90 % interval", "flips"
 
 
 def gate_grid(models: Sequence[ModelSummary]) -> Grid:
-    """One row per model and split of `Artifact.summary()`. The verdict of a model is the worst of its splits."""
+    """One row per model and split, from `Artifact.summary()`. A model's verdict is the worst of its splits'."""
     rows = []
     for model in models:
         name = ("" if model.format == "gguf" else "onnx ") + model.quant + (" (control)" if model.control else "")

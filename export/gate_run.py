@@ -1,4 +1,4 @@
-"""Running the gate's tasks: through the source in torch, and through every exported model in its own runtime."""
+"""Runs the gate's tasks: through the source in torch, and through every exported model in its own runtime."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mentor_edge.tasks.types import Suite
 from .candidates import Candidate
 
 _PARALLEL_FILES = 2
-"""Files that run concurrently, one thread each. For small models that is faster than one file on two threads."""
+"""Files that run concurrently, one thread each. For small models, this is faster than one file on two threads."""
 
 
 def gate_suite(suite: Suite) -> Suite:
-    """The tasks that the verdict rests on. Of the nano suite, only the splits that a student of its size can solve."""
+    """The tasks that decide the verdict: of the nano suite, only the splits that a student of its size can solve."""
     return suite.where(domains=GATED) if suite.name == "nano" else suite
 
 
@@ -79,10 +79,10 @@ def evaluate_directory(
 
 
 def check_source_evaluation(evaluation: Evaluation, suite: Suite) -> None:
-    """Raises: ExportError when an evaluation of the source lacks a task of the gate, or asked another prompt."""
-    asked = {outcome.task_id: outcome.prompt for outcome in evaluation.outcomes}
+    """Raises: ExportError when an evaluation of the source lacks a task of the gate, or used another prompt for it."""
+    prompts = {outcome.task_id: outcome.prompt for outcome in evaluation.outcomes}
     for task in suite.tasks:
-        if asked.get(task.id) != task.prompt:
+        if prompts.get(task.id) != task.prompt:
             raise ExportError(
                 f"the source evaluation, of {evaluation.suite!r}, did not ask {task.id!r} of {suite.name!r}",
                 "evaluate the source on the gate's own tasks",
@@ -91,7 +91,7 @@ def check_source_evaluation(evaluation: Evaluation, suite: Suite) -> None:
 
 @contextmanager
 def gate_items(out: Path) -> Iterator[Path]:
-    """The directory for outcomes while the gate runs. It survives a kill and an error, and is removed at the end."""
+    """The directory for outcomes while the gate runs. It outlives a kill or an error; a success removes it."""
     items = out.with_name(f".{out.name}.gate")
     try:
         yield items
@@ -119,7 +119,7 @@ class GateRun:
         self._stopped = Event()
 
     def evaluate_model(self, name: str, directory: Path) -> Evaluation:
-        """Run a Hugging Face directory in torch; `name` is that of the stage."""
+        """Run a Hugging Face directory in torch; `name` is the name of the stage."""
         items = self._items / f"{name.replace(' ', '-')}.jsonl"
         return evaluate_directory(directory, self._suite, as_stage(self._progress, f"gate: {name}"), items=items)
 
@@ -130,7 +130,7 @@ class GateRun:
             try:
                 for finished in as_completed(running):
                     finished.result()
-                return [each.result() for each in running]
+                return [future.result() for future in running]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._stopped.set()

@@ -1,9 +1,9 @@
 """Merging: fold an adapter into its base, save a plain Hugging Face directory, and choose the base.
 
-Two bases are legal. QLoRA trains an adapter on `dequant(quant(W))`, not on the original `W`; merged onto `W`, the
+Two bases are possible. QLoRA trains an adapter on `dequant(quant(W))`, not on the original `W`; merged onto `W`, the
 adapter meets the difference `W - dequant(quant(W))` for the first time. Usually that helps, but it ruins some models
-(unsloth-zoo #810), so both can be made and measured. Merging into the 4-bit weights themselves would round the adapter
-away and is not offered.
+(unsloth-zoo #810), so both merges can be made and measured. Merging into the 4-bit weights themselves would round the
+adapter away and is not offered.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from .checkpoint import tensor_shapes
 BASES = ("16-bit", "4-bit")
 RECORD = "merge.json"
 KEPT = 0.99
-"""If the base's dtype keeps less than this share of the adapter's change, the merged weights are saved in float32."""
+"""If rounding to the base's dtype keeps less than this share of the adapter's change, the merged weights are saved in
+float32."""
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MORE_THAN_LORA = (
     "modules_to_save",
@@ -38,7 +39,7 @@ _MORE_THAN_LORA = (
     "layer_replication",
     "alora_invocation_tokens",
 )
-"""Settings of PEFT's LoRA with which an adapter is more than low-rank changes of the base's own layers."""
+"""Settings of PEFT's LoRA with which an adapter changes more than the base's own layers by low-rank updates."""
 
 _HINT = "give a LoRA adapter together with the base that it was trained on"
 
@@ -46,8 +47,8 @@ _HINT = "give a LoRA adapter together with the base that it was trained on"
 def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, base_identity: str | None = None) -> Path:
     """Add an adapter's LoRA deltas to the weights of its base, in float32, and save the model.
 
-    Weights are saved in the base's dtype if that keeps the adapter's change, else in float32: rounding to bfloat16's
-    grid can remove a light change. Tokenizer, chat template and generation settings are copied. merge.json records
+    Weights are saved in the base's dtype if that keeps the adapter's change, else in float32: rounding to bfloat16 can
+    remove a light change. Tokenizer, chat template and generation settings are copied. merge.json records
     the `MergeReport`.
 
     Args:
@@ -63,7 +64,7 @@ def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, ba
         `target`.
 
     Raises:
-        ExportError: when the adapter is damaged, is more than LoRA or does not fit the base, or the base has changed.
+        ExportError: when the adapter is damaged, is not plain LoRA or does not fit the base, or the base has changed.
         StudentError: when the base cannot be loaded.
         OutputError: when `target` exists or cannot be written.
     """
@@ -113,14 +114,14 @@ def _load(student: str, base: str) -> tuple[Any, Any, Any]:
     if getattr(config, "quantization_config", None) is not None:
         raise ExportError(f"the base {student} is stored quantized", "merge onto the model that it was quantized from")
     if four_bit:
-        # Before any forward: on CPUs with AVX512-BF16, bitsandbytes repacks the weights for inference, with a loss.
+        # Before any forward pass: on CPUs with AVX512-BF16, that makes bitsandbytes repack the weights, with a loss.
         model = model.dequantize()
     return model, tokenizer, config.dtype or model.dtype
 
 
 def untuned_base(student: str, base: str, target: Path) -> Path:
     """A directory with the weights that an adapter is merged onto, without the adapter: the student's own directory if
-    it contains them, else `target`, where they are saved.
+    it contains them, else `target`, after saving them there.
 
     Raises: ExportError, StudentError, OutputError.
     """
@@ -195,13 +196,14 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
         for layer in layers:
             parameter = layer.get_base_layer().weight
             parameter.data = before = parameter.data.float()
-            layer.merge(safe_merge=True)  # refuses what is not finite
+            layer.merge(safe_merge=True)  # raises for values that are not finite
             delta, rounded = parameter.data - before, parameter.data.to(dtype).float()
             weights += _dot(before, before)
             change += _dot(delta, delta)
             kept += _dot(rounded - before, delta)
             noise += _dot(rounded - parameter.data, rounded - parameter.data)
-    enough = not change or kept / change >= KEPT
+    base_dtype_suffices = not change or kept / change >= KEPT
+    saved_dtype = dtype if base_dtype_suffices else torch.float32
     report = MergeReport(
         base=base,
         modules=len(layers),
@@ -211,9 +213,9 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
         base_dtype=_name(dtype),
         kept=kept / change if change else None,
         rounding=math.sqrt(noise / change) if change else None,
-        dtype=_name(dtype if enough else torch.float32),
+        dtype=_name(saved_dtype),
     )
-    return tuned.unload().to(dtype if enough else torch.float32), report
+    return tuned.unload().to(saved_dtype), report
 
 
 def _name(dtype: Any) -> str:
@@ -235,12 +237,12 @@ def _check_vocabulary(shapes: Mapping[str, tuple[int, ...]], embedding: tuple[in
 
 
 def _check_names(stored: Collection[str], expected: Collection[str]) -> None:
-    """Refuse what PEFT accepts: it ignores weights that the base has no layer for, and initializes missing ones.
+    """Refuse weights without a layer in the base, which PEFT ignores, and missing weights, which it initializes.
 
     Raises: ValueError.
     """
     for names, problem in (
-        (sorted(set(stored) - set(expected)), "the base has no place for {}"),
+        (sorted(set(stored) - set(expected)), "the base has no layer for {}"),
         (sorted(set(expected) - set(stored)), "it lacks {}"),
     ):
         if names:
@@ -249,11 +251,11 @@ def _check_names(stored: Collection[str], expected: Collection[str]) -> None:
 
 
 def bases_to_try(merge_base: str, trained_in_4_bit: bool) -> tuple[str, ...]:
-    """The bases that a setting asks for.
+    """The bases that the setting `merge_base` stands for.
 
     Args:
         merge_base: "16-bit", "4-bit" or "auto". "auto" is both for an adapter that was trained on 4-bit weights, else
-            "16-bit", the only base that the adapter knows.
+            "16-bit", the only base that the adapter was trained on.
         trained_in_4_bit: whether the adapter was trained on 4-bit weights.
 
     Returns:
@@ -272,13 +274,13 @@ def bases_to_try(merge_base: str, trained_in_4_bit: bool) -> tuple[str, ...]:
 def choose_base(evaluations: Mapping[str, Evaluation]) -> BaseChoice:
     """The base whose merged model solves more of the gate's tasks, the first one on a tie.
 
-    `evaluations` are of the merged models on the same tasks, in the order of `BASES`. The choice needs no significance:
-    some base must be taken.
+    `evaluations` are those of the merged models on the same tasks, in the order of `BASES`. The difference need not be
+    significant: one base must be chosen.
 
     Raises: ValueError when there are no evaluations, or they are of different tasks.
     """
     if not evaluations:
-        raise ValueError("there is nothing to choose from")
+        raise ValueError("there are no evaluations to choose from")
     solved = {base: [outcome.correct for outcome in each.outcomes] for base, each in evaluations.items()}
     if len({tuple(outcome.task_id for outcome in each.outcomes) for each in evaluations.values()}) > 1:
         raise ValueError("the candidates ran different tasks")

@@ -16,7 +16,7 @@ from .onnx.export import EXPORTERS, PRECISIONS
 DEFAULT_QUANTS = ("q8_0", "q4_k_m")
 MATRIX_CHOICES = ("auto", "always", "never")
 _GAIN_FROM_A_MATRIX = ("iq", "q3_k")
-"""Prefixes of the kinds that a matrix improved in measurements. It did not improve q4_k_m, q4_0 and q2_k."""
+"""Prefixes of the kinds that a matrix improved in our measurements. It did not improve q4_k_m, q4_0 and q2_k."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ExportOptions:
     onnx: Sequence[str] = ()
     """ONNX precisions to ship."""
     controls: Sequence[str] = ()
-    """GGUF kinds that are gated only to see that the gate can fail."""
+    """GGUF kinds that only test whether the gate can fail."""
     margin: float = MARGIN
     """Largest accepted loss of accuracy, as a proportion."""
     overrides: Mapping[str, str] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class ExportOptions:
         if not 0 < self.margin < 1:
             problems.append(f"the margin is {self.margin:g}; it is a proportion, such as 0.02 for two points")
         if not (self.gguf or self.onnx or self.controls):
-            problems.append("no format to export was named")
+            problems.append("no format to export is named")
         if problems:
             raise ExportError("; ".join(problems))
 

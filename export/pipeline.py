@@ -1,4 +1,4 @@
-"""Export end to end: choose the merge, convert, check parity, quantize, run every file at the gate, ship or refuse."""
+"""Export end to end: choose the merge, convert, check parity, quantize, gate every file, ship or refuse it."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ _PACKAGES = (
 
 
 def default_calibration() -> Suite:
-    """Conversations for the importance matrix of a model whose training tasks are unknown: generated word problems with
-    calls of twelve tools. None of them is a task of any gate."""
+    """Tasks for the importance matrix of a model whose training tasks are unknown: generated word problems with calls
+    of twelve tools. None of them is a task of any gate."""
     return training_suite(_CALIBRATION_TASKS)
 
 
@@ -77,11 +77,11 @@ def export(
         suite: the gate's tasks.
         gguf: GGUF kinds to ship, such as "q4_k_m". Without `gguf` and `onnx`: q8_0 and q4_k_m.
         onnx: ONNX precisions to ship: "int4", "int8", "fp32".
-        controls: GGUF kinds that are gated to see that the gate can fail, and never shipped.
+        controls: GGUF kinds that only test whether the gate can fail; they are never shipped.
         margin: largest accepted loss of accuracy, as a proportion: 0.02 is two points.
         overrides: types of single GGUF tensors ("q8_0"), by regular expressions that are searched in their names; the
-            first match counts.
-        importance_matrix: "auto" computes one for the GGUF kinds that need or gain from it, "always" for every kind
+            first match decides.
+        importance_matrix: "auto" computes one for the GGUF kinds that need it or gain from it, "always" for every kind
             below 8 bits, "never" for none.
         converter: an upstream convert_hf_to_gguf.py, for model families that mentor-edge does not convert.
         exporter: the ONNX exporter: "genai", "transformers" or "optimum".
@@ -92,7 +92,7 @@ def export(
         progress: called with (stage, units done, units in all).
 
     Returns:
-        The artifact, whatever the verdicts. `require_pass` raises the error that they ask for.
+        The artifact, even if models did not pass the gate; `require_pass` raises an error for those.
 
     Raises:
         ConfigError: when an argument is misspelt.
@@ -123,18 +123,18 @@ def export(
         template, context = _prepare(source, chosen, suite, work, options, progress)
         parity, candidates = _make_candidates(context, template, calibration, suite)
 
-        # Accuracy is measured only now, when every file is known to compute what the model computes.
+        # Measure accuracy only now that every file is known to compute what the model computes.
         source_evaluation = chosen.evaluation or source_evaluation
         if source_evaluation is None:
             source_evaluation = gate.evaluate_model("source", chosen.directory)
         source_evaluation = source_evaluation.only({task.id for task in suite.tasks})
         measured = gate.evaluate_candidates(candidates)
-        evaluations = [each.evaluation for each in measured]
+        evaluations = [candidate.evaluation for candidate in measured]
         reports = [compare(source_evaluation, evaluation, margin) for evaluation in evaluations]
 
         entries = [
-            _place(work, candidate, report, each.runtime)
-            for candidate, report, each in zip(candidates, reports, measured, strict=True)
+            _move_to_folder(work, candidate, report, result.runtime)
+            for candidate, report, result in zip(candidates, reports, measured, strict=True)
         ]
         _write_items(work / "gate", source_evaluation, candidates, evaluations)
         manifest = Manifest(
@@ -156,7 +156,7 @@ class _ChosenModel:
     """The merged model that is exported."""
 
     base: str
-    """Kind of base that it was merged onto; empty if unknown."""
+    """The base that it was merged onto ("16-bit" or "4-bit"); empty if unknown."""
     directory: Path
     choice: BaseChoice | None = None
     """Why it was chosen, if there were two."""
@@ -176,7 +176,7 @@ def _choose_base(source: Source, gate: GateRun) -> _ChosenModel:
 def _prepare(
     source: Source, chosen: _ChosenModel, suite: Suite, work: Path, options: ExportOptions, progress: Progress
 ) -> tuple[ChatTemplate, ExportContext]:
-    """Run the merged model once for its expected outputs, and save its base if that is known."""
+    """Run the merged model once for its expected outputs, and save its base if the base is known."""
     from mentor_edge.engines.torch.loading import load_tokenizer, template_of
 
     tokenizer = load_tokenizer(str(chosen.directory))
@@ -196,21 +196,21 @@ def _prepare(
 def _make_candidates(
     context: ExportContext, template: ChatTemplate, calibration: Callable[[], Suite], gated: Suite
 ) -> tuple[dict[str, ConversionParity], list[Candidate]]:
-    """The parity of the unquantized file of each format, and all files asked for."""
+    """The parity of the unquantized file of each format, and all requested files."""
 
     def calibration_conversations() -> list[list[int]]:
-        suite, asked = calibration(), {task.prompt for task in gated.tasks}
-        kept = replace(suite, tasks=tuple(task for task in suite.tasks if task.prompt not in asked))
-        return rendered_conversations(template, context.encode, kept, _CALIBRATION_TASKS)
+        suite, gate_prompts = calibration(), {task.prompt for task in gated.tasks}
+        suite = replace(suite, tasks=tuple(task for task in suite.tasks if task.prompt not in gate_prompts))
+        return rendered_conversations(template, context.encode, suite, _CALIBRATION_TASKS)
 
     parity: dict[str, ConversionParity] = {}
     candidates: list[Candidate] = []
     if context.options.gguf or context.options.controls:
-        parity["gguf"], made = gguf_candidates(context, calibration_conversations)
-        candidates += made
+        parity["gguf"], gguf_files = gguf_candidates(context, calibration_conversations)
+        candidates += gguf_files
     if context.options.onnx:
-        parity["onnx"], made = onnx_candidates(context)
-        candidates += made
+        parity["onnx"], onnx_files = onnx_candidates(context)
+        candidates += onnx_files
     shutil.rmtree(context.directory / "base", ignore_errors=True)
     return parity, candidates
 
@@ -225,7 +225,7 @@ def _write_items(
         evaluation.write_jsonl(folder / f"{candidate.name}.jsonl")
 
 
-def _place(work: Path, candidate: Candidate, gate: GateReport, runtime: Runtime) -> ManifestEntry:
+def _move_to_folder(work: Path, candidate: Candidate, gate: GateReport, runtime: Runtime) -> ManifestEntry:
     """Move a candidate to the folder for its verdict, and describe it."""
     role = "control" if candidate.control else "shipped" if gate.verdict is Verdict.PASS else "refused"
     folder = {"control": "controls", "shipped": "", "refused": "refused"}[role]
@@ -283,11 +283,11 @@ def require_pass(artifact: Artifact) -> None:
 
     Raises:
         GateFailed: when a model failed.
-        GateInconclusive: when none failed, but the test of one was inconclusive.
+        GateInconclusive: when no model failed, but a test was inconclusive.
     """
-    judged = [entry for entry in artifact.manifest.entries if entry.role != "control"]
+    for_shipping = [entry for entry in artifact.manifest.entries if entry.role != "control"]
     for verdict, error in ((Verdict.FAIL, GateFailed), (Verdict.INCONCLUSIVE, GateInconclusive)):
-        for entry in judged:
+        for entry in for_shipping:
             if entry.verdict is verdict:
                 raise error(
                     f"{entry.format} {entry.quant}: {entry.gate.explanation}",

@@ -1,4 +1,4 @@
-"""What is exported: a model directory, or a base with a trained adapter and the directories they were merged into."""
+"""The input of an export: a model directory, or a base, its adapter and the directories of the merged models."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Recipe(ABC):
     config_type: ClassVar[type[RecipeConfig]]
     """The method's settings."""
     name: ClassVar[str]
-    """What recipe files call the method."""
+    """The name of the method in recipe files."""
     needs_reference: ClassVar[bool] = True
     """Whether the method learns from what the teacher did."""
     needs_answer: ClassVar[bool] = True
@@ -44,7 +44,7 @@ class Recipe(ABC):
     """The checked settings."""
 
     def __init__(self, **settings: Any) -> None:
-        """Check the settings. Methods declare theirs in a signature of their own.
+        """Check the settings. Each method declares its settings in its own signature.
 
         Args:
             settings: The fields of `config_type`. Sections are objects or mappings.
@@ -80,7 +80,7 @@ class Recipe(ABC):
             TaskError: The tasks cannot be read, or none has a valid reference.
             RunError: The run in `from_run` is not finished.
             ConfigError: Tools cannot be loaded, tasks do not suit the method, or a resumed run has other settings.
-            StalledError: Nothing could be learned for too many steps.
+            StalledError: For too many steps in a row, there was nothing to learn.
             RewardError: One of your reward functions failed.
         """
         with load_tools(self.config.tasks.tools) as tools:
@@ -88,10 +88,10 @@ class Recipe(ABC):
 
     def _fit(self, tools: Mapping[str, Tool], resume: bool, progress: Progress, validation: Suite | None) -> Run:
         config, directory = self.config, self.config.output_dir
-        from .student import check_student, resolve_student  # loads torch: mistakes found so far need not wait for it
+        from .student import check_student, resolve_student  # loads torch, which earlier mistakes need not wait for
 
         check_output(directory, resume=resume)
-        # Everything that can be wrong with the input is found before anything is written.
+        # Check every input before writing anything.
         suite = self.load_tasks(tools)
         start = None if config.from_run is None else Run.load(config.from_run)
         if start is None:
@@ -131,8 +131,10 @@ class Recipe(ABC):
             ConfigError: With every kind of mistake that makes tasks unusable for this method.
         """
         suite = load_training_suite(self.config.tasks, self.config.seed, tools)
-        needs = {"needs_reference": self.needs_reference, "needs_answer": self.needs_answer}
-        if mistakes := task_mistakes(suite.tasks, method=self.name, **needs):
+        mistakes = task_mistakes(
+            suite.tasks, method=self.name, needs_reference=self.needs_reference, needs_answer=self.needs_answer
+        )
+        if mistakes:
             raise ConfigError(mistakes)
         return suite
 

@@ -21,13 +21,13 @@ from mentor_edge.tasks.nano.teacher import Noise
 from mentor_edge.tools.catalog import spec_mistakes
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})
-"""A section without settings: each of its fields has its default."""
+"""A section without settings: every field has its default."""
 
 Positive = pydantic.PositiveInt
 
 
 class Section(pydantic.BaseModel):
-    """A group of settings: frozen, and without room for unknown keys."""
+    """A group of settings: frozen; unknown keys are errors."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -36,7 +36,7 @@ class TasksConfig(Section):
     """Where training tasks come from."""
 
     suite: Literal["nano", "calculator", "gsm8k", "jsonl"] = "nano"
-    """The kind of tasks: nano and calculator tasks are generated, the others are read from `path`."""
+    """The kind of tasks: nano and calculator tasks are generated; the others are read from `path`."""
     path: Path | None = None
     """The tasks file. gsm8k: JSON lines of tool trajectories; jsonl: see docs/tasks.md."""
     tools: tuple[Any, ...] = ()
@@ -46,15 +46,15 @@ class TasksConfig(Section):
     teacher_noise: Noise = Noise.MILD
     """How imperfect the programmatic teacher of the nano suite is."""
     references: Positive = 1
-    """How many references the nano suite's teacher makes for each task. MENTOR counts the one that matches best, SFT
-    imitates all of them."""
+    """How many references the nano suite's teacher makes for each task. MENTOR counts the best match; SFT imitates all
+    of them."""
     keep_references: Literal["all", "shortest"] = "all"
     """"shortest": of a task's references that pass validation, keep the one with the fewest calls."""
 
     @pydantic.field_validator("references")
     @classmethod
-    def _check_references(cls, value: int, others: pydantic.ValidationInfo) -> int:
-        suite = others.data.get("suite", "nano")
+    def _check_references(cls, value: int, info: pydantic.ValidationInfo) -> int:
+        suite = info.data.get("suite", "nano")
         if suite != "nano" and value > 1:
             own = "its own references" if suite == "jsonl" else "one reference for each task"
             raise ValueError(f"suite {suite} has {own}")
@@ -62,10 +62,10 @@ class TasksConfig(Section):
 
     @pydantic.field_validator("tools", mode="before")
     @classmethod
-    def _check_tools(cls, value: Any, others: pydantic.ValidationInfo) -> Any:
+    def _check_tools(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
         specs = [value] if isinstance(value, str | Mapping) else value
-        if specs and others.data.get("suite") not in ("jsonl", None):
-            raise ValueError(f"suite {others.data['suite']} has its own tools")
+        if specs and info.data.get("suite") not in ("jsonl", None):
+            raise ValueError(f"suite {info.data['suite']} has its own tools")
         if isinstance(specs, Sequence) and (mistakes := spec_mistakes(specs)):
             raise ValueError("; ".join(mistakes))
         return specs
@@ -96,16 +96,16 @@ class LoraConfig(Section):
 
 
 Weight = Annotated[float, Field(strict=True, gt=-1e6, lt=1e6, allow_inf_nan=False)]
-"""A finite number, not its text."""
+"""A finite number; a number in quotes is refused."""
 
 
 class ExtraReward(Section):
     """A user's own reward: a function of (trajectory, task) that returns a number."""
 
     function: str
-    """Where to import it from, such as my_rewards.brevity. The working directory is searched, too."""
+    """Its dotted path, such as my_rewards.brevity. The working directory is searched, too."""
     weight: Weight = 1.0
-    """The number that its result is multiplied by."""
+    """Its result is multiplied by this number."""
 
     @pydantic.field_validator("function")
     @classmethod
@@ -118,7 +118,7 @@ class ExtraReward(Section):
 
 
 class RewardConfig(Section):
-    """The part of a `reward` section that all methods with a reward share."""
+    """The part of a `reward` section that all methods with rewards share."""
 
     extra: tuple[ExtraReward, ...] = ()
     """Your own rewards, each added with its weight."""
@@ -161,9 +161,9 @@ class RecipeConfig(Section):
 
     @pydantic.field_validator("from_run")
     @classmethod
-    def _check_start(cls, value: Path | None, others: pydantic.ValidationInfo) -> Path | None:
-        if value is not None and others.data.get("student", "nano") != "nano":
-            raise ValueError(f"student {others.data['student']!r} says where to start, too; give one of the two")
+    def _check_start(cls, value: Path | None, info: pydantic.ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("student", "nano") != "nano":
+            raise ValueError(f"student {info.data['student']!r} is set, too; set only one of student and from_run")
         return value
 
 
@@ -192,17 +192,17 @@ def build_config(kind: type[_Config], values: Mapping[str, Any]) -> _Config:
 
 
 def _mistake(kind: type[RecipeConfig], problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    location = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         *sections, key = problem["loc"]
-        return f"{where}: unknown key{did_you_mean(str(key), _keys(kind, sections))}"
+        return f"{location}: unknown key{did_you_mean(str(key), _keys(kind, sections))}"
     message = problem["msg"].removeprefix("Value error, ")
     value = problem["input"]
-    return f"{where}: {message}" if isinstance(value, Mapping) else f"{where}: {message}, got {value!r}"
+    return f"{location}: {message}" if isinstance(value, Mapping) else f"{location}: {message}, got {value!r}"
 
 
 def _keys(kind: Any, path: Sequence[str | int]) -> list[str]:
-    """The keys of the section that `path` leads to; a number leads into a list of sections."""
+    """The keys of the section at `path`; a number is an index into a list of sections."""
     for part in path:
         kind = get_args(kind)[0] if isinstance(part, int) else kind.model_fields[part].annotation
     return list(kind.model_fields)

@@ -24,32 +24,32 @@ def _segments(template: ChatTemplate, task: Task) -> list[tuple[str, bool]]:
     assert task.reference is not None
     messages = (*task.prompt, *task.reference.messages)
     pieces: list[tuple[str, bool]] = []
-    done = ""
+    rendered = ""
     for index, message in enumerate(messages):
         if message.role != "assistant":
             continue
         before = template.render(messages[:index], task.tool_schemas, add_generation_prompt=True)
         after = template.render(messages[: index + 1], task.tool_schemas)
         after = after[: after.rfind(template.eos_token) + len(template.eos_token)]
-        if not (before.startswith(done) and after.startswith(before)):
+        if not (before.startswith(rendered) and after.startswith(before)):
             raise StudentError(
                 "the chat template changes earlier text when a message is added, so turns cannot be masked",
                 "use a prefix-preserving template (for Qwen3: the training template that comes with TRL)",
             )
-        pieces += [(before[len(done) :], False), (after[len(before) :], True)]
-        done = after
+        pieces += [(before[len(rendered) :], False), (after[len(before) :], True)]
+        rendered = after
     return pieces
 
 
-def one_reference_each(tasks: Sequence[Task]) -> list[Task]:
-    """Turn a task with several references into several tasks with one: SFT imitates all of them."""
-    return [replace(task, reference=one, other_references=()) for task in tasks for one in task.references]
+def one_task_per_reference(tasks: Sequence[Task]) -> list[Task]:
+    """Turn a task with several references into several tasks with one each: SFT imitates all of them."""
+    return [replace(task, reference=reference, other_references=()) for task in tasks for reference in task.references]
 
 
 def supervised_examples(tokenizer: Any, tasks: Sequence[Task]) -> list[SupervisedExample]:
     """Encode each task with its reference, in the tokenizer's own chat template.
 
-    Pieces are tokenized one by one, as they are in a rollout: prompt, sampled tokens, tool result.
+    Pieces (prompt, turns, tool results) are tokenized one by one, as in a rollout.
 
     Raises: StudentError when the chat template is not prefix-preserving.
     """

@@ -1,7 +1,7 @@
 """`EdgeGRPOTrainer`: TRL's GRPOTrainer with our rollouts. The method itself, with its settings, is in `mentor.py`.
 
-TRL does the learning: loss, masking, log-probabilities, sampler, checkpoints. We override two methods and use its
-`rollout_func` hook. tests/contracts/test_trl.py checks what we rely on in TRL 1.16:
+TRL computes loss, masks and log-probabilities, draws the prompts and saves checkpoints. We override two methods and use
+its `rollout_func` hook. tests/contracts/test_trl.py checks what we rely on in TRL 1.16:
 - `_generate_and_score_completions(inputs)` gets one row per rollout, group after group, and calls `rollout_func`;
 - extra lists in the hook's result reach the reward functions as keyword arguments; `env_mask` marks sampled tokens;
 - `_compute_loss(model, inputs)` normalises "dapo" losses by `num_items_in_batch`, not by the rows it is given.
@@ -30,11 +30,11 @@ from mentor_edge.tools.execution.executor import ToolExecutor
 from .trainer import FlatGroups
 
 _FLAT = 1e-6
-"""Rewards that differ by less count as equal."""
+"""Rewards that differ by less than this count as equal."""
 
 
 class RewardLog:
-    """Calls the reward in the way that TRL expects, and remembers the last batch for the metrics of the step."""
+    """The reward as TRL calls it. It keeps the flat groups of the last batch for the metrics of the step."""
 
     __name__ = "reward"
 
@@ -45,9 +45,9 @@ class RewardLog:
         self.flat_groups: list[FlatGroups] = []
         """The groups of the last step whose rollouts all earned the same, so that nothing was learned from them."""
         self.dead_steps = 0
-        """Steps in a row in which no group differed in reward."""
+        """Steps in a row in which the rollouts of every group earned the same reward."""
         self.solved = False
-        """Whether the last dead step was dead because every rollout earned the maximum."""
+        """Whether every rollout of the last step earned the maximum."""
 
     def __call__(
         self, *, task_id: Sequence[str], trajectory: Sequence[Trajectory], log_metric: Callable[..., None], **_: Any
@@ -99,7 +99,7 @@ class EdgeGRPOTrainer(GRPOTrainer):
         super().__init__(rollout_func=self._roll_out, **trainer_arguments)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        # The hook gets prompts only, but each task has its own tools and references.
+        # The hook receives only prompts, but each task has its own tools and references.
         self._batch = [self._task_of[row["task_id"]] for row in inputs]
         return super()._generate_and_score_completions(inputs)
 
@@ -112,22 +112,22 @@ class EdgeGRPOTrainer(GRPOTrainer):
             trajectories = run_conversations(
                 self._engine, self._batch, self._executor, self._limits, temperature=self.temperature
             )
-        # Nothing is generated when the prompt fills the context. TRL needs a token, which is then masked out.
-        nothing = [self.processing_class.eos_token_id]
+        # If the prompt fills the context, nothing is generated. TRL needs at least one token, so a masked one is added.
+        placeholder = [self.processing_class.eos_token_id]
         return {
             "prompt_ids": [list(t.prompt_ids) for t in trajectories],
-            "completion_ids": [list(t.completion_ids) or nothing for t in trajectories],
+            "completion_ids": [list(t.completion_ids) or placeholder for t in trajectories],
             "env_mask": [list(t.sampled) or [0] for t in trajectories],
             "logprobs": None,
             "trajectory": trajectories,
         }
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        # Rows without advantage add nothing to the loss, whose normaliser does not depend on them: skip their passes.
-        kept = inputs["advantages"].abs() > 1e-6
-        if self.loss_type == "dapo" and self.beta == 0.0 and 0 < int(kept.sum()) < len(kept):
+        # Skip rows without advantage: they add nothing to the loss, and its normaliser does not depend on them.
+        useful = inputs["advantages"].abs() > 1e-6
+        if self.loss_type == "dapo" and self.beta == 0.0 and 0 < int(useful.sum()) < len(useful):
             inputs = {
-                key: value[kept] if torch.is_tensor(value) and value.shape[:1] == kept.shape else value
+                key: value[useful] if torch.is_tensor(value) and value.shape[:1] == useful.shape else value
                 for key, value in inputs.items()
             }
         return super()._compute_loss(model, inputs)

@@ -1,4 +1,4 @@
-"""`TrainingJob`, what a method trains on; and the check of its tasks' references."""
+"""`TrainingJob`, the input of a method's training, and the validation of its tasks' references."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ class TrainingJob:
     progress: Progress
     """Called with (stage, done, total)."""
     validation: Suite | None = None
-    """Tasks answered greedily at every checkpoint, for the learning curve. They are never trained on."""
+    """Tasks to answer greedily at every checkpoint, for the learning curve. They are never trained on."""
 
 
 def tasks_with_valid_references(
     suite: Suite, keep: Literal["all", "shortest"], directory: Path, progress: Progress
 ) -> list[Task]:
-    """Execute the references of the suite's tasks and drop the wrong ones, listing them in `directory`/rejected.jsonl.
-    Tasks that have no reference are kept as they are.
+    """Execute the references of the suite's tasks, drop the wrong ones, and list them in `directory`/rejected.jsonl.
+    Tasks without a reference are kept as they are.
 
     Raises: TaskError when no task is left.
     """
-    taught = [task for task in suite.tasks if task.references]
+    with_references = [task for task in suite.tasks if task.references]
     with ToolExecutor() as executor:
-        sound, rejected = validate_references(taught, executor, progress=progress)
+        valid, rejected = validate_references(with_references, executor, progress=progress)
     write_rejected(directory / "rejected.jsonl", rejected)
     if keep == "shortest":
-        sound = [shortest_reference(task) for task in sound]
-    by_id = {task.id: task for task in (*sound, *(task for task in suite.tasks if not task.references))}
-    kept = [by_id[task.id] for task in suite.tasks if task.id in by_id]
-    if not kept:
+        valid = [shortest_reference(task) for task in valid]
+    by_id = {task.id: task for task in (*valid, *(task for task in suite.tasks if not task.references))}
+    usable = [by_id[task.id] for task in suite.tasks if task.id in by_id]
+    if not usable:
         raise TaskError(
-            f"none of the {len(taught)} references passed validation; the first: "
+            f"none of the {len(with_references)} references passed validation; the first: "
             f"{rejected[0].id}: {rejected[0].reason}",
             f"{directory / 'rejected.jsonl'} lists all reasons",
         )
-    return kept
+    return usable

@@ -1,13 +1,13 @@
-"""MENTOR (arXiv 2510.18383, as in its released code): reinforcement learning that pays for using the teacher's tools.
+"""MENTOR (arXiv 2510.18383, as in its released code): reinforcement learning that rewards use of the teacher's tools.
 
 The teacher's reference is never imitated. The student answers every prompt several times, its tool calls are executed
-for real, each rollout is scored, and GRPO makes what scored above its group's mean more likely:
+for real, each rollout is scored, and GRPO makes rollouts that score above their group's mean more likely:
 
 1. the reward     `MentorRewardConfig`: right answer, same tools as the teacher, no made-up tool
 2. the rollout    `RolloutConfig`: sampled answers with real tools
 3. the update     `PolicyTraining` and `grpo_arguments`: GRPO on a LoRA adapter
-4. the recipe     `MentorRecipe`: the three put together in `PolicyRecipe.train`
-5. the baselines  `SparseRecipe` and `StrictRecipe`: the same with another reward
+4. the recipe     `MentorRecipe`: `PolicyRecipe.train` combines the three
+5. the baselines  `SparseRecipe` and `StrictRecipe`: the same with other rewards
 
 The third baseline, imitation, is in `sft.py`. The plumbing between our rollouts and TRL is in `grpo.py`.
 """
@@ -40,7 +40,7 @@ class MentorWeights(Section):
     """The numbers in the formula of `MentorRewardConfig`. The defaults are the paper's."""
 
     correct: Weight = 0.7
-    """Paid for the right answer."""
+    """Paid for a right answer."""
     tool_match: Weight = 0.3
     """Paid for a full match with the teacher's tools."""
     no_unknown_tool: Weight = 0.1
@@ -61,8 +61,8 @@ class MentorRewardConfig(RewardConfig):
              + no_unknown_tool * known
 
     `right` is 1 when the answer is an accepted one. `match`, from 0 to 1, is how well the calls match the teacher's; of
-    several references the best counts. `known` is 1 when every tool called was offered with the task. The others are
-    the `weights`. With the paper's, a rollout earns 1.1 at most. docs/rewards.md lists every case.
+    several references the best counts. `known` is 1 when every tool called was offered with the task. The other
+    names are the `weights`. With the paper's weights, a rollout earns at most 1.1. docs/rewards.md lists every case.
     """
 
     matching: Matching = "set"
@@ -72,7 +72,7 @@ class MentorRewardConfig(RewardConfig):
     weights: MentorWeights = MentorWeights()
     """The numbers in the formula."""
     bonus_needs_call: bool = False
-    """Pay the term for unknown tools only to rollouts that called a tool, or where the teacher called none."""
+    """Pay the term for unknown tools only to rollouts that called a tool, or if the teacher called none."""
 
     def _base(self) -> Reward:
         return MentorReward(self.matching, bonus_needs_call=self.bonus_needs_call, **self.weights.model_dump())
@@ -90,13 +90,13 @@ class RolloutConfig(Section):
     temperature: pydantic.PositiveFloat = 1.0
     """The sampling temperature."""
     tool_rounds: Positive = 4
-    """Turns with tool calls that a rollout may take; the next turn must be the answer."""
+    """Most turns with tool calls in a rollout; the next turn must be the answer."""
     tokens_per_turn: Positive = 28
-    """The longest turn of the model."""
+    """The most tokens in one turn of the model."""
     completion_tokens: Positive = 160
     """The budget of one rollout, tool results included."""
     decode_batch: Positive = 96
-    """Rollouts decoded at once by the edge engine. The KV caches of this many conversations must fit in memory."""
+    """Rollouts decoded at once by the edge engine. Their KV caches must fit in memory."""
     tool_timeout: pydantic.PositiveFloat = 5.0
     """Seconds per tool call."""
 
@@ -114,11 +114,11 @@ class PolicyTraining(Section):
     steps: Positive = 140
     """Updates of the adapter."""
     prompts_per_step: Positive = 12
-    """Prompts of a step; each is the prompt of one group."""
+    """Prompts per step, one for each group."""
     rollouts_per_prompt: int = Field(default=8, ge=2)
     """The size of a group. GRPO learns from differences within a group, so one rollout is too few."""
     micro_batch: Positive | None = None
-    """Rollouts per backward pass; a divisor of prompts_per_step x rollouts_per_prompt. Default: all of a step."""
+    """Rollouts per backward pass; a divisor of prompts_per_step x rollouts_per_prompt. Default: a whole step's."""
     learning_rate: pydantic.PositiveFloat = 2e-3
     """The learning rate after the warm-up; it stays constant."""
     warmup_steps: pydantic.NonNegativeInt = 5
@@ -126,7 +126,7 @@ class PolicyTraining(Section):
     save_every: Positive = 10
     """Steps between checkpoints."""
     stop_after_dead_steps: Positive = 20
-    """Stop when this many steps in a row had no group of rollouts that differ in reward: nothing can be learned."""
+    """Stop when, for this many steps in a row, no group had rollouts that differ in reward: nothing can be learned."""
 
     @pydantic.model_validator(mode="after")
     def _check_micro_batch(self) -> Self:
@@ -297,7 +297,7 @@ class SparseWeights(Section):
     correct: Weight = 1.0
     """Paid for the right answer."""
     wrong: Weight = 0.1
-    """Paid for a finished turn with a wrong answer, or without one."""
+    """Paid for a finished turn with a wrong answer or no answer."""
 
 
 class SparseRewardConfig(RewardConfig):
@@ -332,7 +332,7 @@ class SparseRecipe(PolicyRecipe[SparseRewardConfig]):
 
 
 class StrictRewardConfig(RewardConfig):
-    """MENTOR's formula, where only the teacher's exact calls match: same order, same arguments."""
+    """MENTOR's formula, in which only the teacher's exact calls match: same order, same arguments."""
 
     weights: MentorWeights = MentorWeights()
     """The numbers in the formula of `MentorRewardConfig`."""

@@ -1,10 +1,11 @@
 """`Run`: a directory with everything a fit produced.
 
-- config.yaml: the resolved configuration
+- config.yaml: the resolved config
 - rejected.jsonl: references that failed validation
 - metrics.jsonl: one row per training step
 - checkpoints/: for resuming
-- adapter/: the trained LoRA adapter; merged/ (and merged-4-bit/): the student with it, made when first needed
+- adapter/: the trained LoRA adapter
+- merged/, merged-4-bit/: the student with the adapter merged in, made when first needed
 - run.json: written last; a run without it is not complete
 """
 
@@ -100,7 +101,7 @@ class Run:
     """A finished fit."""
 
     directory: Path
-    """Where everything is."""
+    """The run's directory."""
     recipe: str
     """The name of the method."""
     student: str
@@ -110,9 +111,9 @@ class Run:
     tasks: TaskCounts
     """What it was trained on."""
     seconds: float
-    """How long it took."""
+    """How long the fit took."""
     base_identity: str | None = None
-    """The content of the base model at the time of training (see `identity_of`), if it is a directory."""
+    """`identity_of` the base model at training time, if the base is a directory."""
 
     @property
     def adapter(self) -> Path:
@@ -196,7 +197,7 @@ class Run:
             suite: the gate's tasks. Default: the suite nano.
             out: the artifact's directory, which must not exist. Default: `artifact/` of the run.
             merge_base: the base to merge onto; see `source`.
-            controls: GGUF kinds that are gated to see that the gate can fail, and never shipped.
+            controls: GGUF kinds that only test whether the gate can fail; they are never shipped.
             margin: largest accepted loss of accuracy, as a proportion: 0.02 is two points.
             overrides: types of single GGUF tensors, by regular expressions over their names.
             importance_matrix: "auto", "always" or "never".
@@ -211,8 +212,8 @@ class Run:
             The artifact, if all files passed the gate.
 
         Raises:
-            GateFailed: when a file failed; the artifact is written all the same.
-            GateInconclusive: when none failed, but the test of one was inconclusive; the artifact is written, too.
+            GateFailed: when a file failed; the artifact is still written.
+            GateInconclusive: when no file failed, but a test was inconclusive; the artifact is still written.
             ConfigError: when an argument is misspelt, or the run's config.yaml cannot be read.
             ExportError: when an option is unknown or a stage fails.
             StudentError: when the student cannot be loaded.
@@ -252,7 +253,7 @@ class Run:
         return Suite(f"training tasks of {self.directory.name}", "1", tuple(tasks_trained_on(self.directory)))
 
     def training_log(self) -> list[dict[str, Any]]:
-        """One dictionary per training step, as in metrics.jsonl. Which keys it has depends on the method."""
+        """One dictionary per training step, as in metrics.jsonl. The keys depend on the method."""
         path = self.directory / "metrics.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -289,12 +290,12 @@ class Run:
         try:
             version = _Version.model_validate_json(text).version
             if version != _VERSION:
-                raise RunError(f"{path} has version {version}, this program reads {_VERSION}")
+                raise RunError(f"{path} has version {version}; this program reads version {_VERSION}")
             record = _RunRecord.model_validate_json(text)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise RunError(f"{path} is damaged: {where}{': ' if where else ''}{first['msg']}") from error
+            location = ".".join(str(part) for part in first["loc"])
+            raise RunError(f"{path} is damaged: {location}{': ' if location else ''}{first['msg']}") from error
         return cls(
             directory, record.recipe, record.student, record.seed, record.tasks, record.seconds, record.base_identity
         )

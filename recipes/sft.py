@@ -94,7 +94,7 @@ class SFTRecipe(Recipe):
         from trl import SFTConfig as TrainerArguments
         from trl import SFTTrainer
 
-        from .examples import one_reference_each, supervised_examples
+        from .examples import one_task_per_reference, supervised_examples
         from .student import load_trainable
         from .trainer import common_arguments, run_training
 
@@ -105,7 +105,7 @@ class SFTRecipe(Recipe):
             processing_class=tokenizer,
             peft_config=adapter,
             # Tokenized by us, piece by piece as in a rollout. TRL folds `assistant_masks` into the labels.
-            train_dataset=Dataset.from_list(supervised_examples(tokenizer, one_reference_each(job.tasks))),
+            train_dataset=Dataset.from_list(supervised_examples(tokenizer, one_task_per_reference(job.tasks))),
             args=TrainerArguments(
                 **common_arguments(
                     job.directory, seed=self.config.seed, steps=train.steps, save_every=train.save_every

@@ -1,6 +1,6 @@
 """Stock TRL rollouts (`rollout.engine: trl`), for comparison and for models that our decode loop refuses.
 
-The tool loop and the parser are TRL's, decoding is transformers' `generate`. Only the tools are ours, run in the
+The tool loop and the parser are TRL's; decoding is transformers' `generate`. Only the tools are ours; they run in the
 executor. Tools differ from task to task, so each distinct set of tools becomes one environment class, which TRL picks
 by the row's `environment` column.
 """
@@ -100,6 +100,6 @@ def stock_trainer(
             f"TRL does not know how this student's chat template writes tool calls: {str(error).splitlines()[0]}",
             "set rollout.engine to edge, or add a response_template to the tokenizer",
         ) from error
-    # TRL would derive schemas from the signatures of the methods, but the student must read the tools' own.
+    # TRL would derive schemas from the methods' signatures, but the student must see the tools' own schemas.
     trainer._env_tools = schemas
     return trainer

@@ -1,4 +1,4 @@
-"""Students: finding the model that `student:` names, and loading it with an adapter."""
+"""Resolves the model that `student:` names, and loads it with an adapter."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .config import LoraConfig
 from .nano.warm_start import STEPS, warm_start
 
 NANO_VERSION = "1"
-"""Raise it when the warm start changes after a release, so that old cached students are not used."""
+"""Increment this when the warm start changes after a release, so that old cached students are not used."""
 
 
 def embedded_student(student: str, seed: int) -> tuple[str, int] | None:
     """The name and seed of an embedded student ("nano", "nano-broad", or either with "@SEED"); None for any other."""
-    name, at, given = student.partition("@")
-    if name not in STEPS or (at and not given.isdecimal()):
+    name, at, suffix = student.partition("@")
+    if name not in STEPS or (at and not suffix.isdecimal()):
         return None
-    return name, int(given) if at else seed
+    return name, int(suffix) if at else seed
 
 
 def resolve_student(student: str, seed: int, progress: Progress) -> str:
     """The absolute path of the directory, or the hub id, to load. An embedded student is made once per seed, in two to
-    three minutes, and then cached. "nano@3" is the one of seed 3, independent of the recipe's seed."""
+    three minutes, and then cached. "nano@3" is the one made with seed 3, regardless of the recipe's seed."""
     embedded = embedded_student(student, seed)
     if embedded is None:
         return str(Path(student).resolve()) if Path(student).is_dir() else student
@@ -47,7 +47,7 @@ def resolve_student(student: str, seed: int, progress: Progress) -> str:
 
 
 def check_student(student: str) -> None:
-    """Load the student's tokenizer, to check that it exists and can render tool calls.
+    """Load the student's tokenizer to check that it exists and can render tool calls.
 
     Raises: StudentError.
     """

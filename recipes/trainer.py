@@ -1,4 +1,4 @@
-"""How every method drives a TRL trainer: common arguments, one row per step, checkpoints, resuming."""
+"""What all methods share in driving a TRL trainer: arguments, one row per step, checkpoints, resuming."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def common_arguments(directory: Path, *, seed: int, steps: int, save_every: int)
 class StepLog(TrainerCallback):
     """Appends a row per step to metrics.jsonl and marks checkpoints as complete.
 
-    `row` turns the logs of a step into its row, and returns None for other logs. Its "num_tokens" counts the
-    step alone.
+    `row` turns the logs of a step into its row, and returns None for other logs. The "num_tokens" that it
+    gets counts the step alone.
     """
 
     def __init__(self, stage: str, job: TrainingJob, row: Callable[[Mapping[str, float]], Row | None]) -> None:
@@ -60,13 +60,13 @@ class StepLog(TrainerCallback):
         self._tokens = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # TRL counts all tokens so far. In a resumed run, only GRPO remembers those before the checkpoint.
+        # TRL counts all tokens so far. In a resumed run, only GRPO includes those before the checkpoint.
         self._tokens = state.num_input_tokens_seen
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
         if "num_tokens" in logs:
-            so_far, logs = logs["num_tokens"], {**logs, "num_tokens": logs["num_tokens"] - self._tokens}
-            self._tokens = so_far
+            total, logs = logs["num_tokens"], {**logs, "num_tokens": logs["num_tokens"] - self._tokens}
+            self._tokens = total
         row = self._row(logs)
         if row is None:
             return
@@ -118,26 +118,26 @@ class Stalling(Protocol):
 
 
 class StallGuard(TrainerCallback):
-    """Ends a training that no longer learns: as finished if every rollout earns the maximum, else with an error that
-    says what the rollouts earned instead.
+    """Stops training when nothing is learned any more. If every rollout earns the maximum, the run is finished;
+    otherwise an error lists what the rollouts earned.
 
     Raises: StalledError.
     """
 
-    def __init__(self, watched: Stalling, limit: int) -> None:
-        self._watched = watched
+    def __init__(self, rewards: Stalling, limit: int) -> None:
+        self._rewards = rewards
         self._limit = limit
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._watched.dead_steps < self._limit:
+        if self._rewards.dead_steps < self._limit:
             return
-        if self._watched.solved:
+        if self._rewards.solved:
             control.should_training_stop = True
             control.should_save = True
             return
         earned = "; ".join(
             f"{len(flat.tasks)} groups earned {flat.reward:g} ({flat.reason}; first task {flat.tasks[0]})"
-            for flat in self._watched.flat_groups
+            for flat in self._rewards.flat_groups
         )
         raise StalledError(
             f"stopped at step {state.global_step}: in {self._limit} steps in a row no group of rollouts differed in "
@@ -152,7 +152,7 @@ def run_training(trainer: Any, stage: str, job: TrainingJob, row: Callable[[Mapp
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepLog(stage, job, row))
     if job.validation is not None:
-        # First in the list: a checkpoint is marked as complete only after its point on the curve is written.
+        # It runs first: a checkpoint is marked as complete only after its point on the curve is written.
         trainer.callback_handler.callbacks.insert(0, ValidationLog(trainer, job))
     done = 0 if job.checkpoint is None else int(job.checkpoint.name.rpartition("-")[2])
     for name in ("metrics.jsonl", "validation.jsonl"):

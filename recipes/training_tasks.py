@@ -30,7 +30,7 @@ def load_training_suite(config: TasksConfig, seed: int, tools: Mapping[str, Tool
 
 
 def tasks_trained_on(directory: Path) -> list[Task]:
-    """The tasks that the run in `directory` was given to train on, after those of the run that it continued from.
+    """The training tasks of the run in `directory`, preceded by those of the run that it continued from.
 
     Raises: ConfigError, TaskError when they can no longer be loaded (a file or a server is gone); RunError when the
     run's config.yaml is damaged.

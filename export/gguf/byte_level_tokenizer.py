@@ -1,7 +1,7 @@
-"""Byte-level BPE tokenizers in GGUF. llama.cpp has a fixed list of ways to split text; the file names one of them.
+"""Byte-level BPE tokenizers in GGUF. llama.cpp has a fixed list of pre-tokenizers; the file names one of them.
 
-To add one: find the regex of tokenizer.json in llama.cpp's `src/llama-vocab.cpp`
-(`llm_tokenizer_bpe`), and map it to llama.cpp's name in `PRE_TOKENIZERS`. Add a tokenizer that splits this way to
+To add one: find the regex of tokenizer.json in llama.cpp's `src/llama-vocab.cpp` (`llm_tokenizer_bpe`), and map it to
+llama.cpp's name in `PRE_TOKENIZERS`. Add a tokenizer that splits this way to
 `BYTE_LEVEL` in tests/export/test_gguf_tokenizers.py, which compares the token ids of random texts with transformers.
 
 Read from llama.cpp's `src/llama-vocab.cpp` as of llama-cpp-python 0.3.36.
@@ -30,11 +30,11 @@ PRE_TOKENIZERS = {
     (_WORDS + r"\p{N}{1,3}" + _REST, True): "llama-bpe",
     (_WORDS + r"\p{N}{1,3}" + _REST, False): "smaug-bpe",
 }
-"""llama.cpp's name of a way to split text, by the regex and whether whole words skip the merges (`ignore_merges`)."""
+"""llama.cpp's name of a pre-tokenizer, by its regex and whether whole words skip the merges (`ignore_merges`)."""
 
 
 def add_byte_level(writer: gguf.GGUFWriter, tokenizer: Mapping[str, Any]) -> None:
-    """Write the merges and the way of splitting text.
+    """Write the merges and the name of the pre-tokenizer.
 
     Raises: ExportError when llama.cpp would split some text differently.
     """
@@ -51,7 +51,7 @@ def add_byte_level(writer: gguf.GGUFWriter, tokenizer: Mapping[str, Any]) -> Non
 
 
 def _pre_tokenizer_name(tokenizer: Mapping[str, Any]) -> str:
-    """llama.cpp's name of the tokenizer's way to split text. Raises: ExportError when llama.cpp does not have it."""
+    """llama.cpp's name of the pre-tokenizer. Raises: ExportError when llama.cpp does not have it."""
     spec = tokenizer.get("pre_tokenizer") or {}
     steps = spec["pretokenizers"] if spec.get("type") == "Sequence" else [spec]
     kinds = [step.get("type") for step in steps]

@@ -1,4 +1,4 @@
-"""Checks that llama.cpp runs a model as transformers does. Every other configuration is refused.
+"""Checks that llama.cpp runs a model as transformers does; every other configuration is refused.
 
 Read from llama.cpp's `src/models/*.cpp` and `src/llama-context.cpp` as of llama-cpp-python 0.3.36.
 """
@@ -18,7 +18,7 @@ _REQUIRED = (
     "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers",
     "rms_norm_eps",
 )  # a table  # fmt: skip
-_GEMMA3_27B_LAYERS = 62  # llama.cpp scales attention differently in a Gemma 3 with so many layers
+_GEMMA3_27B_LAYERS = 62  # llama.cpp scales attention differently in a Gemma 3 with this many layers
 
 
 def supported_config(config: Mapping[str, Any]) -> ModelConfig:
@@ -84,7 +84,7 @@ def _check_heads(model: ModelConfig) -> None:
 
 
 def _check_sliding_layers(model: ModelConfig, interval: int) -> None:
-    """Refuse full attention in other layers than llama.cpp expects."""
+    """Refuse full attention in layers other than those that llama.cpp expects."""
     values, count = model.values, model.values["num_hidden_layers"]
     configured = values.get("sliding_window_pattern", interval)
     kinds = values.get("layer_types") or _pattern(count, configured, SLIDING, FULL)
@@ -106,7 +106,7 @@ def _check_full_layers(model: ModelConfig) -> None:
 
 
 def _check_unrotated_layers(model: ModelConfig, interval: int) -> None:
-    """Refuse a missing rotary embedding in other layers than llama.cpp expects."""
+    """Refuse layers without rotary embedding other than those that llama.cpp expects."""
     values, count = model.values, model.values["num_hidden_layers"]
     configured = values.get("no_rope_layer_interval", interval)
     rotates = values.get("no_rope_layers") or _pattern(count, configured, 1, 0)
@@ -116,7 +116,7 @@ def _check_unrotated_layers(model: ModelConfig, interval: int) -> None:
 
 
 def _pattern(count: int, interval: int, usual: Any, last: Any) -> list[Any]:
-    """`count` layers, of which every `interval`th is `last`."""
+    """`count` layers: every `interval`th is `last`, the others are `usual`."""
     return [usual if (layer + 1) % interval else last for layer in range(count)]
 
 
@@ -133,7 +133,7 @@ def _check_rope(model: ModelConfig, layer_kind: str) -> None:
     if missing := [key for key in needed if key not in parameters]:
         raise ExportError(f"the {scaling} rope scaling of config.json lacks {', '.join(missing)}")
     if scaling == "yarn":
-        # llama.cpp reads these from the file in other architectures only.
-        for key, only in (("beta_fast", 32), ("beta_slow", 1), ("truncate", True)):
-            if (value := parameters.get(key)) is not None and value != only:
-                raise ExportError(f"cannot convert yarn rope scaling with {key} = {value}", f"llama.cpp has {only}")
+        # Only in other architectures does llama.cpp read these from the file.
+        for key, fixed in (("beta_fast", 32), ("beta_slow", 1), ("truncate", True)):
+            if (value := parameters.get(key)) is not None and value != fixed:
+                raise ExportError(f"cannot convert yarn rope scaling with {key} = {value}", f"llama.cpp uses {fixed}")

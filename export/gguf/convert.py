@@ -31,16 +31,16 @@ DTYPES: dict[str, tuple[np.dtype[Any], Any]] = {
     "f32": (np.dtype(np.float32), gguf.LlamaFileType.ALL_F32),
     "f16": (np.dtype(np.float16), gguf.LlamaFileType.MOSTLY_F16),
 }
-# Values from here on round to infinity.
+# From this magnitude on, values round to infinity.
 _OVERFLOW = {np.dtype(np.float32): math.inf, np.dtype(np.float16): 65520.0}
 
 
 def convert(model_dir: Path, out: Path, dtype: str = "f32") -> None:
     """Write the model of `model_dir` as a GGUF file, atomically.
 
-    Matrices get `dtype` ("f32" or "f16"), vectors stay F32. Embedding rows beyond the tokenizer become unused tokens.
-    A tied output head is not stored, as llama.cpp expects. The chat template is stored byte for byte; without one, the
-    file has none. llama.cpp does not normalize Unicode: with an NFC tokenizer, callers must pass composed text.
+    Matrices are stored as `dtype` ("f32" or "f16"), vectors as F32. Embedding rows beyond the tokenizer become unused
+    tokens. A tied output head is not stored, as llama.cpp expects. The chat template, if there is one, is stored byte
+    for byte. llama.cpp does not normalize Unicode: with an NFC tokenizer, callers must pass composed text.
 
     Raises: ExportError when the directory is incomplete or damaged, or when llama.cpp would run the model differently
     (the message names the value seen and what is supported); OutputError when the file cannot be written.
@@ -91,7 +91,7 @@ def _stored_pieces(
     overflow = _OVERFLOW[stored_type]
     for rows in checkpoint.pieces(name, model.row_unit(name)):
         piece = model.arrange(name, rows)
-        # Also false for NaN, which min() and max() propagate.
+        # The comparison is also false for NaN, which min() and max() propagate.
         if not (-overflow < piece.min() and piece.max() < overflow):
             hint = "convert to f32" if np.isfinite(rows).all() else "the model diverged in training or is damaged"
             raise ExportError(f"{name} has values that are not finite as {stored_type}", hint)

@@ -1,4 +1,4 @@
-"""The model families that llama.cpp runs exactly as transformers does, and how their architectures differ there.
+"""The model families that llama.cpp runs exactly as transformers does, and how their architectures differ.
 
 To add a family:
 
@@ -6,9 +6,9 @@ To add a family:
    to `FAMILIES`, keyed by the architecture (the first entry of `architectures` in config.json). If it differs in a way
    that no field of `Family` covers, add a field here and use it in `model_config` (how weights and hyperparameters are
    written) and `config_checks` (what is refused).
-2. If its tokenizer is refused, add its way of splitting text to `byte_level_tokenizer.PRE_TOKENIZERS`.
+2. If its tokenizer is refused, add its pre-tokenizer to `byte_level_tokenizer.PRE_TOKENIZERS`.
 3. Add it to `FAMILIES` in tests/helpers/tiny_models.py: every test of conversion, calibration, parity and engines then
-   runs on a tiny model of it, against transformers. Add what must be refused to tests/export/test_gguf_convert.py.
+   compares a tiny model of the family with transformers. Add what must be refused to tests/export/test_gguf_convert.py.
 
 For ONNX see `mentor_edge.export.onnx.families`. A family that is missing here may still be converted by llama.cpp's own
 script (`upstream_converter`).
@@ -33,7 +33,7 @@ class Family:
     """One architecture of transformers in llama.cpp's terms."""
 
     name: str
-    """For people, such as "Gemma 3 (text)"."""
+    """The display name, such as "Gemma 3 (text)"."""
     architecture: gguf.MODEL_ARCH
     """llama.cpp's architecture, which also determines the names of the tensors."""
     biases: tuple[str, ...] = _QKV
@@ -50,9 +50,9 @@ class Family:
     activation: str = "silu"
     """The only activation that llama.cpp has in this architecture."""
     unrotated_interval: int | None = None
-    """In llama.cpp every so-manyth layer has no rotary embedding."""
+    """In llama.cpp, every n-th layer has no rotary embedding. None: every layer has one."""
     sliding_interval: int | None = None
-    """In llama.cpp every so-manyth layer attends to all positions, and the others to a sliding window. None: all layers
+    """In llama.cpp, every n-th layer attends to all positions, and the others to a sliding window. None: all layers
     attend to all positions."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Values that transformers uses for entries missing from config.json, if they differ from other families'."""

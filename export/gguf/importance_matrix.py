@@ -1,9 +1,8 @@
 """The importance matrix: how much each input column of a weight matters, measured on tool-call conversations.
 
-llama.cpp's quantizer weighs the error of a column by the mean square of the inputs that it is multiplied with. Its own
-tool llama-imatrix measures these on text, which it reads without special tokens by default. Here the conversations are
-rendered with the student's template and tools and encoded with its special tokens, so the tokens that make a tool call
-count.
+llama.cpp's quantizer weights the error of a column by the mean square of the inputs that it is multiplied with. Its own
+tool, llama-imatrix, measures these on text, by default without special tokens. Here the conversations are rendered with
+the student's template and tools and encoded with its special tokens, so the tokens of a tool call count.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ class ImportanceMatrix:
     """The mean squares of the inputs of every weight, and how much text they were measured on."""
 
     values: Mapping[str, npt.NDArray[np.float32]]
-    """By GGUF tensor name, the mean square of each input column, `[row width]` float32."""
+    """The mean square of each input column, `[row width]` float32, by GGUF tensor name."""
     tokens: int
-    """The number of tokens that ran through the model."""
+    """The number of tokens that were run through the model."""
     conversations: int
     """The number of conversations with at least one token."""
 
@@ -57,7 +56,7 @@ def rendered_conversations(template: ChatTemplate, encode: Encode, suite: Suite,
     """Token ids of at most `limit` conversations, drawn evenly over the suite.
 
     A conversation is the task's prompt with its tools and the reference trajectory, or the prompt alone if the task has
-    no reference. `encode` is an engine's: it recognizes special and added tokens in the text, and adds none.
+    no reference. `encode` is an engine's method: it recognizes special and added tokens in the text, and adds none.
 
     Raises: StudentError when the template refuses a conversation.
     """
@@ -126,10 +125,10 @@ def _tensor_names(model: Any) -> dict[str, Any]:
 
     config = model.config.get_text_config()
     family = config.model_type.removesuffix("_text")
-    known = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
-    if family not in known:
+    architectures = {name: architecture for architecture, name in gguf.MODEL_ARCH_NAMES.items()}
+    if family not in architectures:
         raise ExportError(f"no importance matrix for the family {family!r}", "gguf has no tensor names for it")
-    stored = gguf.get_tensor_name_map(known[family], config.num_hidden_layers)
+    stored = gguf.get_tensor_name_map(architectures[family], config.num_hidden_layers)
     head = model.get_output_embeddings()
     layers = {_head_name(model): head}
     for name, layer in model.named_modules():
@@ -148,7 +147,7 @@ def _head_name(model: Any) -> str:
 
 @contextmanager
 def _summed_squares(layers: Mapping[str, Any], squares: Mapping[str, npt.NDArray[np.float64]]) -> Iterator[None]:
-    """While this is open, add the squared inputs of every call of a layer to `squares`."""
+    """A context in which the squared inputs of every call of a layer are added to `squares`."""
 
     def adder(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
         return lambda _, inputs: _add_squares(squares[name], inputs[0])

@@ -1,4 +1,4 @@
-"""How a supported model is written to GGUF: hyperparameters, tensor names, and the arrangement of weights.
+"""How a supported model is written to GGUF: hyperparameters, tensor names, and the layout of weights.
 
 `config_checks.supported_config` makes a `ModelConfig`, after checking that llama.cpp runs it as transformers does.
 """
@@ -21,7 +21,7 @@ from .rope import FULL, SLIDING, Rope
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`values` are the entries of config.json, completed by the family's defaults."""
+    """A family, and the entries of a config.json (`values`) with the family's defaults for missing ones."""
 
     family: Family
     values: Mapping[str, Any]
@@ -73,7 +73,7 @@ class ModelConfig:
         """
         weights = list(weights)
         known = gguf.get_tensor_name_map(self.family.architecture, self.values["num_hidden_layers"])
-        # Families and releases differ in whether the head is tied by default; the weights decide.
+        # Whether the head is tied by default depends on family and release; the weights decide.
         tied = self.values.get("tie_word_embeddings", "lm_head.weight" not in weights)
         names: dict[str, str] = {}
         for name in weights:
@@ -97,11 +97,11 @@ class ModelConfig:
         return {"rope_freqs.weight": rope.llama3_factors()} if rope.scaling == "llama3" else {}
 
     def row_unit(self, name: str) -> int:
-        """The number of rows of which `arrange` must get a multiple."""
+        """`arrange` must get a multiple of this number of rows."""
         return self.head_dim if self._is_reordered(name) else 1
 
     def arrange(self, name: str, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Rows of a tensor of transformers, in llama.cpp's order and scale."""
+        """Rows of a transformers tensor in llama.cpp's order and scale."""
         if self._is_reordered(name):
             return pair_halves(rows, self.head_dim)
         if self.family.norms_add_one and name.endswith("norm.weight"):

@@ -1,7 +1,7 @@
-"""Quantization of a GGUF file by llama.cpp, in its child process.
+"""Quantization of a GGUF file by llama.cpp, in a child process.
 
-Relied on upstream (llama-cpp-python 0.3.36, src/llama-quant.cpp): which kinds need an importance matrix, and how a
-tensor that gets another type is logged. tests/contracts/test_llama_cpp_quantization.py checks both.
+Relied on upstream (llama-cpp-python 0.3.36, src/llama-quant.cpp): which kinds need an importance matrix, and how
+fallbacks to another type are logged. tests/contracts/test_llama_cpp_quantization.py checks both.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ KINDS = tuple(FTYPES)
 q1_0 and q2_0 are for models that were trained with such weights."""
 
 NEED_MATRIX = ("iq2_xxs", "iq2_xs", "q2_k_s", "iq3_xs", "iq3_xxs", "iq1_s", "iq2_s", "iq2_m", "iq1_m")
-"""Kinds that ruin a model without an importance matrix. llama.cpp refuses them (llama-quant.cpp,
-tensor_requires_imatrix); `quantize` refuses them before any work."""
+"""Kinds that ruin a model without an importance matrix. llama.cpp refuses to make them without one (llama-quant.cpp,
+tensor_requires_imatrix); `quantize` refuses before any work."""
 
-_TYPES_THAT_NEED_IT = ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
+_TYPES_THAT_NEED_MATRIX = ("iq3_xxs", "iq2_xxs", "iq2_xs", "iq2_s", "iq1_m", "iq1_s")
 UNQUANTIZED = ("f32", "f16", "bf16")
 _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 
@@ -49,7 +49,7 @@ def quantize(
     threads: int = 1,
     timeout: float = 3600.0,
 ) -> GgufQuantization:
-    """Write `target` from the F32, F16 or BF16 file `source`, atomically, and read back what was written.
+    """Quantize the F32, F16 or BF16 file `source` to `target`, atomically, and read back what was written.
 
     If a row is not a multiple of the type's block, llama.cpp falls back to another type. K-quants need multiples of 256
     columns (else q4_K becomes q5_0, q6_K q8_0, q5_K q5_1, q3_K and q2_K q4_0), most other types 32 (else f16). An
@@ -57,7 +57,7 @@ def quantize(
     a tied embedding gets more bits than the other matrices.
 
     `overrides` maps regular expressions, searched in tensor names, to types of single tensors ("q8_0", "q6_K"); the
-    first match decides. `timeout` is how many seconds llama.cpp may take per tensor.
+    first match decides. `timeout` is the number of seconds that llama.cpp may take per tensor.
 
     Raises: ExportError when the kind, an override or the matrix does not fit the model, `source` is quantized already,
     or llama.cpp fails, for example on a full disk; EngineError when `source` is damaged or llama.cpp crashes, hangs or
@@ -73,7 +73,7 @@ def quantize(
         if matrix is not None:
             _check_matrix(matrix, matrices, source)
         for name, type_ in types.items():
-            if type_ in _TYPES_THAT_NEED_IT and (matrix is None or name not in matrix.values):
+            if type_ in _TYPES_THAT_NEED_MATRIX and (matrix is None or name not in matrix.values):
                 raise ExportError(
                     f"{name} cannot become {type_} without importances", "give an importance matrix, or another type"
                 )
@@ -83,7 +83,7 @@ def quantize(
             reason = reply.log[-1] if reply.log else f"return code {reply.code}"
             raise ExportError(
                 f"quantization: llama.cpp could not quantize {source} to {kind}: {reason}",
-                "the disk must have room for the target, and memory for the largest tensor's rows",
+                "the disk must have room for the target, and memory for the rows of the largest tensor",
             )
         written = worker.tensors(temporary, "reading back")
         _check_overrides_took(types, written, reply.fallbacks)
@@ -91,7 +91,7 @@ def quantize(
 
 
 def tensor_types(path: Path) -> dict[str, int]:
-    """How many tensors of a GGUF file have which type, in llama.cpp's spelling, most frequent first.
+    """The number of tensors of each type in a GGUF file, in llama.cpp's spelling, most frequent first.
 
     Raises: EngineError when the file is missing, truncated or not GGUF.
     """
@@ -111,7 +111,7 @@ def read_tensors(path: Path) -> list[TensorInfo]:
 
 @contextmanager
 def _stage() -> Iterator[None]:
-    """Name the stage in every error of the child process."""
+    """Prefix every error of the child process with the stage."""
     try:
         yield
     except EngineError as error:
@@ -152,7 +152,8 @@ def _quantizable(tensors: Sequence[TensorInfo], source: Path, kind: str) -> dict
 def _types_by_name(matrices: Mapping[str, int], overrides: Mapping[str, str], source: Path) -> dict[str, str]:
     """The type of every overridden tensor.
 
-    llama.cpp could match the patterns, but std::regex has another syntax and ignores patterns without a match.
+    llama.cpp could match the patterns itself, but std::regex has another syntax, and a pattern without a match would be
+    ignored.
     """
     spelling = {name.lower(): name for name in TENSOR_TYPES}
     types: dict[str, str] = {}
@@ -212,8 +213,8 @@ def _quantized(
 ) -> GgufQuantization:
     return GgufQuantization(
         types=_count(tensor.type for tensor in written),
-        fallbacks=_count(f"{one.intended} -> {one.written}" for one in fallbacks),
-        uneven_rows=tuple(sorted({(one.row_width, one.block) for one in fallbacks})),
+        fallbacks=_count(f"{fallback.intended} -> {fallback.written}" for fallback in fallbacks),
+        uneven_rows=tuple(sorted({(fallback.row_width, fallback.block) for fallback in fallbacks})),
         overrides=dict(overrides),
     )
 

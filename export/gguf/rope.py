@@ -1,7 +1,7 @@
 """The rotary embedding of one kind of layer: base, scaling, and what llama.cpp computes differently.
 
 transformers 5 writes `rope_parameters` in config.json, one set per kind of layer if they differ. Earlier versions wrote
-`rope_theta` and `rope_scaling`; the scaling then applied to the layers with full attention only.
+`rope_theta` and `rope_scaling`; the scaling then applied only to the layers with full attention.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Rope:
     @classmethod
     def of(cls, values: Mapping[str, Any], head_dim: int, layer_kind: str, one_set_per_kind: bool) -> Rope:
         """Read the parameters of `layer_kind` from either spelling of config.json."""
-        given = values.get("rope_parameters") or {}
+        parameters = values.get("rope_parameters") or {}
         if one_set_per_kind:
-            given = given.get(layer_kind) or {}
+            parameters = parameters.get(layer_kind) or {}
         base = values.get("rope_theta", 10_000.0)
         if layer_kind == SLIDING:
             base = values["rope_local_base_freq"]
         elif values.get("rope_scaling"):
-            given = {**(given if one_set_per_kind else {}), **values["rope_scaling"]}
-        scaling = given.get("rope_type") or given.get("type") or "default"
-        return cls({"rope_theta": base, **given, "rope_type": scaling}, values, head_dim)
+            parameters = {**(parameters if one_set_per_kind else {}), **values["rope_scaling"]}
+        scaling = parameters.get("rope_type") or parameters.get("type") or "default"
+        return cls({"rope_theta": base, **parameters, "rope_type": scaling}, values, head_dim)
 
     @property
     def base(self) -> float:
@@ -50,8 +50,8 @@ class Rope:
     @property
     def original_context(self) -> int:
         """How many positions the model had before its rotary embedding was scaled."""
-        given = (entries.get("original_max_position_embeddings") for entries in (self.parameters, self.values))
-        return int(next((value for value in given if value), self.values["max_position_embeddings"]))
+        candidates = (entries.get("original_max_position_embeddings") for entries in (self.parameters, self.values))
+        return int(next((value for value in candidates if value), self.values["max_position_embeddings"]))
 
     @property
     def yarn_factor(self) -> float:
@@ -60,12 +60,12 @@ class Rope:
 
     @property
     def yarn_attention_factor(self) -> float:
-        """The factor for llama.cpp's file, which llama.cpp multiplies with the paper's own attention factor."""
+        """The factor for the GGUF file, which llama.cpp multiplies by the paper's own attention factor."""
         return self._transformers_attention_factor / _yarn_scale(self.yarn_factor)
 
     @property
     def _transformers_attention_factor(self) -> float:
-        """What transformers multiplies sines and cosines with (YaRN, arXiv 2309.00071, section 3.4)."""
+        """The factor by which transformers multiplies sines and cosines (YaRN, arXiv 2309.00071, section 3.4)."""
         parameters, factor = self.parameters, self.yarn_factor
         if parameters.get("attention_factor") is not None:
             return float(parameters["attention_factor"])
@@ -74,10 +74,10 @@ class Rope:
         return _yarn_scale(factor)
 
     def llama3_factors(self) -> npt.NDArray[np.float32]:
-        """By how much Llama 3's scaling slows each of a head's `head_dim / 2` rotations.
+        """The factor by which Llama 3's scaling slows each of a head's `head_dim / 2` rotations.
 
         Rotations with fewer than `low_freq_factor` turns over the original context are slowed by `factor`. Those with
-        more than `high_freq_factor` turns are not slowed. Those in between get a mixture.
+        more than `high_freq_factor` turns are not slowed. In between, the two are interpolated.
         """
         frequencies = self.base ** -(np.arange(0, self.head_dim, 2) / self.head_dim)
         turns = self.original_context * frequencies / (2 * math.pi)

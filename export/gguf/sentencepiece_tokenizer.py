@@ -17,7 +17,7 @@ from .vocabulary import BYTES, SPACE, Vocabulary, refuse_variants
 
 
 def add_sentencepiece(writer: gguf.GGUFWriter, tokenizer: Mapping[str, Any], vocabulary: Vocabulary) -> None:
-    """Write a score per token and whether texts get a leading space.
+    """Write a score for every token, and whether texts get a leading space.
 
     llama.cpp merges the neighbours whose joined text has the highest score, the leftmost among equals. Scores that fall
     with the rank of a token's first merge therefore reproduce BPE's order.
@@ -41,7 +41,7 @@ def add_sentencepiece(writer: gguf.GGUFWriter, tokenizer: Mapping[str, Any], voc
 
 
 def _adds_leading_space(tokenizer: Mapping[str, Any]) -> bool:
-    """Whether every text gets a leading space, also a text after a special token.
+    """Whether every text gets a leading space, even after a special token.
 
     llama.cpp writes spaces as `▁`, and adds one before every text or before none.
 
@@ -51,7 +51,7 @@ def _adds_leading_space(tokenizer: Mapping[str, Any]) -> bool:
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
     prepend = {"type": "Prepend", "prepend": SPACE}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    # Gemma's, which has no effect once the spaces are replaced.
+    # Gemma's pre-tokenizer, which has no effect once the spaces are replaced.
     split = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
     metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": False}
     prefix = (steps, spec) == ([prepend, replace], None)
@@ -69,11 +69,8 @@ def _adds_leading_space(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _check_merges(merges: list[tuple[str, ...]], vocabulary: Vocabulary) -> None:
-    """Raises: ExportError when the tokenizer does not merge two neighbours whose joined text is a token.
-
-    llama.cpp would merge them.
-    """
-    known = set(merges)
+    """Raises: ExportError when the tokenizer does not merge two neighbours that llama.cpp would: their text is a token."""
+    allowed = set(merges)
     ids, types = vocabulary.ids, vocabulary.types
     # Tokens of all other types are cut out of the text before merging.
     merged = [token for token, i in ids.items() if types[i] in (gguf.TokenType.NORMAL, gguf.TokenType.BYTE)]
@@ -81,6 +78,6 @@ def _check_merges(merges: list[tuple[str, ...]], vocabulary: Vocabulary) -> None
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
             # llama.cpp merges a single character that is not a token before it falls back to bytes.
-            if (left in ids or cut == 1) and (right in ids or cut == len(token) - 1) and (left, right) not in known:
+            if (left in ids or cut == 1) and (right in ids or cut == len(token) - 1) and (left, right) not in allowed:
                 hint = "supported: BPE with every merge that its vocabulary allows, as SentencePiece makes it"
                 raise ExportError(f"the tokenizer does not merge {left!r} and {right!r}; llama.cpp would", hint)

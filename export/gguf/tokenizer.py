@@ -22,7 +22,7 @@ from .byte_level_tokenizer import add_byte_level
 from .sentencepiece_tokenizer import add_sentencepiece
 from .vocabulary import Vocabulary
 
-# Of the tokens that llama.cpp stops at because of their text alone, those that the supported families use.
+# The tokens of the supported families at which llama.cpp stops because of their text alone.
 _KNOWN_ENDS = {
     "<|im_end|>",
     "<|endoftext|>",
@@ -87,7 +87,7 @@ def _special_ids(settings: Mapping[str, Any], ids: Mapping[str, int]) -> dict[st
 
 
 def _more_end_ids(model_dir: Path, special: Mapping[str, int], vocabulary: Vocabulary) -> list[int]:
-    """The ids that generation stops at, without the end token and without those that llama.cpp knows by their text."""
+    """The ids at which generation stops, except the end token and those that llama.cpp knows by their text."""
     ids = configured_end_ids(model_dir)
     if outside := sorted(i for i in ids if not 0 <= i < len(vocabulary.tokens)):
         raise ExportError(
@@ -133,9 +133,9 @@ def _added_by_post_processor(tokenizer: Mapping[str, Any], special: Mapping[str,
             front = [special.get("bos")] if adds_bos else []
             if ids == [*front, rows, *([special["eos"]] if adds_eos else [])]:
                 return adds_bos, adds_eos
-    shown = ["text" if i == rows else i for i in ids]
+    pieces = ["text" if i == rows else i for i in ids]
     raise ExportError(
-        f"the post-processor turns a text into {shown}", "supported: a start token, an end token, or none"
+        f"the post-processor turns a text into {pieces}", "supported: a start token, an end token, or none"
     )
 
 

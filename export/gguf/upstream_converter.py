@@ -1,8 +1,8 @@
 """Conversion to GGUF by llama.cpp's own script, for families that `convert` refuses.
 
 The script `convert_hf_to_gguf.py` is in llama.cpp's source tree and in the source archive of llama-cpp-python; it
-imports torch and transformers. We did not write it, so it runs in a child process with limits, and the export checks
-its file for parity as it checks every other file.
+imports torch and transformers. It is not our code, so it runs in a child process with limits, and the export checks
+its file for parity like every other file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mentor_edge.files import atomic_file
 
 SCRIPT = "convert_hf_to_gguf.py"
 _ERROR_LINES = 3
-_TAIL = 64 << 10  # bytes at the end of its output, in which these lines are looked for
+_TAIL = 64 << 10  # bytes at the end of its output that are searched for these lines
 _HEADROOM = 16 << 30
 """Bytes of address space beyond twice the weights. torch alone reserves several GiB without using them."""
 # The child sets its limits before the script's first line. The script's folder comes first in the module path, as if
@@ -39,8 +39,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def convert_with(converter: Path, model_dir: Path, out: Path, dtype: str = "f32", timeout: float = 3600.0) -> None:
     """Write the model of `model_dir` as a GGUF file, atomically, with the script `converter`.
 
-    `converter` may also be the folder that contains the script. `timeout` is in seconds. The script runs in this
-    Python, with the Hugging Face hub offline.
+    `converter` may also be the folder that contains the script. `timeout` is in seconds. The script runs in
+    this Python environment, with the Hugging Face hub offline.
 
     Raises: ExportError when the script does not exist, fails, takes too long, or does not write a GGUF file; the
     message ends with the last lines that it printed. OutputError when `out` cannot be written.
@@ -57,12 +57,12 @@ def convert_with(converter: Path, model_dir: Path, out: Path, dtype: str = "f32"
         if failure is None and not _is_gguf(temporary):
             failure = "did not write a GGUF file"
         if failure is not None:
-            hint = "run the script by hand to see all of its output; the packages that it needs must be in this Python"
+            hint = "run the script by hand to see its whole output; its packages must be installed in this environment"
             raise ExportError(f"conversion: {script} {failure} on {model_dir}: {_last_lines(output)}", hint)
 
 
 def _run(command: list[str], output: IO[bytes], timeout: float) -> str | None:
-    """What went wrong, or None. All processes of the child's group are killed before this returns."""
+    """The failure in words, or None. All processes of the child's group are killed before this returns."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

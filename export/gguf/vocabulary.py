@@ -13,7 +13,7 @@ from mentor_edge.errors import ExportError
 SPACE = "▁"
 """How SentencePiece writes a space."""
 BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
-"""The tokens of single bytes, with which SentencePiece writes characters that it has no token for."""
+"""The tokens of single bytes, with which SentencePiece writes characters without a token of their own."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Vocabulary:
     def of(cls, tokenizer: Mapping[str, Any], rows: int) -> Vocabulary:
         """Read a tokenizer.json. `rows` is the number of embedding rows.
 
-        Raises: ExportError when a token has no embedding row, two tokens have the same text, or an added token matches
-        otherwise than as plain text.
+        Raises: ExportError when a token has no embedding row, two tokens have the same text, or an added token does
+        not match as plain text.
         """
         model = tokenizer["model"]
         tokens = [f"[PAD{i}]" for i in range(rows)]
@@ -50,8 +50,8 @@ class Vocabulary:
                 raise ExportError(problem, "resize the embedding")
             tokens[i], types[i], ids[content] = content, kind, i
         if len(set(tokens)) < rows:  # llama.cpp would abort
-            twice = next(token for i, token in enumerate(tokens) if ids.get(token, i) != i)
-            raise ExportError(f"two tokens have the text {twice!r}", "llama.cpp requires distinct texts")
+            duplicate = next(token for i, token in enumerate(tokens) if ids.get(token, i) != i)
+            raise ExportError(f"two tokens have the text {duplicate!r}", "llama.cpp requires distinct texts")
         return cls(tokens, types, ids)
 
 

@@ -2,7 +2,7 @@
 
 Relied on upstream (onnxruntime-genai 0.18, models/builder.py and models/builders/): the names and signatures that
 `apply` replaces. tests/contracts/test_genai_builder.py checks them, and reproduces every fault corrected here in the
-unpatched library, so that an upgrade which fixes or moves one is noticed.
+unpatched library, so that a test fails when an upgrade fixes or moves one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ def apply(builder: Any) -> None:
     """Replace what the builder of onnxruntime-genai 0.18 gets wrong. `builder` is its module."""
 
     def has_lm_head(model: Any, module: Any) -> bool:
-        # Upstream takes the first linear layer with as many outputs as the vocabulary has tokens.
+        # Upstream takes the first linear layer that has as many outputs as the vocabulary has tokens.
         return module is model.weights.lm_head
 
     shared_names = builder.Model.make_tied_quantized_embedding_input_names
 
     def default_shared_names(model: Any) -> tuple[int, str, str, str]:
-        # Upstream looks up a table that head and embedding share under a name that the default quantizer gives it only
-        # for four symmetric bits.
+        # Upstream looks up the table shared by head and embedding under a name that the default quantizer uses only for
+        # symmetric 4-bit weights.
         if model.quantization_algo != "default":
             return shared_names(model)
         quant_type = model.matmul_mixed_precision.get("last_matmul", f"int{model.quant_attrs['bits']}")
@@ -31,7 +31,7 @@ def apply(builder: Any) -> None:
 
     class SmolLM3Model(builder.SmolLM3Model):
         def make_attention(self, layer_id: int, attention: Any, root_input: str, **kwargs: Any) -> None:
-            # In layers without rotary embedding, upstream switches to a separate rotary embedding.
+            # In layers without rotary embedding, upstream uses a separate rotary embedding instead of none.
             self.attention_attrs["rope"] = bool(self.no_rope_layers[layer_id])
             super().make_attention(layer_id, attention, root_input, **kwargs)
 

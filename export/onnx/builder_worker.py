@@ -28,13 +28,13 @@ class BuildServer:
     """Builds one model at a time. Every public method is an operation of the protocol."""
 
     def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
-        # The builder prints a line per layer, the quantizer one per matrix: these are the signs of life. The parent
-        # keeps the output and shows its end when something fails.
+        # The builder prints a line per layer, the quantizer one per matrix: each is a sign of life. The parent keeps
+        # the output and shows its end when something fails.
         for name in ("stdout", "stderr"):
             setattr(sys, name, _ReportingStream(getattr(sys, name), alive))
 
     def convert(self, source: str, target: str, precision: str, options: Mapping[str, str], size: int) -> None:
-        """Make the graph, and write all other files. `size` is that of the weights in float32, in bytes."""
+        """Make the graph, and write all other files. `size` is the size of the weights in float32, in bytes."""
         builder = self._builder
         limit_process(size)
         self._models: list[Any] = []

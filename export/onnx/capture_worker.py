@@ -99,7 +99,7 @@ class CaptureServer:
             raise Refused(f"{type(model).__name__} has no cache of keys and values", "give a decoder-only model")
         inputs = {"input_ids": ids[:, 3:], "position_ids": ids[:, 3:], "past_key_values": cache}
         length = torch.export.Dim.DYNAMIC
-        # Only the axes that vary are named: otherwise the exporter tries every axis, which takes longer.
+        # Only the axes that vary are named: otherwise the exporter would try every axis, which takes longer.
         shapes: dict[str, Any] = {"input_ids": {1: length}, "position_ids": {1: length}}
         shapes["past_key_values"] = [{2: length}] * (2 * len(cache.layers))
         config = OnnxConfig(dynamic=True, dynamic_shapes=shapes, ort_fusions="cpu")
@@ -122,7 +122,7 @@ class CaptureServer:
         return onnx_ir.load(self._scratch / GRAPH)
 
     def quantize(self, bits: int) -> None:
-        """See `quantize_weights`."""
+        """Quantize the captured graph's weights; see `quantize_weights`."""
         from .quantize_weights import quantize_weights
 
         quantize_weights(self._model, bits)
@@ -164,7 +164,7 @@ class CaptureServer:
 def for_transformers_4(source: Path, target: Path) -> Path:
     """A directory of links to `source`, with a config.json whose rotary settings transformers 4 can read.
 
-    transformers 4 would silently replace the settings of transformers 5 by its defaults.
+    transformers 4 would silently ignore the settings of transformers 5 and use its defaults.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if (rope := config.pop("rope_parameters", None)) is None:

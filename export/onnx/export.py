@@ -1,8 +1,8 @@
 """Export of a Hugging Face directory to ONNX, as a directory that onnxruntime-genai opens as it is.
 
 Three exporters can make the graph: "genai" (`genai_exporter`, the default), "transformers" (`transformers_exporter`)
-and "optimum" (`optimum_exporter`). Before them, `export_onnx` checks the source. After them, it adds what all
-directories need, and reads back from the graph what was written.
+and "optimum" (`optimum_exporter`). First, `export_onnx` checks the source. After the exporter has run, it adds
+what all directories need, and reads back from the graph what was written.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def export_onnx(
 ) -> OnnxQuantization:
     """Write the model of `model_dir` as the directory `out`, atomically: config, graph, weights, tokenizer, template.
 
-    The directory's config stops at the end tokens of generation_config.json (else config.json) and of the tokenizer,
-    and decodes greedily by default.
+    The directory's genai_config.json sets greedy decoding, and as end tokens those of generation_config.json (else
+    config.json) and the tokenizer's.
 
     Args:
         model_dir: a Hugging Face model directory with 16- or 32-bit safetensors weights, tokenizer and chat template.
@@ -51,7 +51,7 @@ def export_onnx(
         options: options of onnxruntime-genai's builder, which override `genai_exporter.DEFAULTS`;
             `genai_exporter.OPTIONS` lists them. For the smallest file, with an int4 head:
             `{"matmul_mixed_precision": "last_matmul:int4"}`.
-        timeout: how many seconds the child process may show no sign of life.
+        timeout: seconds that the child process may go without a sign of life.
         builder: a running child process of the exporter "genai" (see `genai_exporter.running_builder`).
 
     Raises:
@@ -68,11 +68,11 @@ def export_onnx(
         raise ExportError(f"{', '.join(options)}: the exporter {exporter!r} takes no options")
     genai_exporter.check_options(options, precision)
     parameters = _check_source(model_dir)
-    asked = {**genai_exporter.DEFAULTS[precision], **options}
+    requested = {**genai_exporter.DEFAULTS[precision], **options}
     with atomic_directory(out) as work:
         if exporter == "genai":
             genai_exporter.export_with_genai(
-                model_dir, work, precision, asked, parameters=parameters, timeout=timeout, builder=builder
+                model_dir, work, precision, requested, parameters=parameters, timeout=timeout, builder=builder
             )
         elif exporter == "transformers":
             from .transformers_exporter import export_with_transformers
@@ -85,7 +85,7 @@ def export_onnx(
         graph = _complete(model_dir, work)
         written = quantization_of(graph)
         if exporter == "genai":
-            genai_exporter.check_effects(asked, precision, written)
+            genai_exporter.check_effects(requested, precision, written)
     return OnnxQuantization(exporter=exporter, precision=precision, weights=written)
 
 
@@ -111,12 +111,13 @@ def _complete(model_dir: Path, work: Path) -> Path:
     """Give the directory the source's template and end tokens, whichever exporter made it. Returns the graph's path."""
     template = model_dir / TEMPLATE_FILE
     if template.is_file():
-        shutil.copyfile(template, work / template.name)  # an exporter that wrote it as text may have changed line ends
+        # An exporter that wrote the template as text may have changed its line endings.
+        shutil.copyfile(template, work / template.name)
     config = read_json(work / CONFIG)
     model = config["model"]
     model["eos_token_id"] = sorted(end_ids(_tokenizer_end(work), configured_end_ids(model_dir)))
     # With the true id, a prompt that ends with the padding token would get the logits of the token before it. Padded
-    # batches stay right.
+    # batches are still right.
     model["pad_token_id"] = -1
     config["search"] |= _GREEDY
     write_json(work / CONFIG, config)

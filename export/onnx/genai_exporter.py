@@ -1,7 +1,7 @@
 """The default ONNX exporter, onnxruntime-genai's own model builder: the parent's side.
 
-The builder runs in a child process (`builder_worker`), so its crash, hang or lack of memory is an error message here.
-It ignores options that it does not know. `check_effects` therefore compares the finished graph with what was asked for.
+The builder runs in a child process (`builder_worker`), so a crash, a hang or a lack of memory becomes an error message
+here. It ignores options that it does not know, so `check_effects` compares the finished graph with the requested ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OPTIONS: Mapping[str, tuple[str, ...]] = {
     "matmul_mixed_precision": ("last_matmul:int8", "last_matmul:int4", "last_matmul:int8,mixed_layers:int8"),
     "shared_embeddings": ("true", "false"),
 }
-"""The builder's options that may be set, with the values that each accepts."""
+"""The builder's options that users may set, with the values that each accepts."""
 DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "fp32": {},
     "int8": {},
@@ -50,9 +50,9 @@ _ENVIRONMENT = {
 
 
 def running_builder(timeout: float = 3600.0) -> RuntimeWorker:
-    """Start the builder's child process, as a context manager. That takes five seconds: share it between exports.
+    """Start the builder's child process, as a context manager. The start takes five seconds: share it between exports.
 
-    `timeout` is how many seconds it may print nothing before it counts as hung.
+    `timeout` is the number of seconds without output after which it counts as hung.
     """
     hint = "check that the machine has enough memory for the model in float32"
     return RuntimeWorker("onnxruntime-genai's builder", COMMAND, hint=hint, timeout=timeout, environment=_ENVIRONMENT)
@@ -108,24 +108,24 @@ def check_options(options: Mapping[str, str], precision: str) -> None:
         raise ExportError(f"{', '.join(options)}: fp32 is not quantized, so options have no effect")
 
 
-def check_effects(asked: Mapping[str, str], precision: str, written: OnnxWeights) -> None:
-    """Raises: ExportError when the graph is not what was asked for."""
-    mixed = asked.get("matmul_mixed_precision", "")
+def check_effects(requested: Mapping[str, str], precision: str, written: OnnxWeights) -> None:
+    """Raises: ExportError when the graph does not have the requested options."""
+    mixed = requested.get("matmul_mixed_precision", "")
     effects: dict[str, tuple[str, Any]] = {
-        "block_size": ("block_size", int(asked.get("block_size", 32))),
-        "accuracy_level": ("accuracy_level", int(asked.get("accuracy_level", 4))),
-        "is_symmetric": ("symmetric", asked.get("is_symmetric", "true") == "true"),
+        "block_size": ("block_size", int(requested.get("block_size", 32))),
+        "accuracy_level": ("accuracy_level", int(requested.get("accuracy_level", 4))),
+        "is_symmetric": ("symmetric", requested.get("is_symmetric", "true") == "true"),
         "matmul_mixed_precision": ("head", mixed.partition(",")[0].removeprefix("last_matmul:")),
-        "shared_embeddings": ("head_shares_embedding", asked.get("shared_embeddings") == "true"),
+        "shared_embeddings": ("head_shares_embedding", requested.get("shared_embeddings") == "true"),
     }
     failed = [
-        f"{option}={asked[option]} (the graph's {attribute} is {getattr(written, attribute)})"
+        f"{option}={requested[option]} (the graph's {attribute} is {getattr(written, attribute)})"
         for option, (attribute, value) in effects.items()
-        if option in asked and getattr(written, attribute) != value
+        if option in requested and getattr(written, attribute) != value
     ]
     if precision not in written.body:
         failed.append(f"{precision} (the matrices are {', '.join(written.body)})")
-    if "mixed" in asked.get("algo_config", "") + mixed and "int8" not in written.body:
+    if "mixed" in requested.get("algo_config", "") + mixed and "int8" not in written.body:
         failed.append("mixed layers (only the head has 8 bits)")
     if failed:
         raise ExportError(f"quantization: without effect: {'; '.join(failed)}", "an option may exclude another")

@@ -1,4 +1,4 @@
-"""Reading back from an ONNX graph which operators it has and how it stores its weights. The weights are not read."""
+"""Reads back from an ONNX graph which operators it has and how it stores its weights, without reading the weights."""
 
 from __future__ import annotations
 
@@ -112,5 +112,6 @@ def _integer(node: NodeProto, name: str) -> int:
 
 
 def _one_or_all(values: Iterable[Any]) -> Any:
-    different = tuple(sorted(set(values)))
-    return different[0] if len(different) == 1 else different or None
+    """The value if all are equal, else the distinct values in order; None without values."""
+    distinct = tuple(sorted(set(values)))
+    return distinct[0] if len(distinct) == 1 else distinct or None

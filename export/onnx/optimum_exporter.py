@@ -16,11 +16,11 @@ from .transformers_exporter import run_exporter
 
 
 def export_with_optimum(model_dir: Path, out: Path, precision: str, timeout: float = 3600.0) -> None:
-    """Export a Hugging Face directory by optimum into the empty directory `out`.
+    """Export a Hugging Face directory with optimum into the empty directory `out`.
 
     Arguments and errors are those of `export_with_transformers`.
 
-    Raises: ExportError also when optimum-onnx is not installed.
+    Raises: ExportError, also when optimum-onnx is not installed.
     """
     try:
         version("optimum-onnx")

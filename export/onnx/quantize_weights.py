@@ -16,14 +16,14 @@ from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQua
 
 BLOCK = 32  # weights that share a scale, along the dimension that a product sums over
 ACCURACY_LEVEL = 4  # the runtime multiplies in 8-bit integers
-HEAD_BITS = 8  # four bits would cost far more accuracy in the head than the bytes they save
-RUNTIME_DOMAIN = "com.microsoft"  # of operators that only ONNX Runtime has
+HEAD_BITS = 8  # four bits in the head would cost far more accuracy than the bytes they save are worth
+RUNTIME_DOMAIN = "com.microsoft"  # the domain of operators that only ONNX Runtime has
 
 
 def quantize_weights(model: ir.Model, bits: int) -> None:
     """Turn every product with a constant matrix into `MatMulNBits`, and the embedding into `GatherBlockQuantized`.
 
-    `bits` is 8 or 4. The embedding and the head (the product that makes `logits`) always get 8. If their weights are
+    `bits` is 8 or 4. The embedding and the head (the product that computes `logits`) always get 8. If their weights are
     equal, as in a model with a tied head, they share one table. Blocks are symmetric. An embedding whose width is not a
     multiple of 32 stays float.
 
@@ -53,8 +53,8 @@ class _Quantizer:
             return
         if "transB" in node.attributes and node.attributes["transB"].as_int():
             weight = weight.T
-        summed, rows = weight.shape
-        attributes = {"K": summed, "N": rows, "bits": bits, "block_size": BLOCK, "accuracy_level": ACCURACY_LEVEL}
+        columns, rows = weight.shape
+        attributes = {"K": columns, "N": rows, "bits": bits, "block_size": BLOCK, "accuracy_level": ACCURACY_LEVEL}
         inputs = [node.inputs[0], *self._table(node.inputs[1], weight, bits)]
         self._replace(node, 1, [ir.node("MatMulNBits", inputs, attributes, domain=RUNTIME_DOMAIN, name=node.name)])
 
@@ -93,7 +93,7 @@ class _Quantizer:
         return value
 
     def _replace(self, node: ir.Node, weight_index: int, new: list[ir.Node]) -> None:
-        """Replace `node` by `new`, and drop its weight, the input `weight_index`, once no node uses it."""
+        """Replace `node` by `new`, and drop its weight (input `weight_index`) if no other node uses it."""
         weight = node.inputs[weight_index]
         ir.convenience.replace_nodes_and_values(self._graph, node, [node], new, node.outputs, new[-1].outputs)
         if weight is not None and not weight.uses():

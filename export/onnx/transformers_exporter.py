@@ -1,16 +1,17 @@
 """The ONNX exporter `transformers.exporters`, and what it shares with optimum: the parent's side.
 
 Both make one float32 graph for prompts, single tokens and continuations. int8 and int4 are made from that graph
-(`quantize_weights`). onnxruntime-genai opens it under the graph's own input and output names, which genai_config.json
-lists. Compared with the directories of onnxruntime-genai's builder:
+(`quantize_weights`). onnxruntime-genai finds its inputs and outputs by the names that genai_config.json lists. Compared
+with the directories of onnxruntime-genai's builder:
 
 - The export takes several times the CPU time. The authors of transformers.exporters call it experimental.
-- transformers.exporters captures one conversation at a time, which is how `OnnxEngine` runs all graphs.
-- Every token copies the caches, because they grow. Long conversations become slower.
+- The graph of transformers.exporters runs one conversation at a time, as `OnnxEngine` does with all graphs.
+- The caches grow and are copied at every token, so long conversations become slower.
 - Layers with a sliding window keep all positions. The answers are the same.
 
 Measured with Qwen2, Qwen3, Llama, SmolLM3 and Gemma 3 (text); for every other family, parity with torch decides.
-Everything runs in a child process (`capture_worker`), so its crash, hang or lack of memory is an error message here.
+Everything runs in a child process (`capture_worker`), so a crash, a hang or a lack of memory becomes an error message
+here.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ _ENVIRONMENT = {
 
 
 def export_with_transformers(model_dir: Path, out: Path, precision: str, timeout: float = 3600.0) -> None:
-    """Export a Hugging Face directory by `transformers.exporters` into the empty directory `out`.
+    """Export a Hugging Face directory with `transformers.exporters` into the empty directory `out`.
 
-    `export_onnx` calls this after it checked the source, and then adds end tokens, search settings and template.
-    `precision` is a key of `BITS`; `timeout` is how many seconds each stage may take.
+    `export_onnx` calls this after checking the source, and then adds end tokens, search settings and template.
+    `precision` is a key of `BITS`; `timeout` is the number of seconds that each stage may take.
 
     Raises: ExportError naming the stage (conversion or quantization) when a package is missing, the exporter cannot
     capture the model, or the child process crashes, hangs or runs out of memory.

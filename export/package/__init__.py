@@ -1,1 +1,1 @@
-"""What goes into an artifact beside the models: manifest, model card, run.md."""
+"""The files of an artifact besides the models: manifest, model card, run.md."""

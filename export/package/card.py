@@ -31,11 +31,11 @@ def license_of(directory: Path) -> dict[str, str]:
 
 
 def model_card(manifest: Manifest, license: Mapping[str, str]) -> str:
-    """The card's text. `license` are entries for its front matter, from `license_of` the base."""
+    """The card's text. `license` is `license_of` the base: entries for the front matter."""
     source = manifest.source
     base = source.base or source.model
     front: dict[str, Any] = {**license}
-    if _HUB_ID.fullmatch(base) and not Path(base).exists():  # not a directory of the machine that made it
+    if _HUB_ID.fullmatch(base) and not Path(base).exists():  # not a directory on the machine that made the artifact
         front["base_model"] = base
     front["pipeline_tag"] = "text-generation"
     front["tags"] = [*sorted({entry.format for entry in manifest.entries}), "function-calling", "mentor-edge"]
@@ -139,7 +139,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
 
 
 def _written(quantization: Quantization) -> str:
-    """Without a graph's operators, which only the manifest lists."""
+    """The types of a model's weights in one line. A graph's operators are left out; the manifest lists them."""
     values = quantization.model_dump(exclude={"format": True, "weights": {"operators"}}, exclude_none=True)
     if quantization.format == "gguf" and quantization.note is not None:
         values["note"] = quantization.note

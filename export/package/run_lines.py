@@ -1,4 +1,4 @@
-"""run.md of an artifact: the commands that run each model as the gate ran it, and what its verdict does not cover."""
+"""run.md of an artifact: the commands that run each model as the gate did, and what its verdict does not cover."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documents around the exported models: run.md, model card, and last the manifest."""
+"""Writes the documents of an artifact: run.md, the model card and, last, the manifest."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CARD, RUN = "README.md", "run.md"
 def write_package(directory: Path, manifest: Manifest) -> Manifest:
     """Write run.md, README.md and manifest.json.
 
-    `manifest.sha256` is filled in with the hash of every file; the manifest is returned as written. It is written last:
-    a directory without it is not an artifact.
+    `manifest.sha256` is filled in with the hash of every file; the manifest is returned as written. manifest.json is
+    written last: a directory without it is not an artifact.
 
     Raises: OutputError.
     """

@@ -1,8 +1,8 @@
-"""Does an exported file compute what its source computes? Compares template, tokens, logits and turns on the real
-runtime.
+"""Does an exported file compute what its source computes? Compares template, tokens, logits and turns in the
+real runtime.
 
 `ExpectedOutputs.of` runs the source once. `check_conversion` then compares a float32 file strictly, and
-`check_quantized` measures how far a quantized file has moved. A failure names its stage: template, tokenizer,
+`check_quantized` measures how far a quantized file deviates. A failure names its stage: template, tokenizer,
 conversion or quantization.
 """
 
@@ -39,7 +39,7 @@ _EXPORT_AGAIN = "export the model again; if that does not help, please report it
 def check(source: Path | ExpectedOutputs, path: Path) -> ConversionParity:
     """Run `check_conversion` on a float32 GGUF file or ONNX directory, with llama.cpp set to compute in float32.
 
-    `source` is a model directory, or its outputs if they are known already.
+    `source` is a model directory, or its outputs if they were computed already.
 
     Raises: ExportError, EngineError.
     """
@@ -95,12 +95,12 @@ def check_quantized(expected: ExpectedOutputs, engine: ExportedEngine, kind: str
     """Measure a quantized file against its source, on the positions and turns of the expected outputs.
 
     Template and tokenizer are checked as in `check_conversion`. The stage quantization fails if logits are not finite,
-    or if the divergence reaches that of a guess that does not read the text: the file is then broken, or belongs to
-    another model. `kind` is the quantization's name ("q8_0", "int4"). Quantizations of eight bits and more
+    or if the divergence is as large as that of a guess that does not read the text: the file is then broken, or belongs
+    to another model. `kind` is the quantization's name ("q8_0", "int4"). Quantizations of eight bits and more
     (`EIGHT_BITS`) must also stay within 0.1 nats on average and keep the likeliest token at 80% of the positions.
 
-    The gate judges the rest by the file's skill: a divergence tells how far a file has moved, not whether it lost a
-    skill, and no single limit fits two, four and six bits.
+    The gate decides the rest: a divergence measures how far a file deviates, not whether it lost a skill, and no single
+    limit fits two, four and six bits.
 
     Raises: ExportError naming the stage; EngineError when the runtime fails.
     """
@@ -186,10 +186,10 @@ def _check_tokens(expected: ExpectedOutputs, engine: ExportedEngine) -> None:
                 "the model would see other tokens: the file belongs to another model, or cannot store this tokenizer",
             )
     decoded = engine.decode(expected.token_ids)
-    for ids, text, other in zip(expected.token_ids, expected.decoded, decoded, strict=True):
-        if text != other:
+    for ids, text, actual in zip(expected.token_ids, expected.decoded, decoded, strict=True):
+        if text != actual:
             raise ExportError(
-                f"tokenizer: {ids} decodes to {text!r} in {expected.source} and to {other!r} in {engine.path}",
+                f"tokenizer: {ids} decodes to {text!r} in {expected.source} and to {actual!r} in {engine.path}",
                 _EXPORT_AGAIN,
             )
 
@@ -229,9 +229,9 @@ def _check_turn(
     if wanted == actual or stopped or (index < len(wanted) and turn.leads[index] <= 2 * tolerance):
         return
     raise ExportError(
-        f"conversion: decoding prompt {number}, {engine.path} generates {actual[: index + 1][-8:]} instead of"
+        f"conversion: after prompt {number}, {engine.path} generates {actual[: index + 1][-8:]} instead of"
         f" {wanted[: index + 1][-8:]} as {expected.source} at token {index}",
-        "the logits of a whole text agree, those of step-by-step decoding do not: the runtime's cache is at fault; "
+        "the logits of a whole text agree, but those of step-by-step decoding do not: the runtime's cache is at fault; "
         + _EXPORT_AGAIN,
     )
 

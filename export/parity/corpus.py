@@ -1,4 +1,4 @@
-"""What parity is checked on: texts that tokenizers split differently, and conversations that templates must render."""
+"""The inputs of the parity checks: texts that tokenizers split differently, and conversations to render."""
 
 # The corpus holds look-alike letters on purpose.
 # ruff: noqa: RUF001

@@ -20,18 +20,18 @@ from mentor_edge.tool_calls import ParsedTurn, parse_turn
 from .corpus import PROBES, TEXTS, Probe
 
 TOLERANCE = 1e-3
-"""Largest difference of a logit between float32 implementations that add in different orders. Layout errors exceed
-0.1."""
+"""Largest accepted difference of a logit between float32 implementations, which add in different orders. Layout errors
+exceed 0.1."""
 TABLE_TOLERANCE = 5e-3
-"""The same for a model with GELU in llama.cpp, which looks GELU up in a table of 16-bit floats. The limit is twice the
-change that 16 bits there cause in the source, if that is more."""
+"""The same for a model with GELU in llama.cpp, which looks GELU up in a table of 16-bit floats. If 16-bit GELU changes
+the source's logits by more than half of this, the limit is twice that change."""
 POSITIONS = 200
-"""Random tokens whose logits are compared strictly, and the minimum number of positions to measure a divergence on."""
+"""Number of random tokens whose logits are compared strictly, and the fewest positions to measure a divergence on."""
 CONVERSATIONS, CONTEXT, SCORED = 8, 1024, 64
 """A divergence is measured on at most `CONVERSATIONS` conversations: on the last `SCORED` tokens of each, after at most
 `CONTEXT` tokens. The stored logits are the cost: 300 MB for a vocabulary of 151,936."""
 PROMPTS, NEW_TOKENS = 4, 48
-"""Number of turns that are generated greedily, and the most tokens of each."""
+"""Number of turns that are generated greedily, and the most tokens in each."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -46,7 +46,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The source's greedy turn after `prompt`. `leads`: the margin of each token's logit over the second largest."""
+    """The source's greedy turn after `prompt`. `leads` is the margin of each token's logit over the second largest."""
 
     prompt: list[int]
     generation: Generation
@@ -67,7 +67,7 @@ class ExpectedOutputs:
     end_ids: frozenset[int]
     """Ids of the tokens that end a turn."""
     template: ChatTemplate | None
-    """The chat template, None if there is none."""
+    """The chat template, if there is one."""
     texts: list[str]
     """The corpus."""
     token_ids: list[list[int]]
@@ -136,8 +136,8 @@ class ExpectedOutputs:
 
     @cached_property
     def guess_divergence(self) -> float:
-        """The divergence, in nats, of the single distribution that fits all scored positions best. A file that knows
-        the model's favourite tokens but does not read the text reaches it."""
+        """The divergence, in nats, of the single distribution that fits all scored positions best: that of a file that
+        knows the model's favourite tokens but does not read the text."""
         rows = [row for item in self.scored for row in item.logits]
         mean = np.zeros(len(rows[0]))
         negative_entropy = 0.0
@@ -150,7 +150,7 @@ class ExpectedOutputs:
 
 
 def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    """Log-probabilities at one position, `[vocabulary]`, in double precision: the sum has that many terms."""
+    """Log-probabilities at one position, `[vocabulary]`. In double precision, because the sum has that many terms."""
     shifted = logits.astype(np.float64) - logits.max()
     return shifted - np.log(np.exp(shifted).sum())
 
@@ -164,7 +164,7 @@ def render(template: ChatTemplate, probe: Probe) -> str | None:
 
 
 def first_difference(left: str | None, right: str | None) -> str:
-    """Where two texts differ, in words."""
+    """Where two texts differ, for an error message that ends in "from ..."."""
     if left is None or right is None:
         return "one is refused"
     start = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
@@ -181,7 +181,7 @@ def _checked_template(tokenizer: Any) -> ChatTemplate | None:
         ours, theirs = render(template, probe), _render_as_transformers(tokenizer, probe)
         if ours != theirs:
             raise ExportError(
-                f"template: conversation {number} is not rendered as by transformers: from"
+                f"template: conversation {number} is rendered differently than by transformers: from"
                 f" {first_difference(theirs, ours)}",
                 "the template uses a feature that only transformers offers; please report it",
             )
@@ -249,12 +249,12 @@ def _llama_cpp_tolerance(model: Any, random: Scored) -> float:
 
 
 def _prompts(tokenizer: Any, template: ChatTemplate | None, conversations: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The conversations up to the model's first turn; if none has a model turn, the probes that end before one."""
+    """The conversations up to the model's first turn or, if none has one, the probes that end before a model turn."""
     if template is None:
         return []
-    waiting = [probe for probe in PROBES if probe.add_generation_prompt and render(template, probe) is not None]
-    texts = [render(template, probe) or "" for probe in waiting]
-    before = render(template, replace(waiting[0], add_generation_prompt=False)) or ""
+    prompting = [probe for probe in PROBES if probe.add_generation_prompt and render(template, probe) is not None]
+    texts = [render(template, probe) or "" for probe in prompting]
+    before = render(template, replace(prompting[0], add_generation_prompt=False)) or ""
     opening = tokenizer.encode(texts[0].removeprefix(before), add_special_tokens=False)
     return list(_up_to(opening, conversations)) or [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 

@@ -16,7 +16,7 @@ What such an interval does not cover:
   if bases or seeds truly differ: simulated runs of 300 items cover the true score in 81 to 84 of 100 cases when bases
   have a standard deviation of 6 points, and in 72 when it is 10. The coverage reaches the nominal level only if runs
   differ by little more than the noise of their items.
-- A level with one unit. One base tells nothing about other bases, and one seed nothing about other seeds.
+- A level with one unit. One base shows nothing about other bases, and one seed shows nothing about other seeds.
   `Interval.levels` names what was resampled.
 - Rare events. If no item is answered differently, or every run is right on every item, the interval has no width;
   with fewer than about ten items that differ, it is too narrow. For one run against another,
@@ -39,7 +39,7 @@ REPLICATES = 4000
 CONFIDENCE = 0.95
 
 Runs = Sequence[Sequence[Mapping[str, ArrayLike]]]
-"""Bases, of seeds, of split -> 0 or 1 per item. Every run has the same items in the same order."""
+"""`runs[base][seed][split]` is 0 or 1 per item. Every run has the same items in the same order."""
 
 _CHUNK = 500
 _DIGITS = 12
@@ -58,9 +58,9 @@ class Interval:
     high: float
     """Upper bound."""
     per_base: tuple[float, ...]
-    """The value of every base by itself."""
+    """The value for each base alone."""
     levels: tuple[str, ...]
-    """What was resampled, of "bases", "seeds", "items"."""
+    """What was resampled: any of "bases", "seeds" and "items"."""
 
     @property
     def excludes_zero(self) -> bool:
@@ -79,8 +79,8 @@ def accuracy_interval(
     """The mean over `splits` of the accuracy on each, averaged over seeds, then over bases.
 
     The same arguments give the same interval. The order of seeds changes it by no more than the noise of resampling.
-    Raises: ValueError for no base, a base without a run, no split, a split without items, runs with different items,
-    values other than 0 and 1, a confidence outside (0, 1) or fewer than 2 replicates.
+    Raises: ValueError if there are no bases or no splits, a base has no runs, a split has no items, runs have different
+    items, values are not 0 or 1, `confidence` is outside (0, 1), or there are fewer than 2 replicates.
     """
     sizes = _sizes(runs)
     scores = {split: _matrix(runs, sizes, split) for split in splits}
@@ -100,7 +100,7 @@ def difference_interval(
 
     If one side has a single run on a base, as an untrained model has, that run is paired with every seed of the other
     side.
-    Raises: ValueError as `accuracy_interval` does, and when bases, seeds or items of the two sides do not match.
+    Raises: ValueError as `accuracy_interval` does, and if bases, seeds or items of the two sides do not match.
     """
     if len(a) != len(b):
         raise ValueError(f"{len(a)} bases on one side, {len(b)} on the other")
@@ -122,7 +122,7 @@ def _sizes(runs: Runs) -> list[int]:
     """The number of runs of every base."""
     sizes = [len(base) for base in runs]
     if not sizes or 0 in sizes:
-        raise ValueError("an interval needs at least one base and one run of every base")
+        raise ValueError("an interval needs at least one base, and at least one run for every base")
     return sizes
 
 
@@ -182,7 +182,7 @@ def _item_counts(split: str, items: int, replicates: int, seed: int) -> NDArray[
         rows = min(_CHUNK, replicates - start)
         drawn = random.integers(items, size=(rows, items)) + items * np.arange(rows)[:, None]
         counts[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * items).reshape(rows, items)
-    counts.setflags(write=False)  # all callers share it
+    counts.setflags(write=False)  # all callers share the array
     return counts
 
 

@@ -32,8 +32,8 @@ class Cell:
     seed: NonNegativeInt | None
     """Seed of the run; None for an untrained student."""
     teacher_noise: Name | None
-    """Noise of the teacher. None if the method does not use the teacher's traces: the cell then counts in every
-    noise."""
+    """Noise of the teacher. None if the method does not use the teacher's traces: the cell then counts under
+    every noise."""
     right: Annotated[dict[str, AnswerBits], Field(min_length=1)]
     """Right or wrong for every item, by split."""
     updates: NonNegativeInt
@@ -49,7 +49,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Such as "mentor on nano@0, seed 1, noise mild"."""
+        """A name for messages, such as "mentor on nano@0, seed 1, noise mild"."""
         return cell_name(self.method, self.base, self.seed, self.teacher_noise)
 
     def to_json(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class _Estimate(Result):
     high: float
     """Upper end of the interval."""
     levels: tuple[str, ...]
-    """What was resampled for the interval, of "bases", "seeds", "items"."""
+    """What was resampled for the interval: any of "bases", "seeds" and "items"."""
 
 
 class RunScore(Result):
@@ -106,7 +106,7 @@ class Curve(Result):
     n_seeds: int
     """Seeds."""
     steps: tuple[int, ...]
-    """The steps that all seeds have."""
+    """The steps that all seeds logged."""
     mean: tuple[float, ...]
     """Mean over the seeds, for every step."""
     low: tuple[float, ...]
@@ -121,7 +121,7 @@ class Multiplicity(Result):
     shown: int
     """Differences in all tables."""
     distinct: int
-    """The same, counting a difference once if it recurs under every noise."""
+    """The same, but a difference that recurs under every noise counts once."""
     excluding_zero: int
     """Differences whose interval excludes zero."""
     corrected: bool
@@ -168,9 +168,9 @@ class Comparison(Result):
     statistics: IntervalSettings
     """How the intervals were computed."""
     missing: tuple[str, ...]
-    """Names of the cells that a full grid would have."""
+    """Names of the cells that a full grid would have and this one lacks."""
     multiplicity: Multiplicity
-    """How many differences are shown."""
+    """How many differences are shown, and how many intervals exclude zero."""
     accuracy: tuple[Accuracy, ...]
     """Accuracy of every method on every split."""
     differences: tuple[Difference, ...]

@@ -18,16 +18,16 @@ Runs = dict[str, dict[int | None, Answers]]
 
 
 class Grid:
-    """The cells by method and noise. Methods and noises keep the order in which they come; bases and seeds are sorted,
-    so that no number depends on the order of the cells.
+    """The cells by method and noise. Methods and noises keep the order of their first cells. Bases and seeds are
+    sorted, so that no figure depends on the order of the cells.
 
-    Raises: RunError if there are no cells, if two cells have the same base, method, seed and noise, if a cell has a
-    seed where none belongs or lacks one, and if cells have different items.
+    Raises: RunError if there are no cells, if two cells have the same base, method, seed and noise, if an untrained
+    base has a seed, if a trained cell lacks one, or if cells have different items.
     """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         if not cells:
-            raise RunError("there is no cell to summarise")
+            raise RunError("there are no cells to summarise")
         self.items = {split: len(answers) for split, answers in cells[0].right.items()}
         self.bases = sorted({cell.base for cell in cells})
         self.seeds = sorted({cell.seed for cell in cells if cell.seed is not None})
@@ -35,7 +35,7 @@ class Grid:
         self.methods = [*([BASE] if BASE in methods else []), *(method for method in methods if method != BASE)]
         noises = dict.fromkeys(cell.teacher_noise for cell in cells if cell.teacher_noise is not None)
         self.noises: list[str | None] = [*noises] or [None]
-        self._own: dict[str, set[str | None]] = {}
+        self._noises_of: dict[str, set[str | None]] = {}
         self._runs: dict[tuple[str, str | None], Runs] = {}
         for cell in cells:
             self._add(cell)
@@ -47,26 +47,26 @@ class Grid:
             raise RunError(
                 f"{cell.name} has different items from the first cell", "evaluate all cells on the same suite"
             )
-        own = self._own.setdefault(cell.method, set())
-        own.add(cell.teacher_noise)
-        if None in own and len(own) > 1:
-            raise RunError(f"{cell.method} has cells with a teacher's noise and cells without")
+        noises = self._noises_of.setdefault(cell.method, set())
+        noises.add(cell.teacher_noise)
+        if None in noises and len(noises) > 1:
+            raise RunError(f"{cell.method} has some cells with a teacher's noise and some without")
         by_base = self._runs.setdefault((cell.method, cell.teacher_noise), {})
         by_seed = by_base.setdefault(cell.base, {})
         if cell.seed in by_seed:
-            raise RunError(f"{cell.name} is there twice")
-        # The splits of every cell in one order: sums then agree to the last bit.
+            raise RunError(f"{cell.name} appears twice")
+        # Put the splits of every cell in the same order, so that sums agree to the last bit.
         by_seed[cell.seed] = {
             split: np.frombuffer(cell.right[split].encode(), np.uint8) - ord("0") for split in self.items
         }
 
     def own_noises(self, method: str) -> list[str | None]:
         """The noises under which a method was trained; [None] if it does not use the teacher."""
-        return [None] if self._own[method] == {None} else list(self.noises)
+        return [None] if self._noises_of[method] == {None} else list(self.noises)
 
     def own_noise(self, method: str, noise: str | None) -> str | None:
         """`noise`, or None if the method does not use the teacher."""
-        return None if self._own[method] == {None} else noise
+        return None if self._noises_of[method] == {None} else noise
 
     def runs(self, method: str, noise: str | None) -> Runs:
         """The runs of a method that count under a noise."""
@@ -89,5 +89,5 @@ class Grid:
 
 
 def seed_order(seed: int | None) -> int:
-    """Sorts seeds; the one run of an untrained base comes first."""
+    """A key that sorts seeds, with the one run of an untrained base first."""
     return -1 if seed is None else seed

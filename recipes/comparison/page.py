@@ -15,8 +15,8 @@ from .text import PICTURES, TITLE, Block, Bullets, Heading, Paragraph, Picture, 
 
 
 def comparison_markdown(comparison: Comparison, pictures: Mapping[str, str]) -> str:
-    """The report as Markdown. `pictures` maps "accuracy", "differences" and "curves" to their links; the report leaves
-    out a picture without a link."""
+    """The report as Markdown. `pictures` maps "accuracy", "differences" and "curves" to their links; a picture
+    without a link is left out."""
     lines: list[str] = []
     for block in document(comparison):
         lines += _markdown_block(block, pictures)
@@ -41,7 +41,7 @@ def _markdown_block(block: Block, pictures: Mapping[str, str]) -> list[str]:
 
 
 def _markdown_text(text: str) -> str:
-    """On one line, without HTML and without breaking a table."""
+    """The text on one line, with HTML and table separators escaped."""
     return html.escape(re.sub(r"\s+", " ", text), quote=False).replace("|", r"\|")
 
 
@@ -68,13 +68,13 @@ figcaption { font-size: 0.85rem; }
 """
 
 
-def comparison_html(comparison: Comparison, directory_of_pictures: Path) -> str:
+def comparison_html(comparison: Comparison, pictures_directory: Path) -> str:
     """The report as one HTML page that contains its pictures and loads nothing else.
 
-    The pictures are those that `write_pictures` left in `directory_of_pictures`; the page leaves out missing ones.
-    Raises: OSError when a picture exists and cannot be read.
+    The pictures are those that `write_pictures` saved in `pictures_directory`; missing ones are left out.
+    Raises: OSError when a picture exists but cannot be read.
     """
-    body = "\n".join(filter(None, (_html_block(block, directory_of_pictures) for block in document(comparison))))
+    body = "\n".join(filter(None, (_html_block(block, pictures_directory) for block in document(comparison))))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mentor_edge.evaluation.document import new_figure, save_figure, without_formulas
 
+from .cell import BASE
 from .comparison import Comparison
 from .text import noise_title, of_noise
 
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def write_pictures(comparison: Comparison, directory: Path) -> list[Path]:
-    """Draw accuracy.png, differences.png and curves.png, each only if there is something to draw, into `directory`.
+    """Save accuracy.png, differences.png and curves.png in `directory`, leaving out those without data.
 
-    Raises: OutputError when they cannot be written.
+    Raises: OutputError when a picture cannot be written.
     """
     drawings: dict[str, tuple[bool, Callable[[Comparison], Figure]]] = {
         "accuracy": (bool(comparison.accuracy), _draw_accuracy),
@@ -36,8 +38,8 @@ def write_pictures(comparison: Comparison, directory: Path) -> list[Path]:
 
 def _colours(comparison: Comparison) -> dict[str, str]:
     """A colour for every method, the same in all pictures; grey for the untrained base."""
-    trained = [method for method in comparison.methods if method != "base"]
-    return {"base": "grey"} | {method: f"C{i % 10}" for i, method in enumerate(trained)}
+    trained = [method for method in comparison.methods if method != BASE]
+    return {BASE: "grey"} | {method: f"C{i % 10}" for i, method in enumerate(trained)}
 
 
 def _draw_accuracy(comparison: Comparison) -> Figure:
@@ -48,12 +50,12 @@ def _draw_accuracy(comparison: Comparison) -> Figure:
     for axes, noise in zip(panels, noises, strict=True):
         rows = of_noise(comparison.accuracy, noise)
         for i, method in enumerate(methods):
-            own = [row for row in rows if row.method == method]
-            positions = [columns.index(row.split) + 0.7 * ((i + 0.5) / len(methods) - 0.5) for row in own]
-            centers = [100 * row.estimate for row in own]
-            # A bound can miss the estimate by rounding; lengths of error bars may not be negative.
-            below = [max(0.0, 100 * (row.estimate - row.low)) for row in own]
-            above = [max(0.0, 100 * (row.high - row.estimate)) for row in own]
+            of_method = [row for row in rows if row.method == method]
+            positions = [columns.index(row.split) + 0.7 * ((i + 0.5) / len(methods) - 0.5) for row in of_method]
+            centers = [100 * row.estimate for row in of_method]
+            # By rounding, a bound can be on the wrong side of the estimate; error bars must not have negative lengths.
+            below = [max(0.0, 100 * (row.estimate - row.low)) for row in of_method]
+            above = [max(0.0, 100 * (row.high - row.estimate)) for row in of_method]
             axes.errorbar(
                 positions,
                 centers,
@@ -73,7 +75,7 @@ def _draw_accuracy(comparison: Comparison) -> Figure:
 
 
 def _draw_differences(comparison: Comparison) -> Figure:
-    """A forest of the pairs on core: against the base, of the method in focus against the others, then the rest."""
+    """A forest plot of the pairs on core: first those against the base, then the focus method's, then the rest."""
     noises = comparison.teacher_noise
     core = [row for row in comparison.differences if row.split == "core"]
     pairs = list(dict.fromkeys((row.method, row.against) for row in core))
@@ -87,9 +89,9 @@ def _draw_differences(comparison: Comparison) -> Figure:
             axes.plot([100 * row.low, 100 * row.high], [height, height], color=colour, linewidth=2.5)
             axes.plot(100 * row.estimate, height, "o", color=colour, markersize=4)
         axes.axvline(0, color="black", linewidth=0.8)
-        for before, pair in enumerate(pairs[1:]):
-            if (pair[1] == "base") != (pairs[before][1] == "base"):
-                axes.axhline(before + 0.5, color="lightgrey", linewidth=0.8)
+        for index, ((_, upper), (_, lower)) in enumerate(itertools.pairwise(pairs)):
+            if (upper == BASE) != (lower == BASE):
+                axes.axhline(index + 0.5, color="lightgrey", linewidth=0.8)
         axes.set(title=without_formulas(noise_title(noise)), xlabel="points on core")
         axes.set_yticks(range(len(pairs)), labels)
         axes.grid(axis="x", linewidth=0.4)
@@ -101,9 +103,9 @@ def _draw_curves(comparison: Comparison) -> Figure:
     noises, bases, colours = comparison.teacher_noise, comparison.bases, _colours(comparison)
     figure = new_figure(1 + 4 * len(bases), 0.5 + 2.6 * len(noises))
     panels = figure.subplots(len(noises), len(bases), squeeze=False, sharex=True, sharey=True)
-    shown: dict[str, Any] = {}
-    for across, noise in zip(panels, noises, strict=True):
-        for axes, base in zip(across, bases, strict=True):
+    lines: dict[str, Any] = {}
+    for panel_row, noise in zip(panels, noises, strict=True):
+        for axes, base in zip(panel_row, bases, strict=True):
             for row in comparison.curves:
                 if row.base != base or row.teacher_noise not in (None, noise):
                     continue
@@ -111,17 +113,17 @@ def _draw_curves(comparison: Comparison) -> Figure:
                 colour = colours[row.method]
                 (line,) = axes.plot(row.steps, mean, color=colour, linewidth=1.3, marker=".", markersize=3)
                 axes.fill_between(row.steps, low, high, color=colour, alpha=0.15, linewidth=0)
-                shown.setdefault(row.method, line)
+                lines.setdefault(row.method, line)
             axes.set_title(without_formulas(f"{base}. {noise_title(noise)}"), fontsize=9)
             axes.grid(linewidth=0.4)
-        across[0].set_ylabel("validation, %")
+        panel_row[0].set_ylabel("validation, %")
     for axes in panels[-1]:
         axes.set_xlabel("step")
     figure.legend(
-        shown.values(),
-        map(without_formulas, shown),
+        lines.values(),
+        map(without_formulas, lines),
         loc="outside lower center",
-        ncols=min(len(shown), 6),
+        ncols=min(len(lines), 6),
         frameon=False,
     )
     return figure

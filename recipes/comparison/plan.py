@@ -1,7 +1,7 @@
 """The plan of a comparison: methods, bases, seeds, noises. It is checked as a whole before anything runs.
 
 The plan is read from a recipe file. All methods share its student, tasks, adapter, number of updates and rollouts. The
-optional `compare` section has the rest:
+optional `compare` section contains the rest:
 
     compare:
       methods: {sft: {train: {learning_rate: 1.0e-3}}, mine: {recipe: mentor, reward: {matching: calls}}}
@@ -29,6 +29,7 @@ from mentor_edge.tasks.types import Suite, Task
 from ..base import Recipe
 from ..config import read_yaml, tasks_section
 from ..registry import RECIPES
+from .cell import BASE
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "sft": {"recipe": "sft"},
@@ -48,18 +49,18 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 }  # a table  # fmt: skip
 """Methods by name. "a+b" trains with a, then continues with b, with half of the updates each."""
 
-MOST_SEEDS = 10
+MAX_SEEDS = 10
 _SECTION = ("methods", "seeds", "bases", "teacher_noise", "evaluation")
 _COUNTS = {"id": 160, "para": 160, "comb": 160, "distract": 160, "names": 80, "long": 80, "irrel": 80, "lookup": 80}
 _CURVE_COUNTS = {"id": 40, "para": 20, "comb": 20, "distract": 20}
 _TEST, _VALIDATION, _CURVE = 0, 1001, 1002
-"""Seeds of the nano draws: for reported figures, for choosing settings, and for learning curves. The draws share no
-question."""
+"""Seeds of the nano draws: for reported figures, for choosing settings, and for learning curves. The draws have no
+questions in common."""
 
 
 @dataclass(frozen=True)
 class CellPlan:
-    """One cell: the recipes that run one after the other on one base."""
+    """One cell: one or more recipes that run in sequence, the first on a base."""
 
     key: str
     """Name of the cell's directory."""
@@ -121,13 +122,13 @@ class ComparisonPlan:
         ]
         problems += _shared_mistakes(shared)
         tasks = tasks_section(shared.get("tasks", {}))
-        listed = section.get("methods", {})
-        own = listed if isinstance(listed, dict) else {name: {} for name in listed}
+        methods_section = section.get("methods", {})
+        own = methods_section if isinstance(methods_section, dict) else {name: {} for name in methods_section}
         names = list(methods or own or ("sft", "sparse", "strict", "mentor"))
-        chosen = {name: _stages(name, own, problems) for name in names}
+        stages_of = {name: _stages(name, own, problems) for name in names}
         seeds = section.get("seeds", 3) if seeds is None else seeds
-        if not isinstance(seeds, int) or not 1 <= seeds <= MOST_SEEDS:
-            problems.append(f"seeds: expected a number from 1 to {MOST_SEEDS}, got {seeds!r}")
+        if not isinstance(seeds, int) or not 1 <= seeds <= MAX_SEEDS:
+            problems.append(f"seeds: expected a number from 1 to {MAX_SEEDS}, got {seeds!r}")
             seeds = 1
         nano = tasks.get("suite", "nano") == "nano"
         default_noise = [tasks.get("teacher_noise", Noise.MILD)] if nano else [None]
@@ -142,7 +143,7 @@ class ComparisonPlan:
         train = shared.get("train", {})
         plan = cls(
             shared=shared,
-            methods=chosen,
+            methods=stages_of,
             seeds=seeds,
             validation=validation,
             bases=tuple(bases or section.get("bases") or [str(shared.get("student", "nano"))]),
@@ -167,13 +168,13 @@ class ComparisonPlan:
     def cells(self) -> Iterator[CellPlan]:
         """Every cell, the untrained bases first. A method that does not use the teacher has one cell for all noises."""
         for base in self.bases:
-            yield CellPlan(f"{_file_name(base)}-base", base, "base", None, None, ())
+            yield CellPlan(f"{_file_name(base)}-base", base, BASE, None, None, ())
         for seed, noise, base in itertools.product(range(self.seeds), self.teacher_noise, self.bases):
             for method, stages in self.methods.items():
-                taught = any(RECIPES[stage["recipe"]].needs_reference for stage in stages)
-                if not taught and noise != self.teacher_noise[0]:
+                uses_teacher = any(RECIPES[stage["recipe"]].needs_reference for stage in stages)
+                if not uses_teacher and noise != self.teacher_noise[0]:
                     continue
-                own_noise = noise if taught else None
+                own_noise = noise if uses_teacher else None
                 parts = (_file_name(base), method, own_noise, f"seed{seed}")
                 key = "-".join(part for part in parts if part)
                 yield CellPlan(key, base, method, seed, own_noise, stages)
@@ -185,7 +186,7 @@ class ComparisonPlan:
         """
         values = dict(cell.stages[stage])
         kind = RECIPES[values.pop("recipe")]
-        of_same_kind = _kind(kind) == _kind(RECIPES.get(str(self.shared.get("recipe")), kind))
+        same_training = _training(kind) == _training(RECIPES.get(str(self.shared.get("recipe")), kind))
         settings: dict[str, Any] = {}
         for name in kind.config_type.model_fields:
             value = self.shared.get(name)
@@ -193,13 +194,13 @@ class ComparisonPlan:
             if value is None or name in ("recipe", "student", "from_run", "output_dir", "seed"):
                 continue
             if name == "reward" and self.shared.get("recipe") != kind.name:
-                value = {"extra": value.get("extra", ())}  # a user's own rewards apply to every method, weights do not
-            settings[name] = value if name != "train" or of_same_kind else {}
+                value = {"extra": value.get("extra", ())}  # extra rewards apply to every method; weights do not
+            settings[name] = value if name != "train" or same_training else {}
         if "tasks" in settings:
             settings["tasks"] = tasks_section(settings["tasks"])
         settings = _merged(settings, values)
-        share = self.updates // len(cell.stages)
-        steps = share if stage else self.updates - share * (len(cell.stages) - 1)
+        per_stage = self.updates // len(cell.stages)
+        steps = per_stage if stage else self.updates - per_stage * (len(cell.stages) - 1)
         forced: dict[str, Any] = {
             **start,
             "output_dir": output_dir,
@@ -209,7 +210,7 @@ class ComparisonPlan:
         if cell.teacher_noise is not None:
             forced["tasks"] = {"teacher_noise": cell.teacher_noise}
         if "rollout" in kind.config_type.model_fields:
-            forced["train"]["stop_after_dead_steps"] = steps + 1  # a method that learns nothing is a result, too
+            forced["train"]["stop_after_dead_steps"] = steps + 1  # learning nothing is a result, too
         return kind(**_merged(settings, forced))
 
     def mistakes(self, cell: CellPlan) -> list[str]:
@@ -223,18 +224,18 @@ class ComparisonPlan:
         return mistakes
 
     def suite(self) -> Suite:
-        """The items that every cell answers. Nano items share no question with the training tasks of any seed.
+        """The items that every cell answers. No nano item repeats a question of the training tasks of any seed.
 
         Raises: TaskError.
         """
         if self.evaluation["suite"] != "nano":
             return load_suite(self.evaluation["suite"], self.evaluation.get("data"), self.evaluation.get("limit"))
-        return _nano_draw(_VALIDATION if self.validation else _TEST, self._limit, self.evaluation.get("limit"))
+        return _nano_draw(_VALIDATION if self.validation else _TEST, self._training_limit, self.evaluation.get("limit"))
 
     def curve_suite(self) -> Suite | None:
         """The items of the learning curves; None for suites other than nano."""
         limit = self.evaluation.get("limit")
-        return _nano_draw(_CURVE, self._limit, limit) if self.evaluation["suite"] == "nano" else None
+        return _nano_draw(_CURVE, self._training_limit, limit) if self.evaluation["suite"] == "nano" else None
 
     @property
     def core(self) -> tuple[str, ...]:
@@ -246,7 +247,8 @@ class ComparisonPlan:
         return tuple(domains or dict.fromkeys(task.domain for task in suite.tasks))
 
     @property
-    def _limit(self) -> int:
+    def _training_limit(self) -> int:
+        """The number of training tasks."""
         tasks = self.shared.get("tasks", {})
         return (tasks.get("limit") if isinstance(tasks, dict) else None) or 1000
 
@@ -285,7 +287,7 @@ class ComparisonPlan:
 
 
 def _shared_mistakes(shared: Mapping[str, Any]) -> list[str]:
-    """The mistakes in the shared settings, read as the recipe that they name."""
+    """The mistakes in the shared settings, checked as settings of the recipe that they name."""
     name = shared.get("recipe", "mentor")
     if not isinstance(name, str) or name not in RECIPES:
         return [f"recipe: {name!r} is unknown (known: {', '.join(RECIPES)})"]
@@ -316,26 +318,29 @@ def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
     """`first` with the values of `second` on top, section by section."""
     result = dict(first)
     for key, value in second.items():
-        below = result.get(key)
-        both_sections = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(below, value) if both_sections else value  # type: ignore[arg-type]
+        existing = result.get(key)
+        both_sections = isinstance(existing, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(existing, value) if both_sections else value  # type: ignore[arg-type]
     return result
 
 
-def _kind(recipe: type[Recipe]) -> Any:
+def _training(recipe: type[Recipe]) -> Any:
+    """The class of a recipe's `train` section."""
     return recipe.config_type.model_fields["train"].annotation
 
 
 @functools.cache
-def _nano_draw(draw: int, trained: int, limit: int | None) -> Suite:
-    """One draw of the nano splits, at most `limit` items of each. It shares no question with the first `trained`
-    training tasks of any seed, nor with the draw for reported figures.
+def _nano_draw(draw: int, training_tasks: int, limit: int | None) -> Suite:
+    """One draw of the nano splits, with at most `limit` items of each. It repeats no question of the first
+    `training_tasks` training tasks of any seed, and none of the draw for reported figures.
     """
-    taken: list[Task] = [task for seed in range(MOST_SEEDS) for task in training_suite(trained, seed=seed).tasks]
+    excluded: list[Task] = [
+        task for seed in range(MAX_SEEDS) for task in training_suite(training_tasks, seed=seed).tasks
+    ]
     if draw != _TEST:
-        taken += _nano_draw(_TEST, trained, None).tasks
+        excluded += _nano_draw(_TEST, training_tasks, None).tasks
     counts = _CURVE_COUNTS if draw == _CURVE else _COUNTS
-    suite = evaluation_suite(counts, seed=draw, exclude=Suite("", "", tuple(taken)))
+    suite = evaluation_suite(counts, seed=draw, exclude=Suite("", "", tuple(excluded)))
     return suite if limit is None else suite.at_most(limit)
 
 

@@ -46,8 +46,8 @@ def compare(
 ) -> Comparison:
     """Run every cell that is not finished yet, summarise all cells, and write the result to comparison.json.
 
-    With `resume`, finished cells are kept and started ones resume from their last checkpoint; the plan may have gained
-    methods, seeds, bases and noises. `jobs` cells run in parallel, each with its share of the cores.
+    With `resume`, finished cells are kept and started ones resume from their last checkpoint; the plan may have new
+    methods, seeds, bases and noises. `jobs` cells run in parallel, each with an equal share of the cores.
 
     Raises: OutputError, ConfigError (a finished cell was made with other settings), RunError (a cell's process died),
     and everything that `Recipe.fit` raises.
@@ -102,7 +102,7 @@ def _check_settings(plan: ComparisonPlan, cell: CellPlan, out: Path) -> None:
 
 
 def _check_inputs(plan: ComparisonPlan, cells: Sequence[CellPlan]) -> None:
-    """Load students and tasks once, so that mistakes in them are reported before anything is written."""
+    """Load students and tasks once, to report mistakes in them before anything is written."""
     if not cells:
         return
     from ..student import check_student
@@ -152,24 +152,24 @@ def _run_all(plan: ComparisonPlan, cells: Sequence[CellPlan], out: Path, jobs: i
                 report([futures[future] for future in pending])
         except BrokenProcessPool as error:
             raise RunError(
-                "the process of a cell died (killed, or out of memory)",
+                "a cell's process died (killed, or out of memory)",
                 "resume with --resume; fewer --jobs need less memory",
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():  # leaving the pool waits for cells that are running
+            for worker in multiprocessing.active_children():  # else leaving the pool waits for running cells
                 worker.terminate()
             raise
 
 
 def _prepare_worker() -> None:
-    """Silence warnings as the command line does, and end when the parent ends. A worker that outlived a killed parent
-    would keep training in a directory that a resumed comparison works in.
+    """Silence warnings as the command line does, and exit when the parent exits. Otherwise a worker could outlive a
+    killed parent and keep training in the directory of a resumed comparison.
     """
     if os.environ.get("MENTOR_EDGE_DEBUG") != "1":
         warnings.filterwarnings("ignore")
         logging.disable(logging.WARNING)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent terminates its workers
     parent = multiprocessing.parent_process()
     assert parent is not None
 

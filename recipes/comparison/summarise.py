@@ -1,6 +1,6 @@
 """From the cells of a comparison to its figures: accuracies, paired differences, costs, learning curves.
 
-`mentor_edge.recipes.comparison.bootstrap` computes the intervals and says what they do not cover.
+`mentor_edge.recipes.comparison.bootstrap` computes the intervals; its docstring lists what they do not cover.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ def summarise(
 ) -> Comparison:
     """Compute everything in comparison.json from the cells.
 
-    Besides every split there are two pooled scores: "core", the mean of the `core` splits' accuracies, and "ood", the
-    mean of all but "id". Differences are method minus `against`, in proportions (0.02 is two points): of every method
-    against the base, of `focus` against every other method, and of the others against "sft" and "sparse". `settings`
-    (suite, configuration, versions) is copied. The same cells give the same comparison, also after a round trip
-    through JSON.
+    Besides each split there are two pooled scores: "core", the mean of the `core` splits' accuracies, and "ood", the
+    mean over all splits but "id". Differences are `method` minus `against`, as proportions (0.02 is two points). Every
+    method is compared with the base, `focus` with every other method, and the others with "sft" and "sparse".
+    `settings` (suite, configuration, versions) is copied. The same cells always yield the same comparison, even after
+    a round trip through JSON.
 
-    With `allow_missing`, a difference uses the pairs of base and seed that both of its sides have.
+    With `allow_missing`, a difference uses the pairs of base and seed that both sides have.
 
     Raises: RunError if cells are missing (it names them), appear twice, have different items or lack a core split.
     """
@@ -125,7 +125,7 @@ def _multiplicity(differences: Sequence[Difference]) -> Multiplicity:
 
 
 def _accuracies(grid: Grid, scopes: Mapping[str, Sequence[str]], resampling: _Resampling) -> Iterator[Accuracy]:
-    known: dict[tuple[str, str | None, str], Interval] = {}
+    computed: dict[tuple[str, str | None, str], Interval] = {}
     for noise in grid.noises:
         for method in grid.methods:
             by_base = grid.runs(method, noise)
@@ -135,7 +135,7 @@ def _accuracies(grid: Grid, scopes: Mapping[str, Sequence[str]], resampling: _Re
             runs = [[by_base[base][s] for b, s in keys if b == base] for base in dict.fromkeys(b for b, _ in keys)]
             for scope, splits in scopes.items():
                 key = (method, grid.own_noise(method, noise), scope)
-                interval = known[key] = known.get(key) or resampling.accuracy(runs, splits)
+                interval = computed[key] = computed.get(key) or resampling.accuracy(runs, splits)
                 yield Accuracy(
                     teacher_noise=noise,
                     method=method,
@@ -157,14 +157,14 @@ def _score(run: Answers, splits: Sequence[str]) -> float:
 
 
 def _pairs(methods: Sequence[str], focus: str) -> list[tuple[str, str]]:
-    """Which methods are compared: each pair once, in one direction."""
+    """The pairs of methods to compare, each once and in one direction."""
     trained = [method for method in methods if method != BASE]
-    wanted = [(method, BASE) for method in trained if BASE in methods]
+    candidates = [(method, BASE) for method in trained if BASE in methods]
     if focus in trained:
-        wanted += [(focus, method) for method in trained]
-    wanted += [(method, baseline) for method in trained for baseline in BASELINES if baseline in trained]
+        candidates += [(focus, method) for method in trained]
+    candidates += [(method, baseline) for method in trained for baseline in BASELINES if baseline in trained]
     pairs: list[tuple[str, str]] = []
-    for method, against in wanted:
+    for method, against in candidates:
         if method != against and (method, against) not in pairs and (against, method) not in pairs:
             pairs.append((method, against))
     return pairs
@@ -173,7 +173,7 @@ def _pairs(methods: Sequence[str], focus: str) -> list[tuple[str, str]]:
 def _differences(
     grid: Grid, scopes: Mapping[str, Sequence[str]], focus: str, resampling: _Resampling
 ) -> Iterator[Difference]:
-    known: dict[tuple[str, str, str | None, str], Interval] = {}
+    computed: dict[tuple[str, str, str | None, str], Interval] = {}
     for noise in grid.noises:
         for method, against in _pairs(grid.methods, focus):
             left, right = grid.runs(method, noise), grid.runs(against, noise)
@@ -186,7 +186,7 @@ def _differences(
             own = grid.own_noise(method, noise) or grid.own_noise(against, noise)
             for scope, splits in scopes.items():
                 key = (method, against, own, scope)
-                interval = known[key] = known.get(key) or resampling.difference(a, b, splits)
+                interval = computed[key] = computed.get(key) or resampling.difference(a, b, splits)
                 yield Difference(
                     teacher_noise=noise,
                     own_noise=own,

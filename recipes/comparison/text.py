@@ -160,9 +160,9 @@ def multiplicity_sentence(comparison: Comparison) -> str:
     counts = comparison.multiplicity
     by_chance = (1 - comparison.statistics.confidence) * counts.shown
     repeated = counts.shown - counts.distinct
-    again = f" ({repeated} of them repeat another one under a different noise)" if repeated else ""
+    repeats = f" ({repeated} of them repeat another one under a different noise)" if repeated else ""
     return (
-        f"{counts.shown} differences are shown{again}; the intervals of {counts.excluding_zero} exclude zero. "
+        f"{counts.shown} differences are shown{repeats}; the intervals of {counts.excluding_zero} exclude zero. "
         f"They are not corrected for multiplicity: if no methods differed, about {by_chance:.0f} intervals would be "
         "expected to exclude zero by chance, and more if intervals are too narrow."
     )
@@ -251,13 +251,13 @@ def _facts(comparison: Comparison) -> Iterator[str]:
     yield f"Methods: {', '.join(comparison.methods)}"
     yield f"Seeds: {', '.join(map(str, comparison.seeds)) or 'none'}"
     yield f"Teacher noise: {', '.join(noise or 'none used' for noise in comparison.teacher_noise)}"
-    alike = [row.method for row in comparison.costs if row.teacher_noise is None]
-    if alike and comparison.teacher_noise != (None,):
-        yield f"Methods without the teacher's traces, the same under every noise: {', '.join(alike)}"
+    without_teacher = [row.method for row in comparison.costs if row.teacher_noise is None]
+    if without_teacher and comparison.teacher_noise != (None,):
+        yield f"Methods without the teacher's traces, the same under every noise: {', '.join(without_teacher)}"
     updates = sorted({round(row.updates) for row in trained})
     if updates:
-        spread = f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}, see costs"
-        yield f"Updates per run: {spread}"
+        counts = f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}, see costs"
+        yield f"Updates per run: {counts}"
     yield f"Runs evaluated: {len(comparison.cells)}"
     yield f"Items: {sum(items.values()):,} ({', '.join(f'{split} {n}' for split, n in items.items())})"
     yield f"core: mean of the accuracies on {', '.join(comparison.core)}"

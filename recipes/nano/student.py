@@ -1,8 +1,8 @@
 r"""The nano student: tokenizer, chat template and architecture of the embedded default model.
 
-Qwen3-shaped, 886k parameters. Every weight row is a multiple of 256 long, so that K-quants are real: llama.cpp silently
-stores other rows as other types. The tokenizer is a byte-level BPE with Qwen2's split pattern, which llama.cpp knows by
-name, and has no normalizer, so both runtimes produce the same ids.
+Qwen3-shaped, 886k parameters. The length of every weight row is a multiple of 256, so that K-quants are real: llama.cpp
+silently stores other rows as other types. The tokenizer is a byte-level BPE with Qwen2's split pattern, which llama.cpp
+knows by name, and has no normalizer, so both runtimes produce the same ids.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Warm start: train the nano student from scratch on broad generated practice. It stands in for pretraining.
 
-`torch.optim.Muon` optimizes the matrices, AdamW the rest. With AdamW alone, the same number of steps reaches almost
-nothing.
+`torch.optim.Muon` optimizes the matrices, AdamW the rest. With AdamW alone, the student learns almost nothing in
+the same number of steps.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def warm_start(
     """Train an embedded student ("nano" or "nano-broad"), save it as a Hugging Face directory, and return the loss of
     every step.
 
-    Deterministic for a seed on one machine with one number of threads.
+    The same seed yields the same student on one machine with the same number of threads.
     """
     import torch
 
@@ -67,12 +67,12 @@ def warm_start(
     tokenizer = build_tokenizer(seed)
     model = build_model(tokenizer, seed)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed_tokens" in name]
+    other_parameters = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed_tokens" in name]
     optimizers = [
         torch.optim.Muon(
             matrices, lr=5 * _LEARNING_RATE, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         ),
-        torch.optim.AdamW(others, lr=1.5 * _LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(other_parameters, lr=1.5 * _LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: _rate(step, steps)) for o in optimizers]
     practice = warm_start_stream(seed, PRACTICE[student])

@@ -208,7 +208,7 @@ _EMBEDDING = "base_model.model.model.embed_tokens.weight"
         (configured(modules_to_save=["embed_tokens"]), "changes more than LoRA can .*embed_tokens"),
         (configured(trainable_token_indices=[3]), "changes more than LoRA can .*trainable_token_indices"),
         (configured(target_modules=["query_key_value"]), "query_key_value.* not found in the base model"),
-        (configured(target_modules=["q_proj"]), "the base has no place for .* and .* more"),
+        (configured(target_modules=["q_proj"]), "the base has no layer for .* and .* more"),
         (configured(r=8), "size mismatch for .*lora_A"),
         (rewritten(lambda t: t.pop(_FIRST)), "it lacks .*up_proj.lora_B"),
         (rewritten(lambda t: t.update({_EMBEDDING: torch.zeros(450, 256)})), r"own .*\[450, 256\], .*\[448, 256\]"),
@@ -348,5 +348,5 @@ def test_one_candidate_is_taken_as_it_is() -> None:
 
 @pytest.mark.parametrize("sides", [{}, {"16-bit": evaluation([True]), "4-bit": evaluation([True], start=1)}])
 def test_candidates_must_have_run_the_same_tasks(sides: dict[str, Evaluation]) -> None:
-    with pytest.raises(ValueError, match=r"nothing to choose from|ran different tasks"):
+    with pytest.raises(ValueError, match=r"no evaluations to choose from|ran different tasks"):
         choose_base(sides)

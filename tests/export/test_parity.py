@@ -322,7 +322,7 @@ def test_a_runtime_that_decodes_otherwise_than_it_scores_is_found(
         return replace(turn, generation=Generation([*turn.generation.token_ids[:1], 77], True), leads=[1.0, 1.0])
 
     with pytest.raises(
-        ExportError, match=r"^conversion: decoding prompt 0, .* generates .* instead of .*, 77\] as .* at token 1"
+        ExportError, match=r"^conversion: after prompt 0, .* generates .* instead of .*, 77\] as .* at token 1"
     ):
         convert_and_check(replace(expected, turns=[shifted(turn) for turn in expected.turns]), files["f32"])
 

@@ -232,10 +232,10 @@ FIRST = make_cell("nano@0", "base")
     ("cells", "reason"),
     [
         ([], "no cell"),
-        ([FIRST, FIRST], "base on nano@0 is there twice"),
+        ([FIRST, FIRST], "base on nano@0 appears twice"),
         ([make_cell("nano@0", "base", 3)], "base on nano@0, seed 3: only an untrained base"),
         ([FIRST, make_cell("nano@0", "sft", None, "clean")], "only an untrained base has no seed"),
-        ([FIRST, make_cell("nano@0", "sft", 0, "clean"), make_cell("nano@0", "sft", 1)], "and cells without"),
+        ([FIRST, make_cell("nano@0", "sft", 0, "clean"), make_cell("nano@0", "sft", 1)], "and some without"),
         ([FIRST, make_cell("nano@0", "sft", 0, right={"id": "01"})], "different items from the first cell"),
         ([make_cell("nano@0", "base", right={"id": "01"})], "core score needs splits that no cell has: para, comb"),
         ([make_cell("nano@0", "base", right={**FIRST.right, "ood": "1"})], "may not be called 'ood'"),

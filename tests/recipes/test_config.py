@@ -131,7 +131,10 @@ def test_all_mistakes_are_reported_at_once() -> None:
             {"tasks": {"suite": "gsm8k", "path": "x", "references": 2}},
             "tasks.references: suite gsm8k has one reference",
         ),
-        ({"student": "a/b", "from_run": "runs/a"}, "from_run: student 'a/b' says where to start, too"),
+        (
+            {"student": "a/b", "from_run": "runs/a"},
+            "from_run: student 'a/b' is set, too; set only one of student and from_run",
+        ),
         ({"train": {"stop_after_dead_steps": 0}}, "train.stop_after_dead_steps: .*got 0"),
         (
             {"reward": {"extra": [{"function": "os.path.join", "wieght": 1}]}},

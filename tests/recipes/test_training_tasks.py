@@ -107,7 +107,7 @@ def test_a_run_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"version": 2, "new": "key"}, "has version 2, this program reads 1"),
+        ({"version": 2, "new": "key"}, "has version 2; this program reads version 1"),
         ({"version": None}, "is damaged: version: Input should be a valid integer"),
         ({"seed": "one"}, "is damaged: seed: Input should be a valid integer"),
         ({"tasks": {"suite": "nano-train"}}, r"is damaged: tasks\.sha256: Field required"),
