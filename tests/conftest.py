@@ -1,4 +1,4 @@
-"""Settings that must stand before torch loads, and students shared by several test files."""
+"""Settings that must be made before torch loads, and students shared by several test files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def onnx_builder() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def nano_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A nano student that has half learned the first training tasks of seed 0: its rollouts are right now and then."""
+    """A nano student that has half learned the first training tasks of seed 0: some of its rollouts are right."""
     from helpers.taught_students import teach
     from mentor_edge.tasks.nano.suites import training_suite
 

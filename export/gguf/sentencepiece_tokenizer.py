@@ -69,7 +69,10 @@ def _adds_leading_space(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _check_merges(merges: list[tuple[str, ...]], vocabulary: Vocabulary) -> None:
-    """Raises: ExportError when the tokenizer does not merge two neighbours that llama.cpp would: their text is a token."""
+    """Raises: ExportError when two tokens have no merge although their joined text is a token.
+
+    llama.cpp would merge them.
+    """
     allowed = set(merges)
     ids, types = vocabulary.ids, vocabulary.types
     # Tokens of all other types are cut out of the text before merging.

@@ -24,7 +24,7 @@ X86 = frozenset({"avx", "avx2", "fma", "f16c"})
 
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Finding]]:
-    """All findings by name, with the decodes taken as done."""
+    """All findings by name; the checks that decode are skipped and count as passed."""
     monkeypatch.setattr(llama_doctor, "check_llama_cpp", lambda: LlamaCheck(True, "decodes"))
     monkeypatch.setattr(onnx_doctor, "onnx_problem", lambda: None)
     return lambda: {finding.name: finding for finding in examine()}
@@ -67,7 +67,7 @@ def test_this_machine_is_examined_in_words_and_in_json(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_missing_extra_is_no_fault_and_comes_with_its_install_line(
+def test_a_missing_extra_is_not_a_fault_and_comes_with_its_install_line(
     examined: Callable[[], dict[str, Finding]],
     monkeypatch: pytest.MonkeyPatch,
     missing: str,
@@ -166,7 +166,7 @@ def test_the_users_shell_gets_advice(
 
 
 @pytest.mark.parametrize(("memory", "advice"), [(4 << 30, True), (16 << 30, False)])
-def test_little_memory_is_said(
+def test_little_memory_is_reported(
     examined: Callable[[], dict[str, Finding]], monkeypatch: pytest.MonkeyPatch, memory: int, advice: bool
 ) -> None:
     monkeypatch.setattr(doctor, "memory_bytes", lambda: memory)

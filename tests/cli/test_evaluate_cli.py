@@ -110,7 +110,7 @@ def test_an_interrupted_evaluation_of_a_file_resumes(tmp_path: Path, gguf: Path)
 
 
 def tasks_file(directory: Path, *ids: str) -> Path:
-    """A suite of one's own, with a tool of one's own."""
+    """A user's tasks file, with a user's tool."""
     schema = {
         "type": "object",
         "properties": {name: {"type": "number"} for name in "ab"},
@@ -125,7 +125,7 @@ def tasks_file(directory: Path, *ids: str) -> Path:
     return path
 
 
-def test_an_endpoint_is_measured_on_tasks_of_ones_own(tmp_path: Path) -> None:
+def test_an_endpoint_is_evaluated_on_a_users_tasks(tmp_path: Path) -> None:
     tasks = tasks_file(tmp_path, "server", "text", "endless")
     own = ("--suite", tasks, "--tools", "import:own.py:add", "--json")
     with serving(scripted, Answer({"data": [{"id": "tiny/m"}]})) as server:

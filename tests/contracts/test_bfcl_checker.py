@@ -49,7 +49,7 @@ def checker() -> Checker:
 
 
 @pytest.mark.parametrize("data", ["excerpt", "full"])
-def test_verdicts_on_golden_answers_and_corruptions_are_the_checkers_own(checker, data, record_property):
+def test_verdicts_on_golden_answers_and_corruptions_equal_the_checkers(checker, data, record_property):
     directory = data_directory(data)
     native = native_functions(directory)
     compared, differing = 0, []

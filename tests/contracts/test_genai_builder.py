@@ -3,7 +3,7 @@
 Upstream files: `onnxruntime_genai/models/builder.py` and `models/builders/` (base.py, smollm.py, gemma.py).
 
 The tests named "upstream still ..." reproduce faults that `builder_patches` corrects or `genai_exporter` avoids. If one
-fails after an upgrade, the fault may be fixed: see whether its patch can go.
+fails after an upgrade, the fault may be fixed: check whether its patch can be removed.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def make_trainer(nano_student: Path, tmp_path: Path) -> Iterator[Callable[..., E
         yield partial(edge_trainer, nano_student, tmp_path / "run", executor)
 
 
-def test_the_parts_of_trl_that_we_use_are_as_we_know_them() -> None:
+def test_the_parts_of_trl_that_we_use_are_unchanged() -> None:
     assert trl.__version__.startswith("1.16.")
     assert list(inspect.signature(GRPOTrainer._generate_and_score_completions).parameters) == ["self", "inputs"]
     assert list(inspect.signature(GRPOTrainer._compute_loss).parameters) == ["self", "model", "inputs"]

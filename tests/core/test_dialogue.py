@@ -123,7 +123,7 @@ def test_calls_of_different_conversations_run_concurrently(executor, tmp_path: P
         import time
 
         (tmp_path / who).touch()
-        while len(list(tmp_path.iterdir())) < 3:  # nobody returns before all have come
+        while len(list(tmp_path.iterdir())) < 3:  # no call returns before all have started
             time.sleep(0.005)
         return "met"
 

@@ -37,7 +37,7 @@ def artifact(whole: Path, tmp_path: Path) -> Path:
 
 
 def rewrite(artifact: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Edit manifest.json as somebody would who knows the format: with a digest that fits."""
+    """Edit manifest.json like somebody who knows the format: with a matching digest."""
     values = json.loads((artifact / MANIFEST).read_text())
     edit(values)
     values.pop("digest")
@@ -161,20 +161,20 @@ def test_a_manifest_that_makes_no_sense_is_refused(artifact: Path, edit: Any, pr
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, bytes) else "",
 )
-def test_what_is_no_manifest_is_one_clear_error(artifact: Path, content: bytes, problem: str) -> None:
+def test_a_file_that_is_not_a_manifest_is_one_clear_error(artifact: Path, content: bytes, problem: str) -> None:
     (artifact / MANIFEST).write_bytes(content)
     with pytest.raises(ArtifactError) as raised:
         Manifest.read(artifact)
     assert "manifest.json is damaged" in str(raised.value) and problem in str(raised.value)
 
 
-def test_directories_without_manifest_are_told_apart(tmp_path: Path) -> None:
+def test_directories_without_a_manifest_are_distinguished(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is not an artifact"):
         Manifest.read(tmp_path)
     (tmp_path / "artifact.json").write_text("{}")
     with pytest.raises(ArtifactError, match="early version of mentor-edge\nexport it again"):
         Manifest.read(tmp_path)
-    os.mkfifo(tmp_path / MANIFEST)  # reading it would wait for ever
+    os.mkfifo(tmp_path / MANIFEST)  # reading it would wait forever
     with pytest.raises(ArtifactError, match="it is not a regular file"):
         Manifest.read(tmp_path)
 
@@ -183,7 +183,7 @@ def test_directories_without_manifest_are_told_apart(tmp_path: Path) -> None:
 
 
 @given(data=st.data())
-def test_any_changed_byte_is_found(whole: Path, data: st.DataObject) -> None:
+def test_any_changed_byte_is_detected(whole: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([*sorted(Manifest.read(whole).sha256), MANIFEST]))
     before = (whole / name).read_bytes()
     place, change = data.draw(st.integers(0, len(before) - 1)), data.draw(st.integers(1, 255))
@@ -192,7 +192,7 @@ def test_any_changed_byte_is_found(whole: Path, data: st.DataObject) -> None:
     (whole / name).write_bytes(after)
     try:
         found = verify(whole)
-        # Another white space or spelling of a number changes nothing that the manifest says.
+        # Other white space or another spelling of a number changes nothing in the manifest's values.
         assert found or (name == MANIFEST and json.loads(after) == json.loads(before))
     except ArtifactError:
         assert name == MANIFEST
@@ -292,7 +292,7 @@ def test_models_of_an_artifact_are_known(whole: Path, tmp_path: Path, monkeypatc
         assert found is not None and found.quant == "q8_0"
 
 
-def test_other_models_are_nobodys_business(artifact: Path, tmp_path: Path) -> None:
+def test_models_outside_a_manifest_are_not_verified(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "alone.gguf").touch()
     (artifact / "mine.gguf").touch()
     for path in (tmp_path / "alone.gguf", artifact / "mine.gguf", tmp_path / "none.gguf", artifact):

@@ -52,7 +52,7 @@ def test_real_templates_render_as_in_transformers(qwen: Any, name: str) -> None:
     assert rendered == len(PROBES) if name.startswith("qwen") else rendered > 2
 
 
-def test_the_real_tokenizer_gives_the_golden_ids(qwen: Any) -> None:
+def test_the_real_tokenizer_produces_the_golden_ids(qwen: Any) -> None:
     vectors = golden_vectors()
     assert len(vectors) == 46
     assert [qwen.encode(text, add_special_tokens=False) for text, _ in vectors] == [ids for _, ids in vectors]

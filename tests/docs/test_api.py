@@ -1,4 +1,4 @@
-"""docs/api.md is what the docstrings say, and every parameter of the public surface is described."""
+"""docs/api.md is up to date with the docstrings, and every parameter of the public surface is described."""
 
 from __future__ import annotations
 

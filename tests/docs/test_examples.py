@@ -1,4 +1,4 @@
-"""The examples run as a newcomer would run them, in their smallest size."""
+"""The examples run as a newcomer would run them, at their smallest size."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_example_is_tested() -> None:
 def test_fit_and_export(student: Path, tmp_path: Path) -> None:
     sizes = ("--steps", 1, "--tasks", 12, "--gate-tasks", 2, "--quant", "f32")
     done = run_example("fit_and_export.py", "--student", student, *sizes, folder=tmp_path)
-    assert done.returncode == 4, done.stderr  # a student that can do nothing has nothing to lose
+    assert done.returncode == 4, done.stderr  # a student that solves nothing has nothing to lose
     assert "after 1 steps: mean reward" in done.stdout and "not shipped: gguf f32" in done.stdout
     assert (tmp_path / "runs/example/artifact/refused/model-f32.gguf").is_file()
 

@@ -1,4 +1,4 @@
-"""What the README promises and admits is what the code does."""
+"""The README's promises and limits agree with the code."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_commands_of_the_contributors_page_exist() -> None:
 
 @pytest.mark.parametrize("page", [CONTRIBUTING, ROOT / "docs" / "architecture.md"], ids=lambda page: page.name)
 def test_named_paths_and_names_exist(page: Path) -> None:
-    """Every path in backticks exists, and so does every name that is said to be in the file before it."""
+    """Every path in backticks exists, and so does every name that a page attributes to the file before it."""
     for line in page.read_text(encoding="utf-8").splitlines():
         spans = re.findall(r"`([^`\n]+)`", line)
         paths = [span for span in spans if re.fullmatch(r"[\w./-]+/[\w./-]*|[\w-]+\.(md|txt|toml)", span)]

@@ -28,7 +28,7 @@ LIMITS = AgentLimits(tool_rounds=3, tokens_per_turn=100, completion_tokens=1000)
 
 
 def ask(answer: Callable[[dict[str, Any]], Answer] | Answer, **options: Any) -> Reply | None:
-    """One turn of an endpoint that always gives `answer`."""
+    """One turn of an endpoint that always returns `answer`."""
     always = answer if callable(answer) else lambda body: answer
     request = ChatRequest((Message("user", "hi"),), tuple(tool.to_openai() for tool in CALCULATOR))
     with serving(always) as server, EndpointEngine(server.url, "small", **{"api_key": KEY} | options) as engine:
@@ -102,7 +102,7 @@ def test_the_requests_of_a_batch_run_concurrently_and_return_in_order():
     assert [reply.message.content for reply in replies] == ["0", "1", "2", "3"]
 
 
-# What comes back
+# What is read
 
 TAGS = "</tool_call><tool_call>"
 ADD = ToolCall("add", {"a": 2, "b": 3})
@@ -218,7 +218,7 @@ def test_every_failure_is_one_clear_error(answer, parts):
     assert len(message.splitlines()) <= 2 and len(message) < 500
 
 
-def test_servers_that_are_slow_or_not_there_are_told_apart():
+def test_slow_and_unreachable_servers_are_distinguished():
     released = threading.Event()
 
     def hang(body: dict[str, Any]) -> Answer:

@@ -105,7 +105,7 @@ def assert_equal_to(generate: Callable[[list[int], int], list[int]], engine: Eng
     for history, tokens, finished in played:
         assert tokens == generate(history, NEW_TOKENS)
         assert finished == (tokens[-1] in ends)
-    # Else the test would see nothing of dropped rows and windows.
+    # Otherwise the test would not cover dropped rows and windows.
     assert len({len(tokens) for _, tokens, _ in played}) > 1
     assert max(len(history) for history, *_ in played) > 3 * WINDOW
 
@@ -175,7 +175,7 @@ def random_model(name: str, **config: Any) -> Any:
 def test_other_families_equal_generate(name: str, config: dict[str, Any]) -> None:
     model = random_model(name, **config)
     engine = TransformersEngine(model, make_tokenizer())
-    # Random models never write their own end token: what one row says on its way ends turns.
+    # Random models never write their own end token: a token that one row does write ends turns.
     prompts = conversations(seed=0)[1][0][1]
     engine.end_ids = {reference_of(model, [-1])(prompts[0], NEW_TOKENS)[5]}
     assert_equal_to(reference_of(model, list(engine.end_ids)), engine, engine.end_ids)

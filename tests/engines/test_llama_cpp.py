@@ -234,7 +234,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         LlamaCppEngine(tmp_path / "none.gguf")
 
 
-def test_a_killed_worker_is_an_error_and_stays_one(model_file: Path) -> None:
+def test_a_killed_worker_is_an_error_on_every_later_call(model_file: Path) -> None:
     with LlamaCppEngine(model_file) as engine:
         os.kill(engine._worker._process.pid, signal.SIGKILL)
         with pytest.raises(RuntimeDied, match="died with SIGKILL"):

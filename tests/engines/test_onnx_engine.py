@@ -62,7 +62,7 @@ def engines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     student = make_student(tmp_path_factory.mktemp("student"), request.param)
     directory = build(student, tmp_path_factory.mktemp("onnx"))
     reference = TransformersEngine.load(student)
-    # Random models never write their own end token: what they say on their way is added to the end tokens.
+    # Random models never write their own end token: tokens that they do write are added to the end tokens.
     (said,) = converse(reference, [(range(5), PROMPTS)], 5, 12)
     ends = [said[row].token_ids[place] for row, place in ((2, 4), (1, 9), (4, 11))]
     edit_json(directory / "genai_config.json", lambda config: config["model"].update(eos_token_id=ends))
@@ -98,7 +98,7 @@ def converse(
 
 
 def test_greedy_turns_equal_torch(engines: tuple[OnnxEngine, TransformersEngine]) -> None:
-    prompts = [*PROMPTS, PROMPTS[2], [5, PAD, 7, PAD]]  # what looks like padding is none
+    prompts = [*PROMPTS, PROMPTS[2], [5, PAD, 7, PAD]]  # what looks like padding is not padding
     first = ([2, 0, 1, 3, 6, 5, 4], [prompts[row] for row in (2, 0, 1, 3, 6, 5, 4)])
     turns = [first, ([1, 3, 6], [[5], [6, 7, 8], [8] * 12]), ([3, 0, 2, 5, 1], [[3] * (i + 1) for i in range(5)])]
     ours, theirs = (converse(engine, turns, 7, 18) for engine in engines)
@@ -321,7 +321,7 @@ def test_without_the_runtime_the_error_says_how_to_install_it(
         OnnxEngine(model)
 
 
-def test_a_killed_worker_is_an_error_and_stays_one(model: Path) -> None:
+def test_a_killed_worker_is_an_error_on_every_later_call(model: Path) -> None:
     with OnnxEngine(model) as engine, engine.open(1) as batch:
         os.kill(engine._worker._process.pid, signal.SIGKILL)
         with pytest.raises(RuntimeDied, match=f"onnxruntime-genai died with SIGKILL .* while decoding {model}"):

@@ -133,7 +133,7 @@ def test_every_token_is_the_likeliest_after_its_history(
 
 
 def test_rows_continue_correctly_after_others_were_dropped(qwen3: Path) -> None:
-    """Eight rows end one after the other: the cache is compacted meanwhile and complete again for the next turn."""
+    """Eight rows end one after the other: the cache is compacted on the way, and complete again for the next turn."""
     engine = TransformersEngine.load(qwen3)
     prompts = [[i + 1, 2 * i, 5] for i in range(8)]
     alone = [generated(engine.model, prompt, 20, {-1}) for prompt in prompts]
@@ -186,7 +186,7 @@ def test_training_mode_is_what_it_was_after_decoding(qwen3: Path) -> None:
 
 
 def chi_square(observed: torch.Tensor, probabilities: torch.Tensor) -> tuple[float, int]:
-    """Pearson's statistic and its degrees of freedom; cells expected less than ten times are put together."""
+    """Pearson's statistic and its degrees of freedom; cells expected fewer than ten times are pooled."""
     expected = probabilities * observed.sum()
     common = expected >= 10
     cells = [*zip(observed[common].tolist(), expected[common].tolist(), strict=True)]
@@ -212,11 +212,11 @@ def test_sampled_tokens_follow_the_models_distribution(qwen3: Path, temperature:
                         counts[position, token] += 1
     for observed, probabilities in zip(counts, (first, second), strict=True):
         statistic, freedom = chi_square(observed, probabilities)
-        assert freedom > 10  # else the test would see nothing
+        assert freedom > 10  # otherwise the test would show nothing
         assert statistic < freedom + 4 * math.sqrt(2 * freedom)
 
 
-def test_a_wrong_temperature_would_be_seen(qwen3: Path) -> None:
+def test_a_wrong_temperature_would_be_detected(qwen3: Path) -> None:
     """The test above can fail: samples drawn at temperature 1 do not pass as samples at 0.8."""
     engine = TransformersEngine.load(qwen3)
     with torch.inference_mode():

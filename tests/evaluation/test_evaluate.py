@@ -68,13 +68,13 @@ def test_counts_are_of_all_of_a_split_and_of_a_domain(evaluation):
     assert (evaluation.malformed, evaluation.unknown_tools) == (1, 1)
 
 
-def test_some_outcomes_can_be_looked_at_alone(evaluation):
+def test_some_outcomes_can_be_selected(evaluation):
     chosen = evaluation.only({"none", "right", "of another suite"})
     assert [outcome.task_id for outcome in chosen.outcomes] == ["right", "none"]
     assert chosen.counts() == Counts(n=2, correct=2) and chosen.sha256 == evaluation.sha256
 
 
-def test_an_outcome_says_what_the_model_did(evaluation):
+def test_an_outcome_describes_what_the_model_did(evaluation):
     outcome = next(o for o in evaluation.outcomes if o.task_id == "unknown")
     assert (outcome.calls, outcome.turns, outcome.tool_errors, outcome.error) == (1, 2, 1, None)
     assert outcome.tokens == sum(len(reply.encode()) + 1 for reply in ANSWERED["unknown"])

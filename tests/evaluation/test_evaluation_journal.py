@@ -27,7 +27,7 @@ from mentor_edge.tasks.types import Suite
 
 
 class CountingEngine(ScriptedEngine):
-    """Remembers the size of every batch that it is asked for, and does `at_batch[n]` before the n-th."""
+    """Records the size of every requested batch, and runs `at_batch[n]` before the n-th."""
 
     def __init__(self, *arguments, at_batch=None, **options) -> None:
         super().__init__(*arguments, **options)
@@ -43,7 +43,7 @@ class CountingEngine(ScriptedEngine):
 
 
 def mixed_suite() -> Suite:
-    """Tasks with the whole loop and tasks that end after the first turn, in turns."""
+    """Tasks that run the whole loop, alternating with tasks that end after the first turn."""
     tasks = [answer_task(f"sum-{i}", answer=str(i)) for i in range(7)]
     for i, name in ((1, "irrelevance_0"), (4, "irrelevance_1"), (6, "parallel_0")):
         tasks.insert(i, BFCL[name])
@@ -133,7 +133,7 @@ def test_a_killed_evaluation_resumes_and_repeats_nothing(tmp_path, uninterrupted
     assert Evaluation.from_jsonl(items) == uninterrupted and not partial.exists()
 
 
-def test_what_a_full_disk_did_not_take_is_measured_again(tmp_path, uninterrupted):
+def test_outcomes_lost_to_a_full_disk_are_measured_again(tmp_path, uninterrupted):
     items = tmp_path / "items.jsonl"
     with child(items, "full") as process:
         said = process.stderr.read()
@@ -158,7 +158,7 @@ def broken() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_a_journal_cut_anywhere_gives_the_same_evaluation(data, journal, uninterrupted, tmp_path_factory):
+def test_a_journal_cut_anywhere_yields_the_same_evaluation(data, journal, uninterrupted, tmp_path_factory):
     items = tmp_path_factory.mktemp("cut") / "items.jsonl"
     kept = journal[: data.draw(st.integers(0, len(journal)))]
     items.with_name("items.jsonl.partial").write_bytes(
@@ -192,7 +192,7 @@ def test_a_journal_of_another_measurement_is_never_mixed_in(tmp_path, journal, c
     assert len(notes) == 1 and f"another measurement ({named} differ); starting from scratch" in notes[0]
 
 
-def test_what_was_measured_is_read_back_until_it_is_asked_for_again(tmp_path, uninterrupted):
+def test_finished_outcomes_are_read_back_until_a_new_measurement_is_requested(tmp_path, uninterrupted):
     items, partial = tmp_path / "items.jsonl", tmp_path / "items.jsonl.partial"
     measure(items, engine())
     assert measure(items, idle := engine()) == uninterrupted and idle.batches == []
@@ -225,7 +225,7 @@ def test_two_processes_do_not_write_one_journal(tmp_path):
     assert len(measure(items, one).outcomes) == 10 and one.batches == BATCHES
 
 
-def test_an_evaluation_that_could_not_begin_leaves_nothing(tmp_path):
+def test_an_evaluation_that_cannot_start_leaves_nothing(tmp_path):
     with pytest.raises(EngineError):
         measure(tmp_path / "items.jsonl", engine(at_batch={0: broken}))
     assert list(tmp_path.iterdir()) == []

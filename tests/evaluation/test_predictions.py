@@ -115,7 +115,7 @@ def test_missing_predictions_are_wrong_and_stay_in_the_denominator(tmp_path):
 
 
 def test_rows_are_like_those_of_an_engine(tmp_path):
-    """What an engine says, written down as messages and scored, gives the engine's outcomes."""
+    """An engine's outputs, written as messages and scored, yield the engine's outcomes."""
     suite = Suite("sums", "1", (SUM,))
     engine = ScriptedEngine({"<sum>": [call_text("add", '{"a": 2, "b": 3}'), r"\boxed{5}"]})
     (measured,) = evaluate(engine, suite, limits=AgentLimits()).outcomes
@@ -149,12 +149,12 @@ def test_rows_are_like_those_of_an_engine(tmp_path):
         ("{", "not JSON"),
     ],
 )  # a table  # fmt: skip
-def test_a_wrong_row_is_told_with_file_and_line(tmp_path, row, said):
+def test_a_wrong_row_is_reported_with_file_and_line(tmp_path, row, said):
     with pytest.raises(TaskError, match=rf"predictions\.jsonl:2: .*{said}"):
         score(tmp_path, {"id": "irrelevance_0", "text": "no"}, row)
 
 
-def test_all_wrong_rows_are_told_at_once(tmp_path):
+def test_all_wrong_rows_are_reported_at_once(tmp_path):
     rows = [{"id": "sum", "text": "a"}, {"id": "sum", "text": "b"}, {"id": "go"}, "no"]
     with pytest.raises(TaskError) as caught:
         score(tmp_path, *rows)

@@ -137,7 +137,7 @@ def test_swapping_the_sides_mirrors_the_interval(counts, confidence):
 
 
 @given(COUNTS, CONFIDENCE)
-def test_the_interval_holds_the_estimate_and_stays_in_range(counts, confidence):
+def test_the_interval_contains_the_estimate_and_stays_in_range(counts, confidence):
     found = difference(*counts, confidence)
     assert -1 <= found.low <= found.delta <= found.high <= 1
     assert found.delta == float(Fraction(counts[1] - counts[0], counts[2]))

@@ -26,7 +26,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on_the_grid(source: Path, target: Path) -> Path:
-    """The student with its linear layers' weights where q4_0 puts them: a model that was dequantized."""
+    """The student with its linear weights rounded to q4_0's grid, as in a dequantized model."""
     q4_0 = gguf.GGMLQuantizationType.Q4_0
     student = make_student(target)
     tensors = weights(source)
@@ -68,7 +68,7 @@ def test_a_light_change_of_other_weights_arrives_in_noise(student: Path, kind: s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("exporter", ["genai", "transformers"])
-def test_a_change_is_found_in_graphs_of_every_exporter(student: Path, exporter: str, tmp_path: Path) -> None:
+def test_a_change_is_measured_in_graphs_of_every_exporter(student: Path, exporter: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     from mentor_edge.export.onnx.export import export_onnx
 

@@ -89,7 +89,7 @@ def names(artifact: Artifact) -> dict[str, str]:
 # End to end
 
 
-def test_an_artifact_holds_what_its_manifest_says(artifact: Artifact, nano_student: Path, taught: Suite) -> None:
+def test_an_artifact_contains_what_its_manifest_lists(artifact: Artifact, nano_student: Path, taught: Suite) -> None:
     assert Artifact.load(artifact.directory) == artifact
     assert verify(artifact.directory) == []
     manifest = artifact.manifest
@@ -115,19 +115,19 @@ def test_an_artifact_holds_what_its_manifest_says(artifact: Artifact, nano_stude
     assert {"torch", "llama-cpp-python", "onnxruntime-genai"} <= set(manifest.versions)
 
 
-def test_files_lie_where_their_verdict_puts_them(artifact: Artifact) -> None:
+def test_each_model_is_in_the_folder_for_its_verdict(artifact: Artifact) -> None:
     for entry in artifact.manifest.entries:
         folder = {"control": "controls", "shipped": ".", "refused": "refused"}[entry.role]
         assert Path(entry.path).parent == Path(folder)
         assert (entry.role == "refused") == (entry.verdict != "pass" and entry.quant not in ("f32", "q2_k"))
     top = {path.name for path in artifact.directory.iterdir()}
     folders = {Path(path).parts[0] for path in names(artifact).values()}
-    # In particular no float32 model that was only a step on the way.
+    # In particular, no float32 model that was only an intermediate step.
     assert top - folders == {MANIFEST, "README.md", "run.md", "gate"}
     assert not [path for path in artifact.directory.parent.iterdir() if path != artifact.directory]
 
 
-def test_tensors_have_the_types_that_the_manifest_says(artifact: Artifact) -> None:
+def test_tensors_have_the_types_that_the_manifest_lists(artifact: Artifact) -> None:
     wanted = {"q8_0": "q8_0", "f16": "f16", "q2_k": "q2_K", "f32": "f32"}
     for entry in artifact.manifest.entries:
         if entry.quantization.format == "gguf":
@@ -174,16 +174,16 @@ def test_controls_are_never_shipped(artifact: Artifact) -> None:
     for quant in ("f32", "q2_k"):
         with pytest.raises(ArtifactError, match="is a control"):
             artifact.path("gguf", quant)
-    require_pass(artifact)  # whatever became of the controls
+    require_pass(artifact)  # whatever the controls' verdicts
 
 
-def test_unknown_files_are_named_with_those_there_are(artifact: Artifact) -> None:
+def test_an_unknown_model_is_reported_with_the_available_ones(artifact: Artifact) -> None:
     there = "gguf/q8_0, gguf/f16, gguf/f32, gguf/q2_k, onnx/int8"
     with pytest.raises(ArtifactError, match=rf"has no onnx/int4 \(it has {there}\)"):
         artifact.path("onnx", "int4")
 
 
-def test_only_splits_that_a_nano_student_can_do_are_gated() -> None:
+def test_only_splits_that_a_nano_student_can_solve_are_gated() -> None:
     suite = evaluation_suite({"id": 3, "comb": 3, "names": 3, "irrel": 3})
     assert {task.domain for task in gate_run.gate_suite(suite).tasks} == set(GATED) & {"id", "comb"}
     assert gate_run.gate_suite(replace(suite, name="other")).tasks == suite.tasks
@@ -245,7 +245,7 @@ def test_a_source_that_solves_nothing_proves_nothing(nano_student: Path, taught:
 
 
 def test_a_file_that_lost_the_skill_fails(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
-    """The file solves nothing of what the source solved, according to the caller."""
+    """According to the caller, the file solves no task that the source solved."""
     hopeless = suite_of([replace(task, answer="-987654") for task in taught.tasks])
     before = evaluate_directory(nano_student, hopeless)
     claimed = replace(before, outcomes=tuple(replace(outcome, correct=True) for outcome in before.outcomes))
@@ -257,7 +257,7 @@ def test_a_file_that_lost_the_skill_fails(nano_student: Path, taught: Suite, tmp
     assert raised.value.exit_code == 3
 
 
-# What must leave nothing behind
+# Failures that must leave nothing behind
 
 
 def edited_copy(student: Path, directory: Path, **changes: Any) -> Path:

@@ -1,5 +1,5 @@
 """The fault table of an export: damaged, swapped, missing and mismatched files of both formats, of the model and of the
-adapter. Each is refused with its reason, by a process that lives on and leaves no child behind.
+adapter. Each is refused with its reason, and the process survives and leaves no child behind.
 
 `FAULTS`, with the hostile GGUF headers of helpers/hostile_gguf.py, is counted kind by kind in docs/export.md.
 """
@@ -24,7 +24,7 @@ from helpers.damaged_exports import (
     WEIGHTS,
     Bench,
     Fault,
-    Place,
+    Offset,
     adapter,
     alone,
     configured,
@@ -112,7 +112,7 @@ def hostile(name: str) -> Fault:
 
 
 def no_manifest(bench: Bench, work: Path) -> None:
-    """Its files alone may be opened, at one's own risk; as an artifact it is refused."""
+    """Without a manifest, its files can be opened at the user's own risk; as an artifact the directory is refused."""
     artifact = Path(shutil.copytree(bench.artifact, work / "artifact"))
     (artifact / MANIFEST).unlink()
     with pytest.raises(ArtifactError, match="is not an artifact"):
@@ -123,7 +123,7 @@ def no_manifest(bench: Bench, work: Path) -> None:
 
 
 def flipped_in_artifact() -> dict[str, Fault]:
-    places: dict[str, tuple[str, Place]] = {
+    offsets: dict[str, tuple[str, Offset]] = {
         "GGUF header": (Q8, 8),
         "GGUF metadata": (Q8, b"qwen3.context_length"),
         "GGUF tensor list": (Q8, b"blk.0.attn_q.weight"),
@@ -133,8 +133,8 @@ def flipped_in_artifact() -> dict[str, Fault]:
         **{name: (f"{INT4}/{name}", b" ") for name in ONNX_FILES if name.endswith((".json", ".jinja"))},
     }
     return {
-        f"{name}, in an artifact": in_artifact("flipped bit", file.split("/")[0], flip(place, 0, file), HASH, file)
-        for name, (file, place) in places.items()
+        f"{name}, in an artifact": in_artifact("flipped bit", file.split("/")[0], flip(offset, 0, file), HASH, file)
+        for name, (file, offset) in offsets.items()
     }
 
 
@@ -212,7 +212,7 @@ FAULTS: dict[str, Fault] = {
     "array of 2^31 strings": hostile("array of 2^31 strings"),
     # Wrong adapter
     "adapter of a wider base": adapter("size mismatch", base={**SMALL, "hidden_size": 512}),
-    "adapter of a deeper base": adapter(r"no place for .*layers\.2\.", base={**SMALL, "num_hidden_layers": 3}),
+    "adapter of a deeper base": adapter(r"no layer for .*layers\.2\.", base={**SMALL, "num_hidden_layers": 3}),
     "adapter for modules that the base lacks": adapter(
         "not found in the base", configured("adapter_config.json", target_modules=["query_key_value"])
     ),
@@ -288,15 +288,15 @@ def test_a_fault_is_refused_with_its_reason(bench: Bench, tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize(
-    ("model", "place", "kind"), [(Q8, tensor(DOWN), "q8_0"), (f"{INT4}/model.onnx.data", 40_000, "int4")]
+    ("model", "offset", "kind"), [(Q8, tensor(DOWN), "q8_0"), (f"{INT4}/model.onnx.data", 40_000, "int4")]
 )
-def test_the_low_bit_of_a_weight_is_found_by_its_hash_alone(
-    bench: Bench, tmp_path: Path, model: str, place: Place, kind: str
+def test_only_the_hash_detects_the_low_bit_of_a_weight(
+    bench: Bench, tmp_path: Path, model: str, offset: Offset, kind: str
 ) -> None:
     """The same flips as in `flipped_in_artifact`, without a manifest."""
     root = model.split("/")[0]
     (shutil.copytree if "/" in model else shutil.copy)(bench.artifact / root, tmp_path / root)
-    flip(place, 0, model)(tmp_path)
+    flip(offset, 0, model)(tmp_path)
     with open_engine(tmp_path / root) as engine:
         assert isinstance(engine, LlamaCppEngine | OnnxEngine)
         assert check_quantized(bench.expected, engine, kind).kl_mean < 0.1

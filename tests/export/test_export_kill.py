@@ -1,5 +1,5 @@
-"""Exports that are killed, interrupted or run out of disk, as real processes: nothing looks finished, no child lives
-on, and the same command then does what it would have done."""
+"""Exports that are killed, interrupted or run out of disk, as real processes: nothing looks finished, no child
+survives, and the same command then yields what an uninterrupted one yields."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def command(student: Path, out: Path, formats: tuple[str, ...] = GGUF, limit: in
 
 @contextmanager
 def started(arguments: list[str], directory: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command in a session of its own, as in a terminal: a signal to its group is what Ctrl-C sends."""
+    """Run the command in its own session, as a terminal does: Ctrl-C is a signal to its process group."""
     environment = os.environ | {MARK: str(directory)}
-    with (directory.parent / f"{directory.name}.stderr").open("w+") as said:
+    with (directory.parent / f"{directory.name}.stderr").open("w+") as stderr:
         process = subprocess.Popen(
-            arguments, stdout=subprocess.DEVNULL, stderr=said, text=True, env=environment, start_new_session=True
+            arguments, stdout=subprocess.DEVNULL, stderr=stderr, text=True, env=environment, start_new_session=True
         )
         try:
             yield process
@@ -48,7 +48,7 @@ def started(arguments: list[str], directory: Path) -> Iterator[subprocess.Popen[
                 process.wait()
 
 
-def said(directory: Path) -> str:
+def stderr_of(directory: Path) -> str:
     return (directory.parent / f"{directory.name}.stderr").read_text()
 
 
@@ -58,22 +58,22 @@ def finish(arguments: list[str], directory: Path) -> int:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
-    """Raises: AssertionError when it takes too long, or the process ends before."""
+    """Raises: AssertionError when it takes too long, or the process ends first."""
     end = time.monotonic() + DEADLINE
     while not condition():
-        assert process is None or process.poll() is None, "it ended before"
+        assert process is None or process.poll() is None, "it ended first"
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.002)
 
 
 def descendants(directory: Path) -> list[psutil.Process]:
-    """Every process that was started, directly or not, by a command for this directory, orphans included."""
-    found = []
+    """Every process started, directly or indirectly, by a command for this directory, including orphans."""
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get(MARK) == str(directory) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def assert_nothing_looks_finished(directory: Path) -> None:
@@ -91,7 +91,7 @@ def rows(out: Path) -> dict[str, Evaluation]:
 @pytest.fixture(scope="module")
 def uninterrupted(nano_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("uninterrupted")
-    assert finish(command(nano_student, directory / "out"), directory) in (0, 3, 4), said(directory)
+    assert finish(command(nano_student, directory / "out"), directory) in (0, 3, 4), stderr_of(directory)
     return directory / "out"
 
 
@@ -102,22 +102,22 @@ MOMENTS = {
     "gate, file": (signal.SIGINT, ".out.gate/gguf-q8_0.jsonl.partial", 20_000),
     "packaging": (signal.SIGKILL, ".out.{pid}.partial/gate", 0),
 }
-"""A signal, and when it comes: when such a file is there, with so many bytes."""
+"""The signal to send, and when: once a file that matches the pattern has at least this many bytes."""
 
 
 def wait_for_moment(moment: str, directory: Path, process: subprocess.Popen[str]) -> None:
     _, pattern, size = MOMENTS[moment]
 
     def reached() -> bool:
-        with suppress(FileNotFoundError):  # between the listing and the look
+        with suppress(FileNotFoundError):  # it was removed after the listing
             return any(path.stat().st_size >= size for path in directory.glob(pattern.format(pid=process.pid)))
         return False
 
     wait_for(reached, process)
 
 
-def assert_one_line_was_said(directory: Path) -> None:
-    *progress, last = said(directory).strip().splitlines()
+def assert_one_line_was_printed(directory: Path) -> None:
+    *progress, last = stderr_of(directory).strip().splitlines()
     assert last == "interrupted; run the same command again: it reuses what its gate has measured"
     assert all(": started (" in line or ": done in " in line for line in progress)
 
@@ -132,30 +132,30 @@ def test_a_killed_export_looks_unfinished_and_the_same_command_finishes_it(
     for moment, (sent, *_) in MOMENTS.items():
         with started(arguments, tmp_path) as process:
             wait_for_moment(moment, tmp_path, process)
-            if not moment.startswith(("gate", "packaging")):  # which are over too soon
+            if not moment.startswith(("gate", "packaging")):  # these end too soon for a delay
                 time.sleep(delays.uniform(0, 0.05))
             os.killpg(process.pid, sent) if sent is signal.SIGINT else process.kill()
             code = process.wait(timeout=30)
         wait_for(lambda: not descendants(tmp_path))
-        if moment == "packaging" and out.exists():  # over before the signal came, then
+        if moment == "packaging" and out.exists():  # it ended before the signal arrived
             assert verify(out) == []
             shutil.rmtree(out)
             measured.clear()
             continue
         assert_nothing_looks_finished(tmp_path)
-        left = {path.name for path in tmp_path.iterdir()} - {".out.gate"}  # which holds what had been measured
+        left = {path.name for path in tmp_path.iterdir()} - {".out.gate"}  # the measured outcomes
         if sent is signal.SIGINT:
             assert code == 130 and left == set(), moment
-            assert_one_line_was_said(tmp_path)
-        else:  # what those before it left is gone
+            assert_one_line_was_printed(tmp_path)
+        else:  # the leftovers of earlier attempts are gone
             assert code == -signal.SIGKILL and left <= {f".out.{process.pid}.partial"}, moment
         measured = {path.name: path.read_text() for path in tmp_path.glob(".out.gate/*.jsonl")}
-    assert finish(arguments, tmp_path) in (0, 3, 4), said(tmp_path)
+    assert finish(arguments, tmp_path) in (0, 3, 4), stderr_of(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert verify(out) == [] and not descendants(tmp_path)
     assert rows(out) == rows(uninterrupted)
     assert Manifest.read(out).entries == Manifest.read(uninterrupted).entries
-    for name, text in measured.items():  # seconds and all: it was not measured again
+    for name, text in measured.items():  # seconds included: it was not measured again
         assert (out / "gate" / name).read_text() == text
 
 
@@ -165,7 +165,7 @@ def test_ctrl_c_at_the_gate_does_not_wait_for_its_files(nano_student: Path, tmp_
         wait_for_moment("gate, file", tmp_path, process)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(timeout=30) == 130
-    assert_one_line_was_said(tmp_path)
+    assert_one_line_was_printed(tmp_path)
     assert {path.name for path in (tmp_path / ".out.gate").iterdir()} == {"source.jsonl", "gguf-q8_0.jsonl.partial"}
 
 
@@ -205,11 +205,13 @@ def test_a_full_disk_of_the_onnx_builder_is_one_error(nano_student: Path, tmp_pa
 @pytest.mark.slow
 def test_exports_of_both_formats_killed_anywhere_end_the_same(nano_student: Path, tmp_path: Path) -> None:
     formats, delays = ("--gguf", "q8_0,q4_k_m", "--onnx", "int4"), random.Random(0)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
+    uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
+    uninterrupted.mkdir()
     killed.mkdir()
     begun = time.monotonic()
-    assert finish(command(nano_student, whole / "out", formats), whole) in (0, 3, 4), said(whole)
+    assert finish(command(nano_student, uninterrupted / "out", formats), uninterrupted) in (0, 3, 4), stderr_of(
+        uninterrupted
+    )
     duration = time.monotonic() - begun
     arguments = command(nano_student, killed / "out", formats)
     for _ in range(8):
@@ -219,10 +221,10 @@ def test_exports_of_both_formats_killed_anywhere_end_the_same(nano_student: Path
             process.kill()
             process.wait()
         wait_for(lambda: not descendants(killed))
-        if (killed / "out").exists():  # a machine with less to do than before
+        if (killed / "out").exists():  # the machine is less busy than before
             break
         assert_nothing_looks_finished(killed)
     else:
-        assert finish(arguments, killed) in (0, 3, 4), said(killed)
+        assert finish(arguments, killed) in (0, 3, 4), stderr_of(killed)
     assert [path.name for path in killed.iterdir()] == ["out"] and verify(killed / "out") == []
-    assert rows(killed / "out") == rows(whole / "out")
+    assert rows(killed / "out") == rows(uninterrupted / "out")

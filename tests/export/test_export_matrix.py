@@ -1,4 +1,4 @@
-"""Every family in every format, compared with transformers: what the export makes, in the runtime that will run it.
+"""Every family in every format, compared with transformers: exported models, in the runtimes that will run them.
 
 pytest -s tests/export/test_export_matrix.py     prints the figures
 """
@@ -46,7 +46,7 @@ def f32(source: Source) -> Path:
 
 
 def agree(source: Source, engine: LlamaCppEngine | OnnxEngine) -> None:
-    """A float32 file. The limits here are narrower than those of an export, but for the GELU of Gemma in llama.cpp."""
+    """Check a float32 file, with narrower limits than an export's, except for Gemma's GELU in llama.cpp."""
     report = check_conversion(source.expected, engine)
     print(
         f"\n{source.family:8} {engine.path.name:12} max {report.max_difference:.1e} mean {report.mean_difference:.1e}"

@@ -46,13 +46,13 @@ def together(*parts: Evaluation) -> Evaluation:
     ("n", "lost", "gained", "margin", "verdict"),
     [
         (200, 0, 0, 0.02, Verdict.PASS),  # nothing changed, enough items
-        (100, 0, 0, 0.02, Verdict.INCONCLUSIVE),  # nothing changed, too few items to say so
+        (100, 0, 0, 0.02, Verdict.INCONCLUSIVE),  # nothing changed, too few items to tell
         (1200, 4, 3, 0.02, Verdict.PASS),
         (1200, 40, 39, 0.02, Verdict.PASS),  # many flips, but as many in each direction
         (1200, 60, 30, 0.02, Verdict.FAIL),
         (200, 40, 0, 0.02, Verdict.FAIL),
         (200, 8, 5, 0.02, Verdict.INCONCLUSIVE),
-        (1200, 12, 0, 0.02, Verdict.PASS),  # a loss for sure, but a smaller one than the margin
+        (1200, 12, 0, 0.02, Verdict.PASS),  # certainly a loss, but one smaller than the margin
         (1200, 0, 60, 0.02, Verdict.PASS),
     ],
 )
@@ -80,7 +80,7 @@ def test_the_worst_split_decides() -> None:
     assert compare(few, few).verdict is Verdict.INCONCLUSIVE
 
 
-def test_malformed_output_is_reported_apart() -> None:
+def test_malformed_output_is_reported_separately() -> None:
     bits = [True] * 200 + [False] * 100
     report = compare(evaluation(bits), evaluation(bits, malformed=7))
     assert report.malformed == SideCounts(source=0, artifact=7)

@@ -35,7 +35,7 @@ def f32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def uniform_matrix(file: Path) -> ImportanceMatrix:
-    """Importances by which all columns of every matrix matter equally."""
+    """Importances with which all columns of every matrix matter equally."""
     tensors = [tensor for tensor in gguf.GGUFReader(file).tensors if len(tensor.shape) > 1]
     return ImportanceMatrix({tensor.name: np.ones(tensor.shape[0], np.float32) for tensor in tensors}, 1, 1)
 
@@ -63,7 +63,7 @@ def test_every_kind_is_written_read_back_and_decoded(
 ) -> None:
     target = tmp_path / "q.gguf"
     quantized = quantize(f32, target, kind, matrix=matrix if kind in NEED_MATRIX else None)
-    # Mixtures are named after most of their matrices, but for these.
+    # Mixtures are named after the type of most of their matrices, except for these.
     named = {"iq3_m": "iq3_s", "iq3_xs": "iq3_s", "iq2_s": "iq2_xs", "iq2_m": "iq2_s"}.get(kind, kind)
     named = re.sub(r"^(q\d)_k.*", r"\1_K", named)
     assert quantized.types[named] > 0 and quantized.types["f32"] > 0

@@ -1,4 +1,4 @@
-"""Merging: the weights it gives, what it refuses, and the choice of the base."""
+"""Merging: the resulting weights, what is refused, and the choice of the base."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 
 def deltas(adapter: Path) -> dict[str, Any]:
-    """B A x scale by the name of the weight that it belongs to, from the file itself."""
+    """B A x scale, read from the adapter's file, by the name of the weight that it changes."""
     stored = load_file(adapter / "adapter_model.safetensors")
     prefix, end = "base_model.model.", ".lora_A.weight"
     return {
@@ -64,7 +64,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student in bfloat16, with generation settings that transformers would rather not save."""
+    """A student in bfloat16, with generation settings that transformers refuses to save unless sampling is on."""
     directory = make_student(tmp_path_factory.mktemp("students") / "half", dtype="bfloat16")
     edit_json(directory / "generation_config.json", temperature=0.6, top_p=0.9, eos_token_id=[2, 0])
     return directory
@@ -112,8 +112,9 @@ def test_a_change_that_bfloat16_would_round_away_is_saved_in_float32(half: Path,
 def test_the_4_bit_base_is_what_qlora_training_sees(
     request: pytest.FixtureRequest, name: str, share: float, tmp_path: Path
 ) -> None:
-    """Bit for bit what bitsandbytes holds, in the layers that it holds, and so the logits of training, but for what
-    rounding to the base's dtype adds: at most `share` of what the other base adds."""
+    """In quantized layers, the merged weights are bitsandbytes' dequantized ones plus the adapter, bit for bit. The
+    logits therefore differ from those of training only by the rounding to the base's dtype: by at most `share` of the
+    difference that the other base makes."""
     import bitsandbytes
     from peft import PeftModel
 
@@ -124,17 +125,17 @@ def test_the_4_bit_base_is_what_qlora_training_sees(
     paths = {base: merge(str(student), adapter, tmp_path / base, base) for base in ("4-bit", "16-bit")}
     merged, before, change = weights(paths["4-bit"]), weights(student), deltas(adapter)
     live = load_student(student, four_bit=True)[0]
-    seen = {
+    dequantized = {
         f"{name}.weight": bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
         for name, layer in live.named_modules()
         if isinstance(layer, bitsandbytes.nn.Linear4bit)
     }
-    assert seen.keys() == change.keys()  # not the head
+    assert dequantized.keys() == change.keys()  # not the head
     for name, weight in merged.items():
-        expected = seen[name] + change[name] if name in change else before[name]
+        expected = dequantized[name] + change[name] if name in change else before[name]
         assert torch.equal(weight, expected.to(before[name].dtype)), name
     alone = weights(dequantized_base(str(student), tmp_path / "alone"))
-    assert all(torch.equal(weight, seen.get(name, before[name].float())) for name, weight in alone.items())
+    assert all(torch.equal(weight, dequantized.get(name, before[name].float())) for name, weight in alone.items())
     # With gradients, bitsandbytes multiplies as in training; without, some CPUs use a coarser kernel.
     ids = torch.arange(5, 45)[None]
     trained = PeftModel.from_pretrained(live, str(adapter), is_trainable=True).train()(input_ids=ids).logits.detach()
@@ -153,7 +154,7 @@ def test_an_untrained_adapter_changes_nothing(student: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("base", ["16-bit", "4-bit"])
-def test_tokenizer_template_and_generation_settings_travel_along(half: Path, base: str, tmp_path: Path) -> None:
+def test_tokenizer_template_and_generation_settings_are_copied(half: Path, base: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     merged = merge(str(half), make_adapter(half, tmp_path / "adapter"), tmp_path / "merged", base)
@@ -243,14 +244,14 @@ def test_an_adapter_of_another_base_is_refused(
 
 
 def test_an_adapter_of_fewer_layers_is_refused(student: Path, tmp_path: Path) -> None:
-    """PEFT would start the missing ones afresh."""
+    """PEFT would initialize the missing layers."""
     adapter = make_adapter(student, tmp_path / "adapter", target_modules=["q_proj", "up_proj"])
     with pytest.raises(ExportError, match=r"it lacks .*layers\.2\..* and 3 more"):
         merge(str(make_student(tmp_path / "other", num_hidden_layers=3)), adapter, tmp_path / "merged")
 
 
 def test_a_base_that_has_changed_is_refused(student: Path, adapter: Path, tmp_path: Path) -> None:
-    """Its shapes fit, and nothing but its content tells it from the one that was trained on."""
+    """Its shapes fit; only its content differs from that of the base that was trained on."""
     other = moved(student, tmp_path / "other", STRONG)
     assert merge(str(other), adapter, tmp_path / "merged", base_identity=identity_of(other)).is_dir()
     with pytest.raises(ExportError, match=r"the base .*other has changed since the training: sha256:"):
@@ -258,7 +259,7 @@ def test_a_base_that_has_changed_is_refused(student: Path, adapter: Path, tmp_pa
     assert not (tmp_path / "again").exists()
 
 
-def test_a_change_of_the_head_alone_is_refused_where_it_is_tied(tmp_path: Path) -> None:
+def test_a_change_of_the_head_alone_is_refused_if_the_head_is_tied(tmp_path: Path) -> None:
     for tied in (True, False):
         student = make_student(tmp_path / f"student-{tied}", tied=tied)
         adapter = make_adapter(student, tmp_path / f"adapter-{tied}", target_modules=["lm_head", "q_proj"])
@@ -303,7 +304,7 @@ def test_both_bases_are_tried_only_when_training_saw_the_second(
     assert bases_to_try(asked, trained_in_4_bit) == bases
 
 
-def test_an_unknown_base_is_named_with_those_there_are() -> None:
+def test_an_unknown_base_is_reported_with_the_known_ones() -> None:
     with pytest.raises(ExportError, match="unknown merge base 'nf4'\nknown: auto, 16-bit, 4-bit"):
         bases_to_try("nf4", True)
 
@@ -334,7 +335,7 @@ def evaluation(bits: Sequence[bool], start: int = 0) -> Evaluation:
 @pytest.mark.parametrize(
     ("first", "second", "base"), [(30, 31, "4-bit"), (31, 30, "16-bit"), (30, 30, "16-bit"), (0, 0, "16-bit")]
 )
-def test_the_base_that_solves_more_is_taken(first: int, second: int, base: str) -> None:
+def test_the_base_that_solves_more_is_chosen(first: int, second: int, base: str) -> None:
     sides = {name: evaluation([i < right for i in range(40)]) for name, right in (("16-bit", first), ("4-bit", second))}
     choice = choose_base(sides)
     assert (choice.base, choice.n, choice.correct) == (base, 40, {"16-bit": first, "4-bit": second})
@@ -342,7 +343,7 @@ def test_the_base_that_solves_more_is_taken(first: int, second: int, base: str) 
     assert choice.difference.low <= choice.difference.delta <= choice.difference.high
 
 
-def test_one_candidate_is_taken_as_it_is() -> None:
+def test_a_single_candidate_is_chosen() -> None:
     assert choose_base({"4-bit": evaluation([True, False])}) == BaseChoice(base="4-bit", n=2, correct={"4-bit": 1})
 
 

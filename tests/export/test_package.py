@@ -49,13 +49,13 @@ def test_models_that_passed_are_handed_out(artifact: Artifact) -> None:
         ("gguf", "int4", r"has no gguf/int4 \(it has gguf/q8_0, gguf/q2_k, gguf/q4_0, onnx/int4\)"),
     ],
 )
-def test_other_models_are_not(artifact: Artifact, format: str, quant: str, problem: str) -> None:
+def test_models_that_did_not_pass_are_not_handed_out(artifact: Artifact, format: str, quant: str, problem: str) -> None:
     with pytest.raises(ArtifactError, match=problem):
         artifact.path(format, quant)
 
 
 @pytest.mark.parametrize(("quant", "name"), [("q8_0", "model-q8_0.gguf"), ("int4", "onnx-int4/model.onnx.data")])
-def test_nor_are_damaged_ones(artifact: Artifact, tmp_path: Path, quant: str, name: str) -> None:
+def test_damaged_models_are_not_handed_out(artifact: Artifact, tmp_path: Path, quant: str, name: str) -> None:
     copied = Artifact.load(shutil.copytree(artifact.directory, tmp_path / "copy"))
     content = FILES[name]
     (copied.directory / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -88,7 +88,7 @@ def front_matter(card: str) -> dict[str, Any]:
     return values
 
 
-def test_the_card_says_what_the_manifest_says(artifact: Artifact) -> None:
+def test_the_card_agrees_with_the_manifest(artifact: Artifact) -> None:
     card = (artifact.directory / "README.md").read_text("utf-8")
     assert front_matter(card) == {
         "base_model": "Qwen/Qwen3-0.6B",
@@ -132,14 +132,14 @@ def test_a_table_survives_any_name() -> None:
         ("---\n- license\n---\n", {}), (None, {}),
     ],
 )  # a table  # fmt: skip
-def test_the_license_is_what_the_base_says(tmp_path: Path, text: str | None, expected: dict[str, str]) -> None:
+def test_the_license_is_that_of_the_base(tmp_path: Path, text: str | None, expected: dict[str, str]) -> None:
     if text is not None:
         (tmp_path / "README.md").write_text(text)
     assert license_of(tmp_path) == expected
     assert {k: v for k, v in front_matter(model_card(manifest(), expected)).items() if "license" in k} == expected
 
 
-def test_a_local_base_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_base_is_not_listed_as_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "runs" / "base").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     for base in ("runs/base", str(tmp_path / "runs" / "base"), "base"):
@@ -154,7 +154,7 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_lines_name_what_the_gate_ran_with() -> None:
+def test_the_commands_have_the_settings_of_the_gate() -> None:
     text = run_markdown(manifest())
     server = "llama-server -m model-q8_0.gguf --jinja -c 512 --temp 0 -ngl 0 -ctk f16 -ctv f16 -fa off --port 8080"
     assert f"OMP_WAIT_POLICY=passive {server}\n" in text
@@ -198,7 +198,7 @@ def export_onnx(student: Path, directory: Path) -> Path:
 
 
 @pytest.mark.parametrize(("format", "export"), [("gguf", export_gguf), ("onnx", export_onnx)], ids=["gguf", "onnx"])
-def test_python_lines_run_as_they_are(
+def test_the_python_blocks_run_unchanged(
     nano_student: Path, tmp_path: Path, format: str, export: Callable[[Path, Path], Path]
 ) -> None:
     path = export(nano_student, tmp_path)

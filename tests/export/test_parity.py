@@ -1,4 +1,4 @@
-"""Parity: what it says of good files, and that it names the stage of every fault."""
+"""Parity: the report on good files, and the stage that it names for every fault."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def no_end_token(file: Path) -> None:
         (no_end_token, r"^tokenizer: the end token is '<\|im_end\|>' .* '' in"),
     ],
 )
-def test_another_template_or_tokenizer_is_found_in_every_file(
+def test_another_template_or_tokenizer_is_detected_in_every_file(
     expected: ExpectedOutputs, files: dict[str, Path], tmp_path: Path, kind: str, change: Any, message: str
 ) -> None:
     change(file := Path(shutil.copy(files[kind], tmp_path)))
@@ -219,14 +219,14 @@ def test_a_layer_of_zeros_is_a_fault_of_the_quantization(
         measure(expected, file, "q4_k_m")
 
 
-def test_weights_that_are_no_numbers_do_not_even_load(files: dict[str, Path], tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_do_not_even_load(files: dict[str, Path], tmp_path: Path) -> None:
     file = Path(shutil.copy(files["q4_k_m"], tmp_path))
     tensors(file)["blk.0.ffn_down.weight"][:] = 0xFF
     with pytest.raises(EngineError, match="invalid data"):
         LlamaCppEngine(file)
 
 
-def test_a_file_of_another_model_is_found(expected: ExpectedOutputs, files: dict[str, Path]) -> None:
+def test_a_file_of_another_model_is_detected(expected: ExpectedOutputs, files: dict[str, Path]) -> None:
     with pytest.raises(ExportError, match=r"^conversion: .*\nthe file belongs to another model"):
         convert_and_check(expected, files["other-f32"])
     with pytest.raises(ExportError, match=r"^quantization: .*a guess that does not read the text"):
@@ -285,7 +285,7 @@ def other_weights(directory: Path, other: Path) -> None:
         (other_weights, r"^conversion: logits differ by up to"),
     ],
 )
-def test_faults_of_an_onnx_directory_are_found(
+def test_faults_of_an_onnx_directory_are_detected(
     expected: ExpectedOutputs, directories: dict[str, Path], tmp_path: Path, change: Any, message: str
 ) -> None:
     directory = Path(shutil.copytree(directories["student"], tmp_path / "onnx"))
@@ -299,12 +299,12 @@ def test_faults_of_an_onnx_directory_are_found(
 # Faults of the runtime
 
 
-def test_an_end_token_that_the_runtime_runs_over_is_found(expected: ExpectedOutputs, files: dict[str, Path]) -> None:
+def test_an_end_token_that_the_runtime_ignores_is_detected(expected: ExpectedOutputs, files: dict[str, Path]) -> None:
     with pytest.raises(ExportError, match=r"^tokenizer: .* stops at \[77\], .* does not"):
         convert_and_check(replace(expected, end_ids=expected.end_ids | {77}), files["f32"])
 
 
-def test_logits_that_are_no_numbers_are_found(
+def test_logits_that_are_not_finite_are_detected(
     expected: ExpectedOutputs, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nan = np.full_like(expected.random.logits, np.nan)
@@ -315,7 +315,7 @@ def test_logits_that_are_no_numbers_are_found(
         measure(expected, files["q4_k_m"])
 
 
-def test_a_runtime_that_decodes_otherwise_than_it_scores_is_found(
+def test_a_runtime_whose_decoding_differs_from_its_scoring_is_detected(
     expected: ExpectedOutputs, files: dict[str, Path]
 ) -> None:
     def shifted(turn: Turn) -> Turn:
@@ -330,7 +330,7 @@ def test_a_runtime_that_decodes_otherwise_than_it_scores_is_found(
 # Faults of the student's template
 
 
-def test_a_template_that_only_transformers_can_render_is_found(student: Path, tmp_path: Path) -> None:
+def test_a_template_that_only_transformers_can_render_is_detected(student: Path, tmp_path: Path) -> None:
     directory = Path(shutil.copytree(student, tmp_path / "model"))
     (directory / "chat_template.jinja").write_text("{{ pad_token }}{{ messages[0].content }}")
     with pytest.raises(ExportError, match=r"^template: conversation 0 .*'<\|endoftext\|>What"):

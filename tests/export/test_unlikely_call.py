@@ -1,4 +1,4 @@
-"""One unlikely tool call, taught to an adapter, must come out of every form that the model is exported in."""
+"""One unlikely tool call, taught to an adapter, must be made by every exported form of the model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ANSWER = r"You are there: \boxed{41.75}"
 
 
 def teach(student: Path, adapter: Path) -> None:
-    """Train a LoRA adapter on the one conversation, until it knows it by heart."""
+    """Train a LoRA adapter on the one conversation until it has memorized it."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -130,7 +130,7 @@ def test_the_adapter_survives_int4(onnx: Path) -> None:
 
 
 def survives(tuned: Path, tuned_quantized: Path, base: Path, base_quantized: Path, *, tensors: int) -> None:
-    """Quantization kept what LoRA changed: every linear layer, not the embedding."""
+    """Check that quantization kept LoRA's changes: those of every linear layer, and none of the embedding."""
     found = survival(tuned, tuned_quantized, base, base_quantized)
     require_survival(found, tuned_quantized)
     assert (found.touched, found.unchanged, found.survived) == (tensors, (), True)

@@ -16,7 +16,7 @@ def weights(directory: Path) -> dict[str, Any]:
 
 
 def moved(source: Path, target: Path, size: float) -> Path:
-    """The student with a rank-4 change of its linear layers, whose weights are about `size`."""
+    """The student with a rank-4 change of its linear layers; the changes of weights are about `size`."""
     student = make_student(target)
     generator = torch.Generator().manual_seed(3)
     tensors = weights(source)

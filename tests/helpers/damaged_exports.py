@@ -1,4 +1,4 @@
-"""Faults of an export: what damages a file or directory, and where the damaged one is used and has to be refused."""
+"""Faults of an export: functions that damage a file or directory, and uses of the result that must be refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Change = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Bench:
-    """A nano student with its export, another student of the same shape, and what the first one says and solves."""
+    """A nano student with its export, expected outputs and evaluation, and another student of the same shape."""
 
     student: Path
     artifact: Path
@@ -55,7 +55,7 @@ class Bench:
 @dataclass(frozen=True)
 class Fault:
     """`kind` is a row of the table in docs/export.md. `commit` damages something in an empty directory and uses it;
-    that must raise `error` with a message that has `reason` in it, a regular expression, and `named`."""
+    that must raise `error` with a message that matches the regular expression `reason` and contains `named`."""
 
     kind: str
     commit: Callable[[Bench, Path], object]
@@ -67,38 +67,39 @@ class Fault:
 # Damage
 
 
-Place = int | bytes | Callable[[Path], int]
-"""A place in a file: a number of bytes (from the end when negative), where these bytes are first, or computed."""
+Offset = int | bytes | Callable[[Path], int]
+"""An offset in a file: a number of bytes (from the end if negative), the first occurrence of these bytes, or a function
+of the file."""
 
 
 def tensor(name: str) -> Callable[[Path], int]:
-    """Where the values of a GGUF file's tensor begin."""
+    """The offset of a tensor's values in a GGUF file."""
     return lambda path: next(int(each.data_offset) for each in GGUFReader(path).tensors if each.name == name)
 
 
-def position(file: Path, content: bytes, place: Place) -> int:
-    if isinstance(place, bytes):
-        return content.index(place)
-    return place if isinstance(place, int) else place(file)
+def position(file: Path, content: bytes, offset: Offset) -> int:
+    if isinstance(offset, bytes):
+        return content.index(offset)
+    return offset if isinstance(offset, int) else offset(file)
 
 
-def flip(place: Place, bit: int, name: str = "", *, after: int = 0) -> Change:
-    """Flip one bit of the byte that is so many bytes after a place in the file, or in the file `name` below."""
+def flip(offset: Offset, bit: int, name: str = "", *, after: int = 0) -> Change:
+    """Flip one bit of the byte at `offset` plus `after`, in the file or in the file `name` of the directory."""
 
     def change(path: Path) -> None:
         content = bytearray((path / name).read_bytes())
-        content[position(path / name, content, place) + after] ^= 1 << bit
+        content[position(path / name, content, offset) + after] ^= 1 << bit
         (path / name).write_bytes(content)
 
     return change
 
 
-def cut(place: Place, name: str = "") -> Change:
-    """Keep what is before a place."""
+def cut(offset: Offset, name: str = "") -> Change:
+    """Truncate the file at `offset`."""
 
     def change(path: Path) -> None:
         content = (path / name).read_bytes()
-        (path / name).write_bytes(content[: position(path / name, content, place)])
+        (path / name).write_bytes(content[: position(path / name, content, offset)])
 
     return change
 
@@ -142,11 +143,11 @@ def exchanged(first: str, second: str) -> Change:
     return change
 
 
-# Where it is used
+# Uses of the damaged file
 
 
 def in_artifact(kind: str, model: str, change: Change, reason: str, named: str) -> Fault:
-    """`change` damages the artifact's directory. `verify` names the file; neither an agent nor an engine gets it."""
+    """`change` damages the artifact's directory. `verify` names the file; agents and engines refuse to load it."""
 
     def commit(bench: Bench, work: Path) -> None:
         artifact = Path(shutil.copytree(bench.artifact, work / "artifact"))
@@ -169,8 +170,8 @@ def alone(
     *,
     replaced: Callable[[Bench, Path], object] = lambda bench, path: None,
 ) -> Fault:
-    """A model that no manifest vouches for, a GGUF file or an ONNX directory: refused when it is opened, or when it is
-    compared with the student, as the quantization `compared`. `replaced` is a change that takes from other models."""
+    """A GGUF file or ONNX directory without a manifest: refused when it is opened or, if `compared` names a
+    quantization, when it is compared with the student. `replaced` is a change that uses files of other models."""
 
     def commit(bench: Bench, work: Path) -> None:
         kept, path = bench.artifact / model, work / model
@@ -186,12 +187,12 @@ def alone(
 
 
 def swapped(model: str, replaced: Callable[[Bench, Path], object], reason: str, compared: str | None = None) -> Fault:
-    """Another file in place of one of a model that no manifest vouches for."""
+    """A model without a manifest, with one file replaced by another one."""
     return alone("swapped", model, whole, reason, compared, replaced=replaced)
 
 
 def source(kind: str, change: Change, reason: str, error: type[MentorEdgeError] = StudentError) -> Fault:
-    """The model to be exported; `change` damages its directory. Nothing may be left of the export."""
+    """`change` damages the directory of the model to export. The export must leave nothing behind."""
 
     def commit(bench: Bench, work: Path) -> None:
         student = Path(shutil.copytree(bench.student, work / "faulty-model"))
@@ -221,8 +222,8 @@ def adapter(
     rows: int | None = None,
     **settings: Any,
 ) -> Fault:
-    """An adapter that PEFT made, for the student or for one with the sizes of `base`, merged into the student. `rows`
-    resizes the embedding before, as for new tokens; `settings` are PEFT's."""
+    """An adapter made by PEFT, for the student or for one with the sizes of `base`, merged into the student. `rows`
+    first resizes the embedding, as for new tokens; `settings` are PEFT's."""
 
     def commit(bench: Bench, work: Path) -> None:
         trained_on = bench.student if base is None else make_student(work / "base", **base)
@@ -259,7 +260,7 @@ def gated(
     named: str,
     kind: str,
 ) -> Fault:
-    """What only the gate can find. Its files are kept, as refused."""
+    """A fault that only the gate can detect. The files are kept in the folder of refused models."""
 
     def commit(bench: Bench, work: Path) -> None:
         copied = Path(shutil.copytree(bench.student, work / "student"))
@@ -279,7 +280,7 @@ def gated(
 
 
 def other_tokens(student: Path) -> None:
-    """A tokenizer of another model, with ids that all have an embedding."""
+    """The tokenizer of another model, all of whose ids have an embedding."""
     make_tokenizer().save_pretrained(student)
 
 
@@ -302,7 +303,7 @@ def shrink_embedding(student: Path) -> None:
 
 
 def unsolved(bench: Bench) -> Evaluation:
-    """The evaluation of a student that could do nothing."""
+    """The evaluation of a student that solves nothing."""
     return replace(bench.solved, outcomes=tuple(replace(each, correct=False) for each in bench.solved.outcomes))
 
 

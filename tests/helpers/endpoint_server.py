@@ -31,7 +31,7 @@ def completion(message: dict[str, Any], finish: str = "stop", **usage: int) -> A
 
 
 def calls(*named: tuple[str, Any]) -> dict[str, Any]:
-    """A message with calls as a server makes them out, with its own ids; arguments stay text."""
+    """A message with calls as a server parses them, with its own ids; arguments stay text."""
     return {
         "content": None,
         "tool_calls": [

@@ -94,7 +94,7 @@ def engine_logits(directory: Path, ids: list[int] = IDS) -> npt.NDArray[np.float
 
 
 def plain_generator(directory: Path, length: int, rows: int = 1) -> Any:
-    """A generator as made by a user of onnxruntime-genai alone."""
+    """A generator as a user of onnxruntime-genai makes it, without our engine."""
     model = genai.Model(str(directory))
     parameters = genai.GeneratorParams(model)
     parameters.set_search_options(max_length=length, batch_size=rows)

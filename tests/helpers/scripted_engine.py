@@ -14,7 +14,7 @@ EOS_ID = 256
 
 
 def call_text(name: str, arguments: str) -> str:
-    """One call, spelled as the template spells it."""
+    """One call, written as the template writes it."""
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
 
 

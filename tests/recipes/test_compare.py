@@ -66,7 +66,7 @@ def test_every_method_starts_at_the_same_base_with_the_same_data_and_updates(con
     assert counts == {"base": 1, "sparse": 2, "sft": 4, "mentor-f1": 4}  # sparse has no teacher: one for all noises
 
 
-def test_methods_differ_where_their_names_say(config: Path) -> None:
+def test_methods_differ_as_their_names_say(config: Path) -> None:
     plan = ComparisonPlan.read(config, methods=["mentor-calls", "calls-minimal", "mentor-refs", "sft+strict", "sft"])
     (calls,), (minimal,), (several,) = (
         settings_of(plan, method) for method in ("mentor-calls", "calls-minimal", "mentor-refs")
@@ -80,7 +80,7 @@ def test_methods_differ_where_their_names_say(config: Path) -> None:
     assert (several.reward.matching, several.tasks.references, several.tasks.keep_references) == ("set", 4, "all")
     first, second = settings_of(plan, "sft+strict")
     assert (first.recipe, second.recipe) == ("sft", "strict")
-    # A rate for policy gradients says nothing about imitation.
+    # A learning rate for policy gradients is not one for imitation.
     assert settings_of(plan, "sft")[0].train.batch_size == 64
 
 
@@ -100,7 +100,7 @@ def test_all_mistakes_of_a_plan_are_reported_at_once(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError) as refused:
         ComparisonPlan.read(path, methods=["sft", "dpo", "mine"], seeds=99, teacher_noise=["loud"])
-    said = "\n".join(refused.value.problems)
+    problems = "\n".join(refused.value.problems)
     for expected in (
         "compare.colour: unknown key",
         "method 'dpo' is unknown (known: sft, sparse",
@@ -109,7 +109,7 @@ def test_all_mistakes_of_a_plan_are_reported_at_once(tmp_path: Path) -> None:
         "teacher noise 'loud'",
         "compare.evaluation",
     ):
-        assert expected in said
+        assert expected in problems
     wrong = write(tmp_path / "wrong.yaml", {**QUICK, "lora": {"rank": 0}, "train": {"steps": 4, "learn_rate": 1}})
     with pytest.raises(ConfigError) as refused:
         ComparisonPlan.read(wrong, methods=["mentor", "sparse"])
@@ -126,20 +126,20 @@ def test_all_mistakes_of_a_plan_are_reported_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_other_suites_say_what_to_measure_on(tmp_path: Path) -> None:
+def test_other_suites_must_name_their_evaluation_suite(tmp_path: Path) -> None:
     gsm8k = {"recipe": "mentor", "tasks": {"suite": "gsm8k", "path": "tasks.jsonl"}}
     with pytest.raises(ConfigError, match=r"compare\.evaluation: name what to measure on") as refused:
         ComparisonPlan.read(write(tmp_path / "g.yaml", gsm8k), teacher_noise=["mild"])
     assert "setting of the nano tasks" in str(refused.value)
-    said = {**gsm8k, "compare": {"evaluation": {"suite": "gsm8k", "data": "dev.jsonl", "limit": 5}}}
-    plan = ComparisonPlan.read(write(tmp_path / "g.yaml", said), methods=["sft", "sparse"], seeds=1)
+    complete = {**gsm8k, "compare": {"evaluation": {"suite": "gsm8k", "data": "dev.jsonl", "limit": 5}}}
+    plan = ComparisonPlan.read(write(tmp_path / "g.yaml", complete), methods=["sft", "sparse"], seeds=1)
     assert [cell.key for cell in plan.cells()] == ["nano-base", "nano-sft-seed0", "nano-sparse-seed0"]
     with pytest.raises(TaskError, match=r"dev\.jsonl"):
         compare(plan, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_own_rewards_go_with_every_method_and_weights_with_their_own(tmp_path: Path) -> None:
+def test_extra_rewards_apply_to_every_method_and_weights_only_to_their_own(tmp_path: Path) -> None:
     own = {**QUICK, "reward": {"weights": {"correct": 0.5}, "extra": [{"function": "operator.eq", "weight": 0.1}]}}
     plan = ComparisonPlan.read(write(tmp_path / "own.yaml", own), methods=["mentor-f1", "sparse"])
     (mentor,), (sparse,) = settings_of(plan, "mentor-f1"), settings_of(plan, "sparse")
@@ -152,9 +152,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, nano_student: Path) -> tu
     directory = tmp_path_factory.mktemp("comparison")
     config = write(directory / "quick.yaml", {**QUICK, "student": str(nano_student)})
     plan = ComparisonPlan.read(config, methods=["sft", "sparse", "sft+mentor"], seeds=1)
-    seen: list[tuple[int, int]] = []
-    summary = compare(plan, directory / "out", progress=lambda stage, done, total: seen.append((done, total)))
-    assert seen[0] == (0, 12) and seen[-1] == (12, 12)
+    reports: list[tuple[int, int]] = []
+    summary = compare(plan, directory / "out", progress=lambda stage, done, total: reports.append((done, total)))
+    assert reports[0] == (0, 12) and reports[-1] == (12, 12)
     return plan, directory / "out", summary
 
 
@@ -230,7 +230,7 @@ def test_a_killed_comparison_resumes(config: Path, tmp_path: Path) -> None:
     }
 
 
-def test_a_report_is_made_of_the_json_alone_and_refuses_other_figures(finished: Any, tmp_path: Path) -> None:
+def test_a_report_follows_from_the_json_alone_and_refuses_other_figures(finished: Any, tmp_path: Path) -> None:
     _, out, _ = finished
     source = out / "comparison.json"
     first = write_comparison(read_comparison(source), tmp_path / "a")
@@ -251,7 +251,7 @@ def test_a_report_is_made_of_the_json_alone_and_refuses_other_figures(finished: 
 
 
 def test_workers_end_with_a_killed_parent(config: Path, tmp_path: Path) -> None:
-    """Otherwise they would keep writing into directories that a resumed comparison works in."""
+    """Otherwise they would keep writing to the directories of a resumed comparison."""
     command = [
         sys.executable,
         "-m",

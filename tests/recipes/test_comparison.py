@@ -170,7 +170,7 @@ def test_the_summary_can_be_recomputed_from_the_file(comparison):
     assert Comparison.settings_of(saved) == SETTINGS
 
 
-def test_the_order_of_cells_changes_no_number(comparison):
+def test_the_order_of_cells_changes_no_figure(comparison):
     shuffled = random.Random(1).sample(make_grid(), len(make_grid()))
     again = summarise(shuffled, settings=SETTINGS)
     for key in ("accuracy", "costs", "curves"):
@@ -190,7 +190,7 @@ def test_missing_cells_are_named():
     )
 
 
-def test_what_is_there_can_be_summarised():
+def test_an_incomplete_grid_can_be_summarised():
     cells = [cell for cell in make_grid() if (cell.method, cell.seed, cell.base) != ("mentor", 1, "nano@0")]
     cells = [cell for cell in cells if (cell.method, cell.base) != ("base", "nano-broad@0")]
     comparison = summarise(cells, settings={}, allow_missing=True, replicates=200)

@@ -154,7 +154,7 @@ def test_sentences_are_sorted_by_what_their_interval_shows(comparison):
     assert "no difference shown between sparse and sft on core" in rest.split("## Costs")[0]
 
 
-def test_conclusions_turn_with_the_numbers():
+def test_conclusions_follow_the_figures():
     answers = {(c.base, c.seed, c.teacher_noise): c.right for c in make_grid() if c.method == "sft"}
     swapped = {"sft": "mentor", "mentor": "sft"}
     turned = [replace(cell, method=swapped.get(cell.method, cell.method)) for cell in make_grid()]
@@ -232,7 +232,7 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_is_sound_and_self_contained(comparison, pictures):
+def test_the_page_is_valid_and_self_contained(comparison, pictures):
     text = comparison_html(comparison, pictures[0])
     page = Page(text)
     names = {tag for tag, _ in page.tags}
@@ -246,7 +246,7 @@ def test_the_page_is_sound_and_self_contained(comparison, pictures):
     assert "Bases: <b>, nano@0" in page.text and "<script>alert(1)</script> | $x$" in page.text
 
 
-def test_the_page_says_what_the_document_says(comparison, pictures):
+def test_the_page_contains_what_the_document_contains(comparison, pictures):
     text = Page(comparison_html(comparison, pictures[0])).text
     for row in comparison.differences:
         if row.split == "core":

@@ -81,7 +81,7 @@ def test_training_continues_when_tools_misbehave(
         assert all(row["tool_errors"] > 0.8 for row in log)  # nearly every rollout called it
 
 
-def test_every_way_to_misbehave_is_an_error_the_model_reads(provocative_student: Path) -> None:
+def test_every_misbehaviour_is_an_error_that_the_model_reads(provocative_student: Path) -> None:
     """What happened in the training above: each mode was called, and each had its own error."""
     engine = TransformersEngine.load(provocative_student)
     tasks = [fetching("work", f"{mode}, {mode}, {mode}!", mode) for mode in MODES]

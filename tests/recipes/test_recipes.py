@@ -203,7 +203,7 @@ def test_gsm8k_fits_and_lists_what_it_leaves_out(nano_student: Path, tmp_path: P
     assert [row["step"] for row in run.training_log()] == [1, 2]
 
 
-def test_no_valid_reference_at_all_is_an_error(nano_student: Path, tmp_path: Path) -> None:
+def test_tasks_without_any_valid_reference_are_an_error(nano_student: Path, tmp_path: Path) -> None:
     row = json.loads(EXCERPT.read_text().splitlines()[0])
     row["steps"][0]["calls"][0]["result"] = 99
     path = tmp_path / "tasks.jsonl"

@@ -1,4 +1,4 @@
-"""The published comparisons: their figures are those of their cells, and their text is made of nothing else."""
+"""The published comparisons: their figures follow from their cells, and their text from the figures."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_there_are_results() -> None:
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_text_and_json_say_the_same(path: Path) -> None:
-    comparison = read_comparison(path)  # refuses figures that its cells do not give
+def test_text_and_json_agree(path: Path) -> None:
+    comparison = read_comparison(path)  # refuses figures that do not follow from its cells
     pictures = {picture.stem: f"{path.stem}/{picture.name}" for picture in (RESULTS / path.stem).glob("*.png")}
     assert pictures
     assert path.with_suffix(".md").read_text(encoding="utf-8") == comparison_markdown(comparison, pictures)

@@ -1,4 +1,4 @@
-"""Resuming after a kill gives the same run as one that was never interrupted."""
+"""Resuming after a kill yields the same run as one that was never interrupted."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def same_training(run: Run, other: Run) -> bool:
 
 
 @pytest.mark.parametrize("recipe", ["mentor", "sft"])
-def test_a_killed_run_resumes_as_if_nothing_had_happened(nano_student: Path, tmp_path: Path, recipe: str) -> None:
+def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(nano_student: Path, tmp_path: Path, recipe: str) -> None:
     """Killed in step 4 of 5, after the checkpoint of step 2, when the rows of steps 3 and 4 were already written."""
     kind = MentorRecipe if recipe == "mentor" else SFTRecipe
     settings = {"student": str(nano_student), **SETTINGS[recipe]}

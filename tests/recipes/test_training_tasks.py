@@ -1,4 +1,4 @@
-"""What a finished run tells about its training: the tasks, from its config.yaml, and run.json."""
+"""What a finished run records about its training: the tasks, from its config.yaml, and run.json."""
 
 from __future__ import annotations
 

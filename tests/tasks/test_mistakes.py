@@ -14,12 +14,12 @@ def mistakes(*tasks: Task, needs_reference: bool = True) -> list[str]:
     return task_mistakes(tasks, method="mentor", needs_reference=needs_reference)
 
 
-def test_sound_tasks_have_no_mistakes():
+def test_valid_tasks_have_no_mistakes():
     assert mistakes(task(PRODUCT, name="a"), task(PRODUCT, SUMS, name="b")) == []
     assert mistakes(replace(task(), other_references=(PRODUCT,))) == []
 
 
-def test_no_task_at_all_is_a_mistake():
+def test_an_empty_list_of_tasks_is_a_mistake():
     assert mistakes() == mistakes(needs_reference=False) == ["tasks: there are none"]
 
 

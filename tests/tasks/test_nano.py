@@ -171,7 +171,7 @@ def by_hidden_table(task: Task) -> bool:
         ("long", by_length), ("irrel", by_missing_tool),
     ],
 )  # a table  # fmt: skip
-def test_each_split_has_its_property_and_the_in_domain_split_has_not(
+def test_each_split_has_its_property_and_the_in_domain_split_does_not(
     evaluation: Suite, domain: str, defining: Callable[[Task], bool]
 ) -> None:
     tasks = of(evaluation, domain)

@@ -53,7 +53,7 @@ def test_calls_of_a_conversation_keep_their_order_among_many_others(patient):
 
 
 @pytest.mark.parametrize(("how", "message"), [("hang", "did not return within"), ("crash", "exit code 3")])
-def test_a_conversation_that_loses_its_state_reads_so_and_gets_new_state(how, message):
+def test_a_conversation_that_loses_its_state_is_informed_and_gets_new_state(how, message):
     with ToolExecutor(timeout=1) as executor, executor.session() as lost, executor.session() as other:
         for session in (lost, other):
             executor.run(ToolCall("add", {"amount": 7}), ACCOUNT, session)
