@@ -231,7 +231,7 @@ def test_a_wrong_adapter_is_refused_with_the_reason(
     ("changes", "reason"),
     [
         ({"hidden_size": 512}, "size mismatch"),
-        ({"num_hidden_layers": 1}, r"no place for .*layers\.1\."),
+        ({"num_hidden_layers": 1}, r"no layer for .*layers\.1\."),
     ],
 )
 def test_an_adapter_of_another_base_is_refused(
