@@ -28,7 +28,7 @@ LIMITS = {
     **{f"gguf {kind}": {"cpu_s": 12, "rss_mb": 2048} for kind in QUANTS},
     "onnx int4": {"cpu_s": 30, "rss_mb": 6144, "mb": 320},
 }
-"""The targets: at most so many CPU seconds, MiB of memory and MB of files."""
+"""The targets: upper limits of CPU seconds, MiB of memory and MB of files."""
 
 CONVERT = (
     "from pathlib import Path; from mentor_edge.export.gguf.convert import convert; "
@@ -68,24 +68,24 @@ def steps(model: Path, work: Path, converter: Path | None, exporters: bool) -> l
         return [sys.executable, "-c", code.format(**{name: str(value) for name, value in values.items()})]
 
     f16, f32 = work / "f16.gguf", work / "f32.gguf"
-    listed = [
+    result = [
         ("gguf f16", python(CONVERT, model=model, out=f16, dtype="f16"), f16),
         ("gguf f32", python(CONVERT, model=model, out=f32, dtype="f32"), f32),
     ]
     if converter is not None:
         out = work / "upstream.gguf"
         upstream = [sys.executable, str(converter), str(model), "--outfile", str(out), "--outtype", "f16"]
-        listed.append(("gguf f16, upstream converter", upstream, out))
+        result.append(("gguf f16, upstream converter", upstream, out))
     for kind in QUANTS:
         out = work / f"{kind}.gguf"
-        listed.append((f"gguf {kind}", python(QUANTIZE, source=f16, out=out, kind=kind), out))
+        result.append((f"gguf {kind}", python(QUANTIZE, source=f16, out=out, kind=kind), out))
     choices = [("int4", "genai"), ("int8", "genai"), ("fp32", "genai")]
     choices += [("fp32", "transformers"), ("int4", "transformers")] if exporters else []
     for precision, exporter in choices:
         out = work / f"{exporter}-{precision}"
         name = f"onnx {precision}" + ("" if exporter == "genai" else f", {exporter}.exporters")
-        listed.append((name, python(ONNX, model=model, out=out, precision=precision, exporter=exporter), out))
-    return listed
+        result.append((name, python(ONNX, model=model, out=out, precision=precision, exporter=exporter), out))
+    return result
 
 
 def random_model(directory: Path) -> Path:

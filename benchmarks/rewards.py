@@ -5,7 +5,7 @@ r"""Speed and verdicts of our judge of final answers and of math-verify, on the 
 A completion is a reasoning text with tool calls that ends in `\boxed{...}`; its accepted answer is right or wrong in
 about half of the cases each. The mix: 60 % plain numbers, 15 % numbers with units, commas, currencies or percent
 signs, 10 % fractions and LaTeX, 10 % words and yes/no, 5 % tuples and sets. Every item is drawn independently, so few
-repeat. In training, where a task is sampled many times, caches help more than they do here.
+repeat. In training, each task is sampled many times, so caches help more than they do here.
 
 Both judges extract the same box from the text. math-verify then parses `\boxed{accepted}` and `\boxed{given}` and
 compares them, in its default configuration but without timeouts, which would only cost it time. Rounds alternate
@@ -78,8 +78,8 @@ def formula(rng: random.Random) -> tuple[str, str, str]:
 
 
 def words(rng: random.Random) -> tuple[str, str, str]:
-    places = ["Paris", "the Nile", "Lima", "Mount Everest", "Ada Lovelace", "copper", "Tuesday", "a prime number"]
-    right, wrong = rng.sample(places, 2)
+    phrases = ["Paris", "the Nile", "Lima", "Mount Everest", "Ada Lovelace", "copper", "Tuesday", "a prime number"]
+    right, wrong = rng.sample(phrases, 2)
     return rng.choice(
         [
             ("yes", "Yes.", "no"),

@@ -2,7 +2,7 @@
 
     python benchmarks/rollout.py [--student DIR] [--steps 6] [--rounds 3]
 
-Rounds alternate between the two, so that a busy machine slows both. The first step of each run is a warm-up and is not
+Rounds alternate between the two, so that a busy machine slows both down. The first step of each run is a warm-up and is not
 counted. Prints the median wall and CPU seconds of a step, the wall seconds of its rollouts, and the ratios.
 """
 

@@ -2,21 +2,21 @@ r"""Time of 1,000 calls of a 1 ms tool in 32 rollouts, with the executor and wit
 
     python benchmarks/tools.py [--rounds 3] [--parent-mb 0] [--json FILE]
 
-The calls come as in training: 32 rollouts, about 31 turns, and the calls of a turn together. There are two tools. One
-sleeps for a millisecond, as if it waited for something. The other computes for a millisecond of processor time; for it,
-more workers than processors do not help.
+The calls are made as in training: 32 rollouts, about 31 turns, and all calls of a turn at once. There are two tools. One
+sleeps for a millisecond, as if it waited for something. The other computes for a millisecond of processor time, so more
+workers than processors do not help it.
 
 "One process per call" is measured in three ways: a process forked for each call with multiprocessing, one call after
 another; the same with 32 calls at once; and a new interpreter for each call (on a sample, scaled up), which is the
-least that running a script per call costs. All of them receive the arguments and send the result back, as the executor
+least that a script per call can cost. All of them receive the arguments and send the result back, as the executor
 does. None of them limits time, memory or output, or validates arguments; the executor does. The executor's time
 includes its start.
 
 Forking costs more the more memory the caller has, and a training process has gigabytes: `--parent-mb` makes this
 process that much larger. The fork baselines then pay for it at every call, the executor at the start of each worker.
 
-The last measurement is a turn of 32 calls of which one hangs, under a limit of 0.5 s. Rounds alternate between all
-ways.
+The last measurement is a turn of 32 calls, one of which hangs, under a limit of 0.5 s. Rounds alternate between
+all ways.
 """
 
 from __future__ import annotations
@@ -158,11 +158,11 @@ def _cpu_seconds() -> float:
 
 def _ratio(theirs: list[tuple[float, float]], ours: list[tuple[float, float]]) -> float:
     """Returns the median over the rounds of the ratios of wall seconds."""
-    return statistics.median(one / other for (one, _), (other, _) in zip(theirs, ours, strict=True))
+    return statistics.median(their_wall / our_wall for (their_wall, _), (our_wall, _) in zip(theirs, ours, strict=True))
 
 
 def hang() -> dict[str, float]:
-    """Make 32 calls of which one hangs. Returns the wall seconds of that turn and of the next one."""
+    """Make 32 calls, one of which hangs. Returns the wall seconds of that turn and of the next one."""
     tools = {"hanging": hanging}
 
     def turn(arguments: range) -> float:

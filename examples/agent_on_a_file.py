@@ -21,7 +21,7 @@ OFFERED = ("add", "multiply", "power", "round_number")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    tools = [each for each in CALCULATOR if each.name in OFFERED]
+    tools = [tool for tool in CALCULATOR if tool.name in OFFERED]
     with ToolAgent.load(arguments.file, tools) as agent:
         trajectory = agent.run(arguments.question)
 

@@ -38,12 +38,12 @@ def to_euros(dollars: float) -> float:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    suite = jsonl.load(arguments.tasks, {each.name: each for each in (price, to_euros)})
+    suite = jsonl.load(arguments.tasks, {price.name: price, to_euros.name: to_euros})
 
-    # Every reference is really executed: a task whose recorded calls or answer are wrong would teach the wrong thing.
+    # Every reference is executed: a task with wrong calls or a wrong answer would teach the wrong thing.
     with ToolExecutor() as executor:
-        sound, rejected = validate_references(suite.tasks, executor)
-    print(f"{len(sound)} of {len(suite.tasks)} references are sound")
+        valid, rejected = validate_references(suite.tasks, executor)
+    print(f"{len(valid)} of {len(suite.tasks)} references are valid")
     for task in rejected:
         print(f"  {task.id}: {task.reason}")
 

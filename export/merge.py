@@ -191,7 +191,7 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
     layers = [layer for layer in tuned.modules() if isinstance(layer, LoraLayer)]
     if embedding.weight is head.weight and any(layer.get_base_layer() in (embedding, head) for layer in layers):
         raise ValueError("it changes the embedding or the head, which the base ties to each other")
-    weights = change = kept = noise = 0.0
+    weights = change = kept_change = noise = 0.0
     with torch.no_grad():
         for layer in layers:
             parameter = layer.get_base_layer().weight
@@ -200,9 +200,9 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
             delta, rounded = parameter.data - before, parameter.data.to(dtype).float()
             weights += _dot(before, before)
             change += _dot(delta, delta)
-            kept += _dot(rounded - before, delta)
+            kept_change += _dot(rounded - before, delta)
             noise += _dot(rounded - parameter.data, rounded - parameter.data)
-    base_dtype_suffices = not change or kept / change >= KEPT
+    base_dtype_suffices = not change or kept_change / change >= KEPT
     saved_dtype = dtype if base_dtype_suffices else torch.float32
     report = MergeReport(
         base=base,
@@ -211,7 +211,7 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
         trained_on=settings.get("base_model_name_or_path"),
         delta=math.sqrt(change / weights),
         base_dtype=_name(dtype),
-        kept=kept / change if change else None,
+        kept=kept_change / change if change else None,
         rounding=math.sqrt(noise / change) if change else None,
         dtype=_name(saved_dtype),
     )

@@ -77,20 +77,20 @@ def test_a_missing_extra_is_not_a_fault_and_comes_with_its_install_line(
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     before = examined()
     without(monkeypatch, [missing, "optimum-onnx"])
-    found = examined()
-    assert found[name].state == "note"
-    assert re.search(message, found[name].message)
-    assert all(finding.ok for finding in found.values())
-    assert ("onnxruntime" in found) == (missing not in ("onnxruntime-genai", "onnx-ir")) and "onnxruntime" in before
+    findings = examined()
+    assert findings[name].state == "note"
+    assert re.search(message, findings[name].message)
+    assert all(finding.ok for finding in findings.values())
+    assert ("onnxruntime" in findings) == (missing not in ("onnxruntime-genai", "onnx-ir")) and "onnxruntime" in before
 
 
 def test_a_missing_package_is_a_fault(
     examined: Callable[[], dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, ["gguf", "trl"])
-    found = examined()
-    assert {name for name, finding in found.items() if not finding.ok} == {"gguf", "trl", "export --gguf"}
-    assert "pip install -c constraints.txt trl" in found["trl"].message
+    findings = examined()
+    assert {name for name, finding in findings.items() if not finding.ok} == {"gguf", "trl", "export --gguf"}
+    assert "pip install -c constraints.txt trl" in findings["trl"].message
 
 
 def test_a_broken_onnxruntime_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_a_broken_onnxruntime_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_pa
         "sys.modules['onnxruntime_genai'] = Broken('onnxruntime_genai')\nworker.main()\n"
     )
     monkeypatch.setattr(onnx, "COMMAND", [sys.executable, str(script)])
-    found = {finding.name: finding for finding in examine()}
-    assert found["onnxruntime"].state == found["llama.cpp"].state == found["export --gguf"].state == "bad"
-    assert "died with SIGSEGV while loading a tiny model" in found["onnxruntime"].message
-    assert "pip install --force-reinstall" in found["onnxruntime"].message
+    findings = {finding.name: finding for finding in examine()}
+    assert findings["onnxruntime"].state == findings["llama.cpp"].state == findings["export --gguf"].state == "bad"
+    assert "died with SIGSEGV while loading a tiny model" in findings["onnxruntime"].message
+    assert "pip install --force-reinstall" in findings["onnxruntime"].message
 
 
 def test_onnxruntime_decodes_here() -> None:
@@ -159,8 +159,8 @@ def test_the_users_shell_gets_advice(
     monkeypatch.setattr(doctor, "shell_environment", lambda: shell)
     monkeypatch.setattr(doctor, "processors", lambda: 2.5)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    found = examined()
-    for finding, advice in ((found["threads"], threads), (found["telemetry"], telemetry)):
+    findings = examined()
+    for finding, advice in ((findings["threads"], threads), (findings["telemetry"], telemetry)):
         assert finding.ok and finding.advice == (advice is not None)
         assert advice is None or advice in finding.message
 

@@ -52,27 +52,30 @@ def gguf(student: Path) -> Path:
 def test_a_directory_is_measured_in_torch(tmp_path: Path, student: Path) -> None:
     done = run(student, "--limit", "1", "--items", "items.jsonl", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = Evaluation.from_jsonl(tmp_path / "items.jsonl")
-    assert len(found.outcomes) == 8 and json.loads(done.stdout)["identity"] == found.identity == identity_of(student)
+    evaluation = Evaluation.from_jsonl(tmp_path / "items.jsonl")
+    assert len(evaluation.outcomes) == 8
+    assert json.loads(done.stdout)["identity"] == evaluation.identity == identity_of(student)
 
 
 def test_a_file_is_measured_once_and_reported(tmp_path: Path, gguf: Path) -> None:
     done = run(gguf, "--limit", "2", "--json", "--report", "out/report.md", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    found = Evaluation.from_jsonl(tmp_path / result["items"])
-    assert result["n"] == len(found.outcomes) == 16 and result["identity"] == found.identity == identity_of(gguf)
-    assert result["splits"] == json.loads(json.dumps(found.to_json()))["splits"] and "correct" not in result
-    assert f"rows: {result['items']}" in done.stderr and found.sha256 in done.stderr
+    evaluation = Evaluation.from_jsonl(tmp_path / result["items"])
+    assert result["n"] == len(evaluation.outcomes) == 16
+    assert result["identity"] == evaluation.identity == identity_of(gguf)
+    assert result["splits"] == json.loads(json.dumps(evaluation.to_json()))["splits"] and "correct" not in result
+    assert f"rows: {result['items']}" in done.stderr and evaluation.sha256 in done.stderr
     text = (tmp_path / "out" / "report.md").read_text()
-    assert found.sha256 in text and found.identity in text and "| ood: irrel | 2 |" in text and "(report.png)" in text
+    assert evaluation.sha256 in text and evaluation.identity in text
+    assert "| ood: irrel | 2 |" in text and "(report.png)" in text
     assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
 
     again = run(gguf, "--limit", "2", "--json", cwd=tmp_path)
     assert "measured before; use --again to measure it again" in again.stderr and json.loads(again.stdout) == result
     repeated = run(gguf, "--limit", "2", "--again", cwd=tmp_path)
     assert repeated.returncode == 0 and "measured before" not in repeated.stderr and "done in" in repeated.stderr
-    assert Evaluation.from_jsonl(tmp_path / result["items"]) == found, "greedy decoding gives the same rows"
+    assert Evaluation.from_jsonl(tmp_path / result["items"]) == evaluation, "greedy decoding yields the same rows"
     other = json.loads(run(gguf, "--limit", "1", "--json", cwd=tmp_path).stdout)
     assert other["items"] != result["items"], "another number of tasks is another suite"
 
@@ -95,15 +98,15 @@ def test_an_interrupted_evaluation_of_a_file_resumes(tmp_path: Path, gguf: Path)
         assert child.poll() is None, "it ended before it could be interrupted"
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    said = child.stderr.read().splitlines()
-    assert child.wait(timeout=60) == 130 and said[-1] == "interrupted; to resume, run the same command again"
-    kept = partial.read_bytes().splitlines()[1:]
-    assert 64 <= len(kept) < 192 and not (tmp_path / "items.jsonl").exists()
+    stderr = child.stderr.read().splitlines()
+    assert child.wait(timeout=60) == 130 and stderr[-1] == "interrupted; to resume, run the same command again"
+    finished = partial.read_bytes().splitlines()[1:]
+    assert 64 <= len(finished) < 192 and not (tmp_path / "items.jsonl").exists()
 
     done = run(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = (tmp_path / "items.jsonl").read_bytes().splitlines()[1:]
-    assert len(rows) == 192 and set(kept) <= set(rows), "seconds included: what was finished was not run again"
+    assert len(rows) == 192 and set(finished) <= set(rows), "seconds included: what was finished was not run again"
     whole = run(gguf, "--limit", "24", "--items", "whole.jsonl", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     assert Evaluation.from_jsonl(tmp_path / "items.jsonl") == Evaluation.from_jsonl(tmp_path / "whole.jsonl")
@@ -180,9 +183,9 @@ def test_bad_input_is_one_clear_error_and_nothing_is_left(tmp_path: Path, studen
             ((server.url, "--api-key-env", "NOT_SET"), "the variable NOT_SET is empty or not set"),
             (("http://me:pass@host/v1",), "contains more than host and path"),
         ]
-        for arguments, said in cases:
+        for arguments, message in cases:
             done = run(*arguments, "--limit", "1", cwd=tmp_path, OPENAI_API_KEY=KEY)
-            assert done.returncode == 1 and said in done.stderr, done.stderr
+            assert done.returncode == 1 and message in done.stderr, done.stderr
             lines = [line for line in done.stderr.splitlines() if line and "started" not in line]
             assert len(lines) <= 2 and KEY not in done.stderr
             left = [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]
@@ -190,7 +193,7 @@ def test_bad_input_is_one_clear_error_and_nothing_is_left(tmp_path: Path, studen
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ((), "either TARGET or --predictions"),
         (("x", "--predictions", "y"), "either TARGET or --predictions"),
@@ -198,6 +201,6 @@ def test_bad_input_is_one_clear_error_and_nothing_is_left(tmp_path: Path, studen
         (("STUDENT", "--model", "m"), "--model and --api-key-env are for endpoints"),
     ],
 )
-def test_usage_errors_exit_with_2(tmp_path: Path, student: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_usage_errors_exit_with_2(tmp_path: Path, student: Path, arguments: tuple[str, ...], message: str) -> None:
     done = run(*(student if part == "STUDENT" else part for part in arguments), cwd=tmp_path)
-    assert done.returncode == 2 and said in " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode == 2 and message in " ".join(done.stderr.replace("│", " ").split())

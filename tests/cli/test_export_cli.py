@@ -90,13 +90,13 @@ def test_export_alone_takes_the_newest_run_through_both_formats(nano_student: Pa
     )
     assert done.returncode == 4, done.stderr
     assert "exporting the newest run, runs/a" in done.stderr and "of the fine-tune left" in done.stderr
-    found = json.loads(done.stdout)
-    assert [(row["format"], row["quant"]) for row in found["files"]] == [
+    report = json.loads(done.stdout)
+    assert [(row["format"], row["quant"]) for row in report["files"]] == [
         ("gguf", "q4_k_m"),
         ("gguf", "q2_k_s"),
         ("onnx", "int4"),
     ]
-    manifest = Artifact.load(tmp_path / found["artifact"]).manifest
+    manifest = Artifact.load(tmp_path / report["artifact"]).manifest
     assert manifest.source.base == str(nano_student) and manifest.source.merged_onto == "16-bit"
     assert "adapter_model.safetensors" in manifest.source.adapter_files
     for entry in manifest.entries:

@@ -119,12 +119,12 @@ def test_a_tool_result_that_does_not_fit_ends_the_conversation(executor):
 
 
 def test_the_last_turn_is_cut_at_the_completion_budget(executor):
-    whole = run(executor, ADD, "y" * 300)
-    budget = len(whole.completion_ids) - 100
+    unlimited = run(executor, ADD, "y" * 300)
+    budget = len(unlimited.completion_ids) - 100
     cut = run(executor, ADD, "y" * 300, limits=AgentLimits(3, 400, budget))
     assert len(cut.completion_ids) == len(cut.sampled) == budget
     assert cut.ending is Ending.TRUNCATED and cut.messages[-1].content == "y" * (300 - 99)
-    assert list(cut.completion_ids) == list(whole.completion_ids)[:budget]
+    assert list(cut.completion_ids) == list(unlimited.completion_ids)[:budget]
 
 
 @given(st.integers(1, 700), st.integers(1, 500), st.integers(1, 900), st.integers(0, 4))

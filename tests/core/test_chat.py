@@ -129,7 +129,7 @@ def test_a_template_that_rewrites_earlier_turns_has_no_tool_suffix():
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("{% if %}", "not valid Jinja"),
         ("{{ raise_exception('no tools here') }}", "no tools here"),
@@ -137,8 +137,8 @@ def test_a_template_that_rewrites_earlier_turns_has_no_tool_suffix():
         ("{{ ''.__class__.__mro__ }}", "cannot render"),
     ],
 )
-def test_bad_templates_are_errors_of_the_student(source, said):
-    with pytest.raises(StudentError, match=said):
+def test_bad_templates_are_errors_of_the_student(source, message):
+    with pytest.raises(StudentError, match=message):
         ChatTemplate(source, EOS).render([Message("user", "x")])
 
 

@@ -186,14 +186,14 @@ def test_directories_without_a_manifest_are_distinguished(tmp_path: Path) -> Non
 def test_any_changed_byte_is_detected(whole: Path, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([*sorted(Manifest.read(whole).sha256), MANIFEST]))
     before = (whole / name).read_bytes()
-    place, change = data.draw(st.integers(0, len(before) - 1)), data.draw(st.integers(1, 255))
+    offset, change = data.draw(st.integers(0, len(before) - 1)), data.draw(st.integers(1, 255))
     after = bytearray(before)
-    after[place] ^= change
+    after[offset] ^= change
     (whole / name).write_bytes(after)
     try:
-        found = verify(whole)
+        problems = verify(whole)
         # Other white space or another spelling of a number changes nothing in the manifest's values.
-        assert found or (name == MANIFEST and json.loads(after) == json.loads(before))
+        assert problems or (name == MANIFEST and json.loads(after) == json.loads(before))
     except ArtifactError:
         assert name == MANIFEST
     finally:
@@ -272,9 +272,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 def test_damage_is_named(artifact: Path, damage: str) -> None:
     change, expected = DAMAGE[damage]
     change(artifact)
-    found = verify(artifact)
-    assert len(found) == len(expected)
-    assert all(problem.startswith(start) for problem, start in zip(sorted(found), sorted(expected), strict=True))
+    problems = verify(artifact)
+    assert len(problems) == len(expected)
+    assert all(problem.startswith(start) for problem, start in zip(sorted(problems), sorted(expected), strict=True))
 
 
 # Before a load
@@ -288,8 +288,8 @@ def test_models_of_an_artifact_are_known(whole: Path, tmp_path: Path, monkeypatc
     (tmp_path / "link.gguf").symlink_to(whole / "model-q8_0.gguf")
     (tmp_path / "artifact").symlink_to(whole)
     for path in (tmp_path / "link.gguf", tmp_path / "artifact" / "model-q8_0.gguf"):
-        found = verify_entry(path)
-        assert found is not None and found.quant == "q8_0"
+        entry = verify_entry(path)
+        assert entry is not None and entry.quant == "q8_0"
 
 
 def test_models_outside_a_manifest_are_not_verified(artifact: Path, tmp_path: Path) -> None:
@@ -323,8 +323,8 @@ def test_no_damaged_model_is_opened(artifact: Path, damage: str, model: str) -> 
 def test_damage_elsewhere_does_not_keep_a_model_from_loading(artifact: Path) -> None:
     (artifact / "model-q8_0.gguf").unlink()
     (artifact / "README.md").unlink()
-    found = verify_entry(artifact / "onnx-int4")
-    assert found is not None and found.quant == "int4"
+    entry = verify_entry(artifact / "onnx-int4")
+    assert entry is not None and entry.quant == "int4"
 
 
 def test_an_intact_model_reaches_its_runtime(whole: Path) -> None:

@@ -48,7 +48,7 @@ def test_own_tools_and_tasks(student: Path, tmp_path: Path) -> None:
     done = run_example("own_tools_and_tasks.py", "--model", student, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == "3 of 3 references are sound"
+    assert lines[0] == "3 of 3 references are valid"
     assert [line.partition(":")[0] for line in lines[1:]] == ["pens", "lamp", "thanks", "shop_tasks", "no-call"]
     assert lines[4] == "shop_tasks: 0 of 2 right"
 

@@ -119,10 +119,10 @@ def test_a_batch_equals_one_by_one(engines: tuple[OnnxEngine, TransformersEngine
 def test_long_prompts_are_fed_in_pieces(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     turns = [([0, 1], [PROMPTS[2], PROMPTS[4]]), ([1, 0], [[5] * 15, [6] * 7])]
     with OnnxEngine(model) as engine:
-        whole = converse(engine, turns, 2, 12)
+        batched = converse(engine, turns, 2, 12)
     misbehave(monkeypatch, tmp_path, "worker.CHUNK = 7")
     with OnnxEngine(model) as engine:
-        assert converse(engine, turns, 2, 12) == whole
+        assert converse(engine, turns, 2, 12) == batched
 
 
 def test_logits_are_those_of_torch_whatever_the_graph_returns(

@@ -46,8 +46,8 @@ def evaluation(executor) -> Evaluation:
 
 
 def test_answers_are_scored_and_every_ending_is_kept(evaluation):
-    found = {o.task_id: (o.correct, o.ending, o.answer) for o in evaluation.outcomes}
-    assert found == {
+    results = {o.task_id: (o.correct, o.ending, o.answer) for o in evaluation.outcomes}
+    assert results == {
         "right": (True, Ending.ANSWERED, "5"),
         "wrong": (False, Ending.ANSWERED, "6"),
         "silent": (False, Ending.ANSWERED, None),
@@ -111,7 +111,7 @@ def test_rows_contain_everything_behind_a_figure_and_are_read_back(evaluation, t
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (lambda lines: [lines[0], lines[1][:50]], r":2: not JSON"),
         (lambda lines: [lines[0], lines[1].replace('"correct": true', '"correct": 1')], r":2: correct: unusable, 1"),
@@ -135,11 +135,11 @@ def test_rows_contain_everything_behind_a_figure_and_are_read_back(evaluation, t
         (lambda lines: [], "contains no items"),
     ],
 )
-def test_a_damaged_items_file_is_one_clear_error(evaluation, tmp_path, damage, said):
+def test_a_damaged_items_file_is_one_clear_error(evaluation, tmp_path, damage, message):
     path = tmp_path / "items.jsonl"
     evaluation.write_jsonl(path)
     path.write_text("\n".join(damage(path.read_text().splitlines())))
-    with pytest.raises(TaskError, match=said):
+    with pytest.raises(TaskError, match=message):
         Evaluation.from_jsonl(path)
 
 
@@ -180,10 +180,10 @@ def test_answers_from_passages_have_further_metrics(executor):
     task = replace(answer_task("rome", answer="Rome"), other_answers=("Roma",), gold_passages=("6", "9"))
     other = replace(task, id="paris", prompt=(Message("user", "<paris>"),))
     engine = ScriptedEngine({"<rome>": [r"\boxed{the Roma}"], "<paris>": ["Paris, I think"]})
-    found = evaluate(engine, Suite("musique", "1", (task, other)), limits=LIMITS, executor=executor)
-    assert found.outcomes[0].metrics == {"em": 1.0, "f1": 1.0, "passage_recall": 0.0}
-    assert found.outcomes[0].expected == {"answers": ["Rome", "Roma"], "passages": ["6", "9"]}
-    assert by_split(found.outcomes)["id"].metrics == {"em": 0.5, "f1": 0.5, "passage_recall": 0.0}
+    evaluation = evaluate(engine, Suite("musique", "1", (task, other)), limits=LIMITS, executor=executor)
+    assert evaluation.outcomes[0].metrics == {"em": 1.0, "f1": 1.0, "passage_recall": 0.0}
+    assert evaluation.outcomes[0].expected == {"answers": ["Rome", "Roma"], "passages": ["6", "9"]}
+    assert by_split(evaluation.outcomes)["id"].metrics == {"em": 0.5, "f1": 0.5, "passage_recall": 0.0}
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(evaluation, tmp_path, monkeypatch):
@@ -250,14 +250,14 @@ def test_a_mixed_suite_keeps_its_order_decodes_greedily_and_reports_progress(exe
     script |= {task.prompt[0].content: ["No."] for task in (tasks[0], tasks[2])}
     engine = ScriptedEngine(script, batch_size=1)
     done: list[tuple[str, int, int]] = []
-    found = evaluate(
+    evaluation = evaluate(
         engine, Suite("s", "1", tasks), limits=LIMITS, executor=executor, progress=lambda *seen: done.append(seen)
     )
-    assert [o.task_id for o in found.outcomes] == [task.id for task in tasks]
-    assert [o.correct for o in found.outcomes] == [True, True, True, False]
+    assert [o.task_id for o in evaluation.outcomes] == [task.id for task in tasks]
+    assert [o.correct for o in evaluation.outcomes] == [True, True, True, False]
     assert done == [("evaluate on s", count, 4) for count in range(5)] and set(engine.temperatures) == {0.0}
 
 
 def test_an_empty_suite_is_an_empty_evaluation(executor):
-    found = evaluate(ScriptedEngine({}), Suite("s", "1", ()), limits=LIMITS, executor=executor)
-    assert found.counts() == Counts(n=0, correct=0) and found.by_domain() == {}
+    evaluation = evaluate(ScriptedEngine({}), Suite("s", "1", ()), limits=LIMITS, executor=executor)
+    assert evaluation.counts() == Counts(n=0, correct=0) and evaluation.by_domain() == {}

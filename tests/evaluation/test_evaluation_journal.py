@@ -86,9 +86,9 @@ def test_an_interrupt_while_the_first_batch_reaches_the_disk_loses_nothing(tmp_p
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> Evaluation:
     path, one = tmp_path_factory.mktemp("whole") / "items.jsonl", engine()
-    found = measure(path, one)
+    evaluation = measure(path, one)
     assert one.batches == BATCHES and list(path.parent.iterdir()) == [path]
-    return found
+    return evaluation
 
 
 def main(items: str, mode: str) -> None:
@@ -127,8 +127,8 @@ def test_a_killed_evaluation_resumes_and_repeats_nothing(tmp_path, uninterrupted
     assert len(partial.read_text().splitlines()) == 1 + 6, "a header and two batches"
     done: list[int] = []
     one = engine()
-    found = measure(items, one, progress=lambda _, count, total: done.append(count))
-    assert found == uninterrupted and found.to_json()["splits"].keys() == {"id", "ood"}
+    evaluation = measure(items, one, progress=lambda _, count, total: done.append(count))
+    assert evaluation == uninterrupted and evaluation.to_json()["splits"].keys() == {"id", "ood"}
     assert one.batches == BATCHES[2:] and done == [6, 7, 10]
     assert Evaluation.from_jsonl(items) == uninterrupted and not partial.exists()
 
@@ -136,8 +136,8 @@ def test_a_killed_evaluation_resumes_and_repeats_nothing(tmp_path, uninterrupted
 def test_outcomes_lost_to_a_full_disk_are_measured_again(tmp_path, uninterrupted):
     items = tmp_path / "items.jsonl"
     with child(items, "full") as process:
-        said = process.stderr.read()
-    assert process.returncode == 1 and "OutputError: cannot write" in said and "items.jsonl.partial" in said
+        stderr = process.stderr.read()
+    assert process.returncode == 1 and "OutputError: cannot write" in stderr and "items.jsonl.partial" in stderr
     one = engine()
     assert measure(items, one) == uninterrupted
     assert one.batches == BATCHES[2:]
@@ -160,13 +160,13 @@ def broken() -> None:
 @given(data=st.data())
 def test_a_journal_cut_anywhere_yields_the_same_evaluation(data, journal, uninterrupted, tmp_path_factory):
     items = tmp_path_factory.mktemp("cut") / "items.jsonl"
-    kept = journal[: data.draw(st.integers(0, len(journal)))]
+    content = journal[: data.draw(st.integers(0, len(journal)))]
     items.with_name("items.jsonl.partial").write_bytes(
-        kept + data.draw(st.sampled_from([b"", b"{", b"\xff\n", b"{}\n"]))
+        content + data.draw(st.sampled_from([b"", b"{", b"\xff\n", b"{}\n"]))
     )
     one = engine()
     assert measure(items, one, on_note=lambda note: None) == uninterrupted
-    whole_rows = kept.count(b"\n") - 1
+    whole_rows = content.count(b"\n") - 1
     finished = 3 if whole_rows >= 7 else max(0, whole_rows) // 3
     assert one.batches == BATCHES[finished:]
     assert Evaluation.from_jsonl(items) == uninterrupted
@@ -187,8 +187,8 @@ def test_a_journal_of_another_measurement_is_never_mixed_in(tmp_path, journal, c
     options = {"suite": MIXED, "limits": LIMITS, "identity": "model", "batch_size": 3} | change
     one = CountingEngine(SCRIPT, batch_size=options.pop("batch_size"))
     notes: list[str] = []
-    found = evaluate(one, items=items, on_note=notes.append, **options)
-    assert sum(one.batches) == 10 and len(found.outcomes) == 10
+    evaluation = evaluate(one, items=items, on_note=notes.append, **options)
+    assert sum(one.batches) == 10 and len(evaluation.outcomes) == 10
     assert len(notes) == 1 and f"another measurement ({named} differ); starting from scratch" in notes[0]
 
 

@@ -80,8 +80,8 @@ ADDED = [
     ],
 )  # a table  # fmt: skip
 def test_every_form_is_scored(tmp_path, task, prediction, correct, ending, error):
-    found = score(tmp_path, {"id": task, **prediction, "model": "theirs"})
-    (outcome,) = found.only({task}).outcomes
+    evaluation = score(tmp_path, {"id": task, **prediction, "model": "theirs"})
+    (outcome,) = evaluation.only({task}).outcomes
     assert (outcome.correct, outcome.ending, outcome.error) == (correct, ending, error)
     assert outcome.malformed == (ending is MALFORMED)
     assert outcome.prompt and outcome.messages and outcome.expected
@@ -93,25 +93,27 @@ def test_only_the_first_turn_of_a_task_on_calls_is_scored(tmp_path):
         {"role": "tool", "content": "25"},
         turn("<tool_call>"),
     ]
-    found = score(tmp_path, {"id": "simple_python_0", "messages": turns})
-    assert found.only({"simple_python_0"}).outcomes[0].correct
+    evaluation = score(tmp_path, {"id": "simple_python_0", "messages": turns})
+    assert evaluation.only({"simple_python_0"}).outcomes[0].correct
 
 
 def test_missing_predictions_are_wrong_and_stay_in_the_denominator(tmp_path):
-    found = score(tmp_path, {"id": "simple_python_0", "calls": [GOLDEN]})
-    assert [(o.correct, o.ending, o.error) for o in found.outcomes] == [
+    evaluation = score(tmp_path, {"id": "simple_python_0", "calls": [GOLDEN]})
+    assert [(o.correct, o.ending, o.error) for o in evaluation.outcomes] == [
         (False, None, "missing"),
         (True, CALLED, None),
         (False, None, "missing"),
     ]
-    summary = found.to_json()
+    summary = evaluation.to_json()
     assert summary["domains"]["irrelevance"]["missing"] == 1 and summary["domains"]["irrelevance"]["accuracy"] == 0
     assert (summary["splits"]["ood"]["n"], summary["splits"]["ood"]["correct"]) == (2, 1)
     assert summary["splits"]["ood"]["endings"] == {"out_of_turns": 1}
     assert summary["splits"]["ood"]["tokens"] is None and summary["splits"]["ood"]["seconds"] is None
     passages = replace(SUM, gold_passages=("1",))
-    found = score(tmp_path, {"id": "sum", "answer": "5"}, suite=Suite("s", "1", (passages, replace(passages, id="b"))))
-    assert [o.metrics["f1"] for o in found.outcomes] == [1.0, 0.0]
+    evaluation = score(
+        tmp_path, {"id": "sum", "answer": "5"}, suite=Suite("s", "1", (passages, replace(passages, id="b")))
+    )
+    assert [o.metrics["f1"] for o in evaluation.outcomes] == [1.0, 0.0]
 
 
 def test_rows_are_like_those_of_an_engine(tmp_path):
@@ -120,15 +122,15 @@ def test_rows_are_like_those_of_an_engine(tmp_path):
     engine = ScriptedEngine({"<sum>": [call_text("add", '{"a": 2, "b": 3}'), r"\boxed{5}"]})
     (measured,) = evaluate(engine, suite, limits=AgentLimits()).outcomes
     messages = [message.to_openai() for message in measured.messages]
-    found = score(tmp_path, {"id": "sum", "messages": messages}, suite=suite)
-    assert found.outcomes == (replace(measured, tokens=0),)
-    found.write_jsonl(tmp_path / "items.jsonl")
-    assert Evaluation.from_jsonl(tmp_path / "items.jsonl") == found
-    assert found.identity.startswith("predictions sha256:") and found.limits is None
+    evaluation = score(tmp_path, {"id": "sum", "messages": messages}, suite=suite)
+    assert evaluation.outcomes == (replace(measured, tokens=0),)
+    evaluation.write_jsonl(tmp_path / "items.jsonl")
+    assert Evaluation.from_jsonl(tmp_path / "items.jsonl") == evaluation
+    assert evaluation.identity.startswith("predictions sha256:") and evaluation.limits is None
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"id": "chess", "text": "e4"}, "id: the suite mixed has no task 'chess'"),
         ({"id": 3, "text": "e4"}, "id: expected text, found 3"),
@@ -149,8 +151,8 @@ def test_rows_are_like_those_of_an_engine(tmp_path):
         ("{", "not JSON"),
     ],
 )  # a table  # fmt: skip
-def test_a_wrong_row_is_reported_with_file_and_line(tmp_path, row, said):
-    with pytest.raises(TaskError, match=rf"predictions\.jsonl:2: .*{said}"):
+def test_a_wrong_row_is_reported_with_file_and_line(tmp_path, row, message):
+    with pytest.raises(TaskError, match=rf"predictions\.jsonl:2: .*{message}"):
         score(tmp_path, {"id": "irrelevance_0", "text": "no"}, row)
 
 
@@ -170,7 +172,7 @@ PIECES = ["<tool_call>", "</tool_call>", "{", "}", '"', json.dumps(GOLDEN), "[f(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
 def test_what_begins_a_call_is_never_a_right_irrelevance(tmp_path_factory, text):
-    found = score(tmp_path_factory.mktemp("text"), {"id": "irrelevance_0", "text": text})
-    (outcome,) = found.only({"irrelevance_0"}).outcomes
+    evaluation = score(tmp_path_factory.mktemp("text"), {"id": "irrelevance_0", "text": text})
+    (outcome,) = evaluation.only({"irrelevance_0"}).outcomes
     assert outcome.correct == (not outcome.malformed and not outcome.calls)
     assert not (outcome.correct and "tool_call>" in text)

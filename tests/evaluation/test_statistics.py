@@ -101,15 +101,15 @@ def brute_force_score(lost: int, gained: int, n: int, delta: float) -> float:
     ],
 )
 def test_tango_gives_the_published_values(lost, gained, n, low, high):
-    found = difference(lost, gained, n)
-    assert (found.low, found.high) == (pytest.approx(low, abs=5e-4), pytest.approx(high, abs=5e-4))
+    result = difference(lost, gained, n)
+    assert (result.low, result.high) == (pytest.approx(low, abs=5e-4), pytest.approx(high, abs=5e-4))
 
 
 @pytest.mark.parametrize("n", [1, 7, 100, 1200])
 def test_tango_without_discordant_pairs_is_known_in_closed_form(n):
     z2 = NormalDist().inv_cdf(0.95) ** 2
-    found = difference(0, 0, n, 0.90)
-    assert (found.low, found.high) == (pytest.approx(-z2 / (n + z2)), pytest.approx(z2 / (n + z2)))
+    result = difference(0, 0, n, 0.90)
+    assert (result.low, result.high) == (pytest.approx(-z2 / (n + z2)), pytest.approx(z2 / (n + z2)))
 
 
 @given(COUNTS, CONFIDENCE)
@@ -117,13 +117,13 @@ def test_tango_without_discordant_pairs_is_known_in_closed_form(n):
 def test_the_ends_solve_the_score_equation(counts, confidence):
     lost, gained, n = counts
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    found = difference(lost, gained, n, confidence)
-    if found.high < 1 - 1e-9:
-        assert brute_force_score(lost, gained, n, found.high) == pytest.approx(-z, rel=1e-3)
+    result = difference(lost, gained, n, confidence)
+    if result.high < 1 - 1e-9:
+        assert brute_force_score(lost, gained, n, result.high) == pytest.approx(-z, rel=1e-3)
     else:
         assert gained == n
-    if found.low > -1 + 1e-9:
-        assert brute_force_score(lost, gained, n, found.low) == pytest.approx(z, rel=1e-3)
+    if result.low > -1 + 1e-9:
+        assert brute_force_score(lost, gained, n, result.low) == pytest.approx(z, rel=1e-3)
     else:
         assert lost == n
 
@@ -131,17 +131,17 @@ def test_the_ends_solve_the_score_equation(counts, confidence):
 @given(COUNTS, CONFIDENCE)
 def test_swapping_the_sides_mirrors_the_interval(counts, confidence):
     before, after = pairs(*counts)
-    one, other = paired_difference(before, after, confidence), paired_difference(after, before, confidence)
-    assert (one.delta, one.low, one.high) == (-other.delta, -other.high, -other.low)
-    assert (one.lost, one.gained) == (other.gained, other.lost)
+    forward, backward = paired_difference(before, after, confidence), paired_difference(after, before, confidence)
+    assert (forward.delta, forward.low, forward.high) == (-backward.delta, -backward.high, -backward.low)
+    assert (forward.lost, forward.gained) == (backward.gained, backward.lost)
 
 
 @given(COUNTS, CONFIDENCE)
 def test_the_interval_contains_the_estimate_and_stays_in_range(counts, confidence):
-    found = difference(*counts, confidence)
-    assert -1 <= found.low <= found.delta <= found.high <= 1
-    assert found.delta == float(Fraction(counts[1] - counts[0], counts[2]))
-    assert found.low < found.high
+    result = difference(*counts, confidence)
+    assert -1 <= result.low <= result.delta <= result.high <= 1
+    assert result.delta == float(Fraction(counts[1] - counts[0], counts[2]))
+    assert result.low < result.high
 
 
 @given(COUNTS, st.integers(2, 5))
@@ -190,9 +190,9 @@ def test_pairs_must_be_pairs():
     ],
 )
 def test_verdicts(lost, gained, n, margin, verdict):
-    found = non_inferiority(*pairs(lost, gained, n), margin)
-    assert found.verdict is verdict and found.margin == margin
-    assert found.difference == difference(lost, gained, n, GATE_CONFIDENCE)
+    result = non_inferiority(*pairs(lost, gained, n), margin)
+    assert result.verdict is verdict and result.margin == margin
+    assert result.difference == difference(lost, gained, n, GATE_CONFIDENCE)
 
 
 @given(COUNTS, st.floats(0.001, 0.5), st.floats(0.001, 0.5))
@@ -204,9 +204,9 @@ def test_a_wider_margin_never_takes_a_pass_away(counts, first, second):
 
 @given(COUNTS, st.floats(0.001, 0.5))
 def test_the_verdict_follows_from_the_interval(counts, margin):
-    found = non_inferiority(*pairs(*counts), margin)
-    assert (found.verdict is Verdict.PASS) == (found.difference.low > -margin)
-    assert (found.verdict is Verdict.FAIL) == (found.difference.low <= -margin and found.difference.high < 0)
+    result = non_inferiority(*pairs(*counts), margin)
+    assert (result.verdict is Verdict.PASS) == (result.difference.low > -margin)
+    assert (result.verdict is Verdict.FAIL) == (result.difference.low <= -margin and result.difference.high < 0)
 
 
 @pytest.mark.parametrize("margin", [0.0, 1.0, -0.02, 2, math.nan])

@@ -53,17 +53,17 @@ def test_a_light_change_of_a_dequantized_model_is_erased(
     student: Path, size: float, survived: bool, tmp_path: Path
 ) -> None:
     base = on_the_grid(student, tmp_path / "base")
-    found = survival_of(moved(base, tmp_path / "tuned", size), base, "q4_0", tmp_path)
-    assert (found.touched, found.survived) == (14, survived)
-    assert found.projection == pytest.approx(1.0 if survived else 0.0, abs=0.05)
-    assert (found.changed_share < 0.05) is not survived
+    result = survival_of(moved(base, tmp_path / "tuned", size), base, "q4_0", tmp_path)
+    assert (result.touched, result.survived) == (14, survived)
+    assert result.projection == pytest.approx(1.0 if survived else 0.0, abs=0.05)
+    assert (result.changed_share < 0.05) is not survived
 
 
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0", "q4_k_m", "iq4_xs"])
 def test_a_light_change_of_other_weights_arrives_in_noise(student: Path, kind: str, tmp_path: Path) -> None:
-    found = survival_of(moved(student, tmp_path / "tuned", 1e-3), student, kind, tmp_path)
-    assert found.survived and found.projection == pytest.approx(1, abs=0.1)
-    assert found.alignment is not None and found.projection is not None and found.alignment < found.projection
+    result = survival_of(moved(student, tmp_path / "tuned", 1e-3), student, kind, tmp_path)
+    assert result.survived and result.projection == pytest.approx(1, abs=0.1)
+    assert result.alignment is not None and result.projection is not None and result.alignment < result.projection
 
 
 @pytest.mark.slow
@@ -77,34 +77,36 @@ def test_a_change_is_measured_in_graphs_of_every_exporter(student: Path, exporte
         export_onnx(models[name], tmp_path / f"{name}-{precision}", precision, exporter=exporter)
     for precision in ("int8", "int4"):
         paths = [tmp_path / f"{name}-{kind}" for name, kind in product(models, ("fp32", precision))]
-        found = survival(*paths)
-        assert (found.touched, found.unchanged, found.survived) == (10 if exporter == "genai" else 8, (), True)
-        assert found.projection == pytest.approx(1, abs=0.02)
+        result = survival(*paths)
+        assert (result.touched, result.unchanged, result.survived) == (10 if exporter == "genai" else 8, (), True)
+        assert result.projection == pytest.approx(1, abs=0.02)
 
 
 def test_nothing_left_is_an_error_that_names_the_stage(student: Path, tmp_path: Path) -> None:
     convert(student, tmp_path / "base.gguf")
     convert(moved(student, tmp_path / "tuned", 1e-3), tmp_path / "tuned.gguf")
     quantize(tmp_path / "base.gguf", tmp_path / "same.gguf", "q8_0")
-    found = survival(tmp_path / "tuned.gguf", tmp_path / "same.gguf", tmp_path / "base.gguf", tmp_path / "same.gguf")
-    assert (found.changed_share, found.projection, found.survived, len(found.unchanged)) == (0, 0, False, 14)
+    result = survival(tmp_path / "tuned.gguf", tmp_path / "same.gguf", tmp_path / "base.gguf", tmp_path / "same.gguf")
+    assert (result.changed_share, result.projection, result.survived, len(result.unchanged)) == (0, 0, False, 14)
     with pytest.raises(
         ExportError, match=r"quantization: nothing is left of the fine-tune in same\.gguf: all 14 tensors"
     ):
-        require_survival(found, tmp_path / "same.gguf")
+        require_survival(result, tmp_path / "same.gguf")
 
 
 def test_a_model_equal_to_its_base_has_nothing_to_lose(student: Path, tmp_path: Path) -> None:
-    found = survival_of(student, student, "q8_0", tmp_path)
-    assert found == Survival(touched=0, unchanged=(), changed_share=0.0, projection=None, alignment=None, survived=True)
-    require_survival(found, tmp_path)
+    result = survival_of(student, student, "q8_0", tmp_path)
+    assert result == Survival(
+        touched=0, unchanged=(), changed_share=0.0, projection=None, alignment=None, survived=True
+    )
+    require_survival(result, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["q2_0", "q1_0"])
 def test_types_that_gguf_cannot_read_are_compared_by_their_bytes(student: Path, kind: str, tmp_path: Path) -> None:
-    found = survival_of(moved(student, tmp_path / "tuned", 3e-2), student, kind, tmp_path)
-    assert (found.touched, found.survived) == (14, True) and found.changed_share > 0
-    assert found.projection is None or kind == "q1_0"
+    result = survival_of(moved(student, tmp_path / "tuned", 3e-2), student, kind, tmp_path)
+    assert (result.touched, result.survived) == (14, True) and result.changed_share > 0
+    assert result.projection is None or kind == "q1_0"
 
 
 def test_another_models_files_cannot_be_compared(student: Path, tmp_path: Path) -> None:

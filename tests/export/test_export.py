@@ -203,9 +203,9 @@ def test_a_merged_run_exports_and_keeps_what_it_learned(nano_student: Path, taug
     assert (merged / "chat_template.jinja").read_text() == TEMPLATE
     scores = [evaluate_directory(path, taught).counts().correct for path in (nano_student, merged)]
     assert scores[1] > scores[0] or scores[1] == len(taught.tasks)
-    made = export(merged, out=tmp_path / "out", suite=taught, gguf=["f32"], margin=MARGIN)
-    assert (made.manifest.entries[0].verdict, made.summary()[0].flips) == ("pass", 0)
-    assert made.path("gguf", "f32").is_file()
+    artifact = export(merged, out=tmp_path / "out", suite=taught, gguf=["f32"], margin=MARGIN)
+    assert (artifact.manifest.entries[0].verdict, artifact.summary()[0].flips) == ("pass", 0)
+    assert artifact.path("gguf", "f32").is_file()
 
 
 def test_an_adapter_of_another_student_is_refused(nano_student: Path, tmp_path: Path) -> None:
@@ -231,16 +231,16 @@ def test_evaluations_of_files_can_be_limited_by_the_caller(artifact: Artifact, t
 
 def test_a_source_that_solves_nothing_proves_nothing(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
     hopeless = suite_of([replace(task, answer="-987654") for task in taught.tasks[:6]])
-    made = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"])
-    assert (made.manifest.entries[0].verdict, made.manifest.entries[0].path) == (
+    artifact = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"])
+    assert (artifact.manifest.entries[0].verdict, artifact.manifest.entries[0].path) == (
         "inconclusive",
         "refused/model-q8_0.gguf",
     )
-    assert "solves 0 of 6" in made.manifest.entries[0].gate.explanation
+    assert "solves 0 of 6" in artifact.manifest.entries[0].gate.explanation
     with pytest.raises(ArtifactError, match="did not pass the gate"):
-        made.path("gguf", "q8_0")
+        artifact.path("gguf", "q8_0")
     with pytest.raises(GateInconclusive, match=r"q8_0: .*too few to lose any\nthe file is kept in .*refused") as raised:
-        require_pass(made)
+        require_pass(artifact)
     assert raised.value.exit_code == 4
 
 
@@ -249,11 +249,14 @@ def test_a_file_that_lost_the_skill_fails(nano_student: Path, taught: Suite, tmp
     hopeless = suite_of([replace(task, answer="-987654") for task in taught.tasks])
     before = evaluate_directory(nano_student, hopeless)
     claimed = replace(before, outcomes=tuple(replace(outcome, correct=True) for outcome in before.outcomes))
-    made = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"], source_evaluation=claimed)
-    assert (made.manifest.entries[0].verdict, made.manifest.entries[0].path) == ("fail", "refused/model-q8_0.gguf")
+    artifact = export(nano_student, out=tmp_path / "out", suite=hopeless, gguf=["q8_0"], source_evaluation=claimed)
+    assert (artifact.manifest.entries[0].verdict, artifact.manifest.entries[0].path) == (
+        "fail",
+        "refused/model-q8_0.gguf",
+    )
     assert (tmp_path / "out" / "refused" / "model-q8_0.gguf").is_file()
     with pytest.raises(GateFailed, match="12 lost, 0 gained") as raised:
-        require_pass(made)
+        require_pass(artifact)
     assert raised.value.exit_code == 3
 
 
@@ -327,10 +330,10 @@ def test_failures_at_the_gate_leave_nothing_that_looks_finished(
         with pytest.raises(OutputError if isinstance(failure, OSError) else KeyboardInterrupt):
             export(nano_student, out=tmp_path / "out", suite=few, gguf=["q8_0"])
     assert [path.name for path in tmp_path.iterdir()] == [".out.gate"]  # the source's outcomes, to resume with
-    asked: list[Any] = []
-    monkeypatch.setattr("mentor_edge.engines.torch.engine.TransformersEngine.open", lambda *_: asked.append(_))
+    evaluations: list[Any] = []
+    monkeypatch.setattr("mentor_edge.engines.torch.engine.TransformersEngine.open", lambda *_: evaluations.append(_))
     export(nano_student, out=tmp_path / "out", suite=few, gguf=["q8_0"])
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and not asked
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and not evaluations
 
 
 # The signatures

@@ -86,7 +86,7 @@ def bench(nano_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench
     right = [outcome.task_id for outcome in solved.outcomes if outcome.correct]
     suite = Suite("solved", "1", tuple(task for task in known.tasks if task.id in right[:3]))
     artifact = tmp_path_factory.mktemp("whole") / "artifact"
-    made = export(
+    exported = export(
         nano_student,
         out=artifact,
         suite=suite,
@@ -95,7 +95,7 @@ def bench(nano_student: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench
         source_evaluation=solved,
         margin=0.9,
     )
-    require_pass(made)
+    require_pass(exported)
     other = Path(shutil.copytree(nano_student, tmp_path_factory.mktemp("other") / "student"))
     build_model(load_tokenizer(nano_student), seed=1).save_pretrained(other)
     convert(other, other / "f32.gguf")
@@ -324,7 +324,7 @@ def test_the_command_names_every_fault_and_fails(bench: Bench, tmp_path: Path) -
 def test_the_documents_table_counts_the_faults() -> None:
     section = DOCUMENT.read_text(encoding="utf-8").partition("\n## Faults\n")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
-    told = {kind: int(count) for kind, count, *_ in rows[2:]}
+    documented = {kind: int(count) for kind, count, *_ in rows[2:]}
     held = Counter(fault.kind for fault in FAULTS.values()) | Counter({"hostile metadata": len(HOSTILE)})
-    assert told == held
+    assert documented == held
     assert f"{held.total()} faults" in section

@@ -87,8 +87,8 @@ FAST_TYPES = [kind for kind in TENSOR_TYPES if kind not in SLOW]
 def test_a_single_tensor_can_have_any_type(
     f32: Path, matrix: ImportanceMatrix, tmp_path: Path, types: list[str]
 ) -> None:
-    asked = dict(zip(MATRICES, types, strict=False))
-    assert set(types) <= set(quantize(f32, tmp_path / "q.gguf", "q8_0", overrides=asked, matrix=matrix).types)
+    requested = dict(zip(MATRICES, types, strict=False))
+    assert set(types) <= set(quantize(f32, tmp_path / "q.gguf", "q8_0", overrides=requested, matrix=matrix).types)
 
 
 def test_the_first_override_that_matches_counts(f32: Path, tmp_path: Path) -> None:

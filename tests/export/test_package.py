@@ -204,8 +204,8 @@ def test_the_python_blocks_run_unchanged(
     path = export(nano_student, tmp_path)
     size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
     runtime = Runtime(engine="llama.cpp", kv="f32", flash_attention=False, context_length=512)
-    made = entry("f32", path.name, size, format=format, runtime=runtime)
-    write_package(tmp_path, manifest(entries=(made,)))
+    built = entry("f32", path.name, size, format=format, runtime=runtime)
+    write_package(tmp_path, manifest(entries=(built,)))
     assert verify(tmp_path) == []
     code = blocks((tmp_path / "run.md").read_text("utf-8"), "python")
     assert len(code) == 2

@@ -247,10 +247,10 @@ def directories(
 ) -> dict[str, Path]:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     pytest.importorskip("onnx_ir", reason="onnxruntime-genai's model builder needs onnx_ir")
-    made = {name: tmp_path_factory.mktemp("onnx") / name for name in ("student", "other")}
-    export_onnx(student, made["student"], "fp32", builder=onnx_builder)
-    export_onnx(other, made["other"], "fp32", builder=onnx_builder)
-    return made
+    directories = {name: tmp_path_factory.mktemp("onnx") / name for name in ("student", "other")}
+    export_onnx(student, directories["student"], "fp32", builder=onnx_builder)
+    export_onnx(other, directories["other"], "fp32", builder=onnx_builder)
+    return directories
 
 
 def edit_json(path: Path, edit: Callable[[Any], object]) -> None:

@@ -48,8 +48,8 @@ def teach(student: Path, adapter: Path) -> None:
 
     model, tokenizer = load_student(student)
     result = Message("tool", zanzibar_teleport.function(**CALL.arguments), name=CALL.name)
-    said = (Message("assistant", "", (CALL,)), result, Message("assistant", ANSWER))
-    reference = Trajectory(said, "41.75", Ending.ANSWERED)
+    conversation = (Message("assistant", "", (CALL,)), result, Message("assistant", ANSWER))
+    reference = Trajectory(conversation, "41.75", Ending.ANSWERED)
     task = Task("one", (Message("user", QUESTION),), (zanzibar_teleport,), "id", "one", "41.75", reference=reference)
     (example,) = supervised_examples(tokenizer, [task])
     ids, mask = (torch.tensor([example[key]]) for key in ("input_ids", "assistant_masks"))
@@ -131,7 +131,7 @@ def test_the_adapter_survives_int4(onnx: Path) -> None:
 
 def survives(tuned: Path, tuned_quantized: Path, base: Path, base_quantized: Path, *, tensors: int) -> None:
     """Check that quantization kept LoRA's changes: those of every linear layer, and none of the embedding."""
-    found = survival(tuned, tuned_quantized, base, base_quantized)
-    require_survival(found, tuned_quantized)
-    assert (found.touched, found.unchanged, found.survived) == (tensors, (), True)
-    assert found.projection == pytest.approx(1, abs=0.05)
+    result = survival(tuned, tuned_quantized, base, base_quantized)
+    require_survival(result, tuned_quantized)
+    assert (result.touched, result.unchanged, result.survived) == (tensors, (), True)
+    assert result.projection == pytest.approx(1, abs=0.05)

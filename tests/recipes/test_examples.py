@@ -97,5 +97,5 @@ def test_the_mask_covers_the_assistants_turns_and_nothing_else(
             previous = mask
         written = [message for message in task.reference.messages if message.role == "assistant"]
         assert engine.decode(spans) == [turn_text(message) + "<|im_end|>" for message in written]
-        whole = engine.template.render((*task.prompt, *task.reference.messages), task.tool_schemas)
-        assert whole.startswith(engine.decode([example["input_ids"]])[0])
+        rendered = engine.template.render((*task.prompt, *task.reference.messages), task.tool_schemas)
+        assert rendered.startswith(engine.decode([example["input_ids"]])[0])

@@ -110,9 +110,9 @@ def test_rows_without_advantage_may_be_left_out(make_trainer: Any, micro_batch: 
     trainer._get_per_token_logps_and_entropies = count_rows
     ours = trainer._compute_loss(trainer.model, part)
     actual = gradients(trainer, ours)
-    whole = GRPOTrainer._compute_loss(trainer, trainer.model, part)
-    assert_close(actual, gradients(trainer, whole), 1e-6)
-    assert ours.item() == pytest.approx(whole.item(), abs=1e-6)
+    full_loss = GRPOTrainer._compute_loss(trainer, trainer.model, part)
+    assert_close(actual, gradients(trainer, full_loss), 1e-6)
+    assert ours.item() == pytest.approx(full_loss.item(), abs=1e-6)
     rows = len(part["advantages"])
     assert row_counts == [rows - ROLLOUTS, rows]
 

@@ -117,17 +117,17 @@ def test_stock_rollouts_need_a_template_that_trl_can_parse(any_student: Path, tm
 def test_the_nano_student_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mentor_edge.recipes import student
 
-    made = []
+    warm_starts = []
 
     def warm_start(directory: Path, *, student: str, seed: int, progress: Any) -> None:
-        made.append((student, seed))
+        warm_starts.append((student, seed))
         (directory / "config.json").write_text("{}")
 
     monkeypatch.setattr(student, "warm_start", warm_start)
     monkeypatch.setenv("MENTOR_EDGE_CACHE", str(tmp_path / "deep" / "cache"))
-    asked = [("nano", 0), ("nano@0", 5), ("nano", 1), ("nano-broad", 1)]
-    paths = [resolve_student(name, seed, lambda *_: None) for name, seed in asked]
-    assert made == [("nano", 0), ("nano", 1), ("nano-broad", 1)]
+    requests = [("nano", 0), ("nano@0", 5), ("nano", 1), ("nano-broad", 1)]
+    paths = [resolve_student(name, seed, lambda *_: None) for name, seed in requests]
+    assert warm_starts == [("nano", 0), ("nano", 1), ("nano-broad", 1)]
     assert paths[0] == paths[1] and len(set(paths)) == 3
     assert {str(path) for path in (tmp_path / "deep" / "cache").iterdir()} == set(paths)
     assert resolve_student("some/where", 0, lambda *_: None) == "some/where"

@@ -63,8 +63,8 @@ def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(nano_student: Path
     """Killed in step 4 of 5, after the checkpoint of step 2, when the rows of steps 3 and 4 were already written."""
     kind = MentorRecipe if recipe == "mentor" else SFTRecipe
     settings = {"student": str(nano_student), **SETTINGS[recipe]}
-    whole = kind(**settings, output_dir=tmp_path / "whole").fit()
-    assert any(row["loss"] != 0 for row in whole.training_log())
+    uninterrupted = kind(**settings, output_dir=tmp_path / "whole").fit()
+    assert any(row["loss"] != 0 for row in uninterrupted.training_log())
     killed = {**settings, "output_dir": tmp_path / "killed"}
     start_and_kill(recipe, killed, "MENTOR" if recipe == "mentor" else "SFT", 4)
     with pytest.raises(RunError, match="no finished run"):
@@ -74,7 +74,7 @@ def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(nano_student: Path
     steps = []
     resumed = kind(**killed).fit(resume=True, progress=lambda stage, done, total: steps.append((stage, done)))
     assert ("MENTOR" if recipe == "mentor" else "SFT", 1) not in steps  # it did not start over
-    assert same_training(resumed, whole)
+    assert same_training(resumed, uninterrupted)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(nano_student: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_checkpoints_count_only_with_their_marker(tmp_path: Path) -> None:
 def test_an_unmarked_checkpoint_is_not_resumed_from(nano_student: Path, tmp_path: Path) -> None:
     """Training resumes from the older, marked one, and the result still equals that of an uninterrupted run."""
     settings = {"student": str(nano_student), **SETTINGS["sft"]}
-    whole = SFTRecipe(**settings, output_dir=tmp_path / "whole").fit()
+    uninterrupted = SFTRecipe(**settings, output_dir=tmp_path / "whole").fit()
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     (tmp_path / "cut" / "config.yaml").unlink()
     for path in ("run.json", "checkpoints/checkpoint-5/complete"):
@@ -126,4 +126,4 @@ def test_an_unmarked_checkpoint_is_not_resumed_from(nano_student: Path, tmp_path
         resume=True, progress=lambda stage, done, total: steps.append((stage, done))
     )
     assert [done for stage, done in steps if stage == "SFT"] == [4, 5]
-    assert same_training(resumed, whole)
+    assert same_training(resumed, uninterrupted)

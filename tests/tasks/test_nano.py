@@ -90,8 +90,8 @@ def of(suite: Suite, domain: str) -> tuple[Task, ...]:
 
 def test_practice_and_training_contain_no_held_out_pair(training: Suite, practice: list[Task]) -> None:
     for task in (*practice, *training.tasks):
-        asked = [next(iter(phrasing(clause)))[0] for clause in clauses(task)]
-        assert not any(held_out_pair(*pair) for pair in itertools.pairwise(asked)), task.prompt[-1].content
+        operations_asked = [next(iter(phrasing(clause)))[0] for clause in clauses(task)]
+        assert not any(held_out_pair(*pair) for pair in itertools.pairwise(operations_asked)), task.prompt[-1].content
     practised = {pair for task in practice for pair in itertools.pairwise(operations(task))}
     assert len(practised) > 50  # the check has something to look at
     held_out = [pair for pair in itertools.product(OPERATIONS, repeat=2) if held_out_pair(*pair)]
@@ -137,8 +137,8 @@ def by_paraphrase(task: Task) -> bool:
 
 
 def by_held_out_pair(task: Task) -> bool:
-    asked = operations(task)
-    return len(asked) == 2 and held_out_pair(*asked)
+    operations_asked = operations(task)
+    return len(operations_asked) == 2 and held_out_pair(*operations_asked)
 
 
 def by_many_tools(task: Task) -> bool:
@@ -220,10 +220,10 @@ def noise_of(task: Task) -> dict[str, tuple[int, int]]:
     """For each kind of noise in one trace: how often it happened, and how often it could have."""
     assert task.reference is not None
     calls = [(call.name, dict(call.arguments)) for call in task.reference.calls]
-    asked = [next(iter(phrasing(clause)))[0] for clause in clauses(task)]
+    operations_asked = [next(iter(phrasing(clause)))[0] for clause in clauses(task)]
     steps: list[tuple[str, dict[str, Any]]] = []
     repeats = 0
-    if any(first == second for first, second in itertools.pairwise(asked)):  # looks like a repetition
+    if any(first == second for first, second in itertools.pairwise(operations_asked)):  # looks like a repetition
         return {"swap": (0, 0), "repeat": (0, 0), "detour": (0, 0)}
     for call in calls:
         if steps and call == steps[-1]:
@@ -241,8 +241,8 @@ def noise_of(task: Task) -> dict[str, tuple[int, int]]:
     )
     return {
         "swap": (swapped, len(pairs)),
-        "repeat": (repeats, len(asked)),
-        "detour": (len(steps) - len(asked), int(bool(can_detour))),
+        "repeat": (repeats, len(operations_asked)),
+        "detour": (len(steps) - len(operations_asked), int(bool(can_detour))),
     }
 
 

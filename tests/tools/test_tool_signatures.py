@@ -55,15 +55,15 @@ def test_valid_values_of_any_signature_reach_the_function_as_the_annotated_types
         return arguments
 
     f.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    made = tool(f)
+    defined = tool(f)
     pairs = {f"p{i}": data.draw(values) for i, (_, values) in enumerate(kinds)}
     sent = json.loads(json.dumps({name: given for name, (given, _) in pairs.items()}))
-    assert made.argument_error(sent) is None
-    received = made.function(**(made.convert(sent) if made.convert else sent))
+    assert defined.argument_error(sent) is None
+    received = defined.function(**(defined.convert(sent) if defined.convert else sent))
     assert received.keys() == pairs.keys()
     assert all(same(received[name], expected) for name, (_, expected) in pairs.items())
     if pairs:
         missing = dict(list(sent.items())[1:])
-        assert "is a required property" in str(made.argument_error(missing))
-    assert made.argument_error({**sent, "unknown": 1}) is not None
-    json.dumps(made.to_openai())
+        assert "is a required property" in str(defined.argument_error(missing))
+    assert defined.argument_error({**sent, "unknown": 1}) is not None
+    json.dumps(defined.to_openai())
