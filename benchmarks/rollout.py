@@ -2,8 +2,8 @@
 
     python benchmarks/rollout.py [--student DIR] [--steps 6] [--rounds 3]
 
-Rounds alternate between the two, so that a busy machine slows both down. The first step of each run is a warm-up and is not
-counted. Prints the median wall and CPU seconds of a step, the wall seconds of its rollouts, and the ratios.
+Rounds alternate between the two, so that a busy machine slows both down. The first step of each run is a warm-up and is
+not counted. Prints the median wall and CPU seconds of a step, the wall seconds of its rollouts, and the ratios.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@ r"""Time of 1,000 calls of a 1 ms tool in 32 rollouts, with the executor and wit
 
     python benchmarks/tools.py [--rounds 3] [--parent-mb 0] [--json FILE]
 
-The calls are made as in training: 32 rollouts, about 31 turns, and all calls of a turn at once. There are two tools. One
-sleeps for a millisecond, as if it waited for something. The other computes for a millisecond of processor time, so more
-workers than processors do not help it.
+The calls are made as in training: 32 rollouts, about 31 turns, and all calls of a turn at once. There are two tools.
+One sleeps for a millisecond, as if it waited for something. The other computes for a millisecond of processor time, so
+more workers than processors do not help it.
 
 "One process per call" is measured in three ways: a process forked for each call with multiprocessing, one call after
 another; the same with 32 calls at once; and a new interpreter for each call (on a sample, scaled up), which is the
