@@ -281,8 +281,8 @@ def choose_base(evaluations: Mapping[str, Evaluation]) -> BaseChoice:
     """
     if not evaluations:
         raise ValueError("there are no evaluations to choose from")
-    solved = {base: [outcome.correct for outcome in each.outcomes] for base, each in evaluations.items()}
-    if len({tuple(outcome.task_id for outcome in each.outcomes) for each in evaluations.values()}) > 1:
+    solved = {base: [outcome.correct for outcome in evaluation.outcomes] for base, evaluation in evaluations.items()}
+    if len({tuple(outcome.task_id for outcome in evaluation.outcomes) for evaluation in evaluations.values()}) > 1:
         raise ValueError("the candidates ran different tasks")
     base = max(solved, key=lambda name: sum(solved[name]))  # the first of equals
     sides = list(solved.values())

@@ -17,6 +17,7 @@ from mentor_edge.errors import EngineError, ExportError, did_you_mean
 from mentor_edge.results import OnnxWeights
 
 from ..checkpoint import read_json
+from .child_environment import CHILD_ENVIRONMENT
 from .families import FAMILIES
 
 # -P keeps the working directory off the module path: a folder named onnxruntime_genai there must not be imported.
@@ -41,12 +42,6 @@ at 317 MB; with blocks of 64 and zero points by 0.0019 at 290 MB. "k_quant" reac
 time and 9 GiB of memory."""
 _ALWAYS = {"windowed_kv_cache": "false"}
 """With a windowed cache the runtime refuses conversations whose token limit is below the window's size."""
-_ENVIRONMENT = {
-    "ORT_DISABLE_TELEMETRY": "1",  # before the packages load: they would record usage in the home directory
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TQDM_DISABLE": "1",
-}
 
 
 def running_builder(timeout: float = 3600.0) -> RuntimeWorker:
@@ -55,7 +50,9 @@ def running_builder(timeout: float = 3600.0) -> RuntimeWorker:
     `timeout` is the number of seconds without output after which it counts as hung.
     """
     hint = "check that the machine has enough memory for the model in float32"
-    return RuntimeWorker("onnxruntime-genai's builder", COMMAND, hint=hint, timeout=timeout, environment=_ENVIRONMENT)
+    return RuntimeWorker(
+        "onnxruntime-genai's builder", COMMAND, hint=hint, timeout=timeout, environment=CHILD_ENVIRONMENT
+    )
 
 
 def export_with_genai(

@@ -57,9 +57,9 @@ class _Weights:
             head=None if head is None else self._precision(head),
             embedding=None if embedding is None else self._precision(embedding),
             head_shares_embedding=tables[0] is not None and tables[0] == tables[1],
-            block_size=_one_or_all(_integer(node, "block_size") for node in blocks),
-            accuracy_level=_one_or_all(_integer(node, "accuracy_level") for node in blocks),
-            symmetric=_one_or_all(not _input(node, 3) for node in blocks),
+            block_size=_distinct(_integer(node, "block_size") for node in blocks),
+            accuracy_level=_distinct(_integer(node, "accuracy_level") for node in blocks),
+            symmetric=_distinct(not _input(node, 3) for node in blocks),
         )
 
     def _head(self) -> NodeProto | None:
@@ -111,7 +111,7 @@ def _integer(node: NodeProto, name: str) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
 
 
-def _one_or_all(values: Iterable[Any]) -> Any:
+def _distinct(values: Iterable[Any]) -> Any:
     """The value if all are equal, else the distinct values in order; None without values."""
     distinct = tuple(sorted(set(values)))
     return distinct[0] if len(distinct) == 1 else distinct or None

@@ -24,15 +24,11 @@ from pathlib import Path
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import EngineError, ExportError
 
+from .child_environment import CHILD_ENVIRONMENT
+
 # -P keeps the working directory off the module path: a folder named transformers there must not be imported.
 COMMAND = [sys.executable, "-P", "-m", "mentor_edge.export.onnx.capture_worker"]
 BITS = {"fp32": None, "int8": 8, "int4": 4}
-_ENVIRONMENT = {
-    "ORT_DISABLE_TELEMETRY": "1",  # before the packages load: they would record usage in the home directory
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TQDM_DISABLE": "1",
-}
 
 
 def export_with_transformers(model_dir: Path, out: Path, precision: str, timeout: float = 3600.0) -> None:
@@ -53,7 +49,7 @@ def run_exporter(exporter: str, model_dir: Path, out: Path, precision: str, time
     name, stage = f"the exporter {exporter!r}", "conversion"
     source, target, scratch = (str(path.resolve()) for path in (model_dir, out, out / "scratch"))
     try:
-        with RuntimeWorker(name, COMMAND, hint=hint, timeout=timeout, environment=_ENVIRONMENT) as worker:
+        with RuntimeWorker(name, COMMAND, hint=hint, timeout=timeout, environment=CHILD_ENVIRONMENT) as worker:
             worker.request("capture", f"capturing {model_dir}", exporter=exporter, source=source, scratch=scratch)
             if bits := BITS[precision]:
                 stage = "quantization"

@@ -13,7 +13,7 @@ from .cell import BASE, Cell, cell_name
 
 Answers = dict[str, NDArray[np.uint8]]
 """Split -> 0 or 1 per item: the answers of one run."""
-Runs = dict[str, dict[int | None, Answers]]
+RunsByBase = dict[str, dict[int | None, Answers]]
 """Base -> seed -> answers: the runs of one method under one noise."""
 
 
@@ -36,7 +36,7 @@ class Grid:
         noises = dict.fromkeys(cell.teacher_noise for cell in cells if cell.teacher_noise is not None)
         self.noises: list[str | None] = [*noises] or [None]
         self._noises_of: dict[str, set[str | None]] = {}
-        self._runs: dict[tuple[str, str | None], Runs] = {}
+        self._runs: dict[tuple[str, str | None], RunsByBase] = {}
         for cell in cells:
             self._add(cell)
 
@@ -68,7 +68,7 @@ class Grid:
         """`noise`, or None if the method does not use the teacher."""
         return None if self._noises_of[method] == {None} else noise
 
-    def runs(self, method: str, noise: str | None) -> Runs:
+    def runs(self, method: str, noise: str | None) -> RunsByBase:
         """The runs of a method that count under a noise."""
         return self._runs.get((method, self.own_noise(method, noise)), {})
 
