@@ -1,11 +1,11 @@
 """The multi-turn tool loop over an engine: the same code for rollouts, evaluation, the gate and the device.
 
-What happens to a tool call after the model wrote it:
+What happens to a tool call after the model has written it:
 
 1. parse: `dialogue.generate` decodes the turn, and `tool_calls.parse_turn` reads its calls (or marks it malformed).
-2. decide: `_State.take` ends the conversation here, or asks for the calls to be executed.
+2. decide: `_State.take` decides whether the conversation ends here or the calls are executed.
 3. validate and execute: `tools.execution.executor.ToolExecutor.run_all` checks each call's name and its arguments
-   (against the tool's JSON Schema) and runs the tool in a child process. What fails becomes the text of the result.
+   (against the tool's JSON Schema) and runs the tool in a child process. A failure becomes a result with an error text.
 4. append: `dialogue.append_results` renders the results with the model's own template (`chat.tool_suffix`).
 5. next turn: back to 1, until the model answers or a limit of `AgentLimits` ends the conversation (`Ending`).
 """
@@ -146,10 +146,10 @@ def _take_turns(dialogues: Dialogues, states: Sequence[_State], executor: ToolEx
             states[row].take(reply, limits)
             states[row].ended = time.monotonic()
         requests = {row: states[row].requests() for row in active}
-        results = iter(executor.run_all([request for of_row in requests.values() for request in of_row]))
-        for row, of_row in requests.items():
-            if of_row:
-                dialogues.append_results(row, states[row].answer_calls(list(islice(results, len(of_row)))))
+        results = iter(executor.run_all([request for row_requests in requests.values() for request in row_requests]))
+        for row, row_requests in requests.items():
+            if row_requests:
+                dialogues.append_results(row, states[row].answer_calls(list(islice(results, len(row_requests)))))
 
 
 @dataclass(frozen=True)

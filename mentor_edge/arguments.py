@@ -1,6 +1,6 @@
-"""Functions that answer a misspelt argument with a `ConfigError`, like a misspelt key of a recipe file.
+"""Decorators that turn a misspelt argument into a `ConfigError`, as for a misspelt key of a recipe file.
 
-Type checkers see the signatures as they are written, and report a misspelt argument before anything runs.
+Type checkers see the original signatures, and report a misspelt argument before anything runs.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def checked_arguments(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 def checked_settings(init: Callable[_P, None]) -> Callable[_P, None]:
-    """Like `checked_arguments`, for an `__init__` that only checks its arguments: the ConfigError also has the mistakes
-    that `init` finds in the known arguments, so that all are reported at once.
+    """Like `checked_arguments`, for an `__init__` that only checks its arguments: the ConfigError also lists the
+    mistakes that `init` finds in the known arguments, so that all are reported at once.
     """
     known = _keywords(init)
 

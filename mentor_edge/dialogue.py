@@ -115,13 +115,13 @@ class TokenDialogues:
         assert self._batch is not None  # a row with room has a slot
         inputs = [self._pending[row] for row in active]
         generations = self._batch.extend([self._slots[row] for row in active], inputs, self._sampling)
-        kept = [self._within_budget(row, generation) for row, generation in zip(active, generations, strict=True)]
-        texts = self._engine.decode([g.token_ids[:-1] if g.finished else g.token_ids for g in kept])
+        turns = [self._within_budget(row, generation) for row, generation in zip(active, generations, strict=True)]
+        texts = self._engine.decode([turn.token_ids[:-1] if turn.finished else turn.token_ids for turn in turns])
         replies = {}
-        for row, generation, text in zip(active, kept, texts, strict=True):
-            self._record(row, generation.token_ids, sampled=True)
-            turn = parse_turn(text)
-            replies[row] = Reply(turn.message, generation.finished, turn.malformed, len(generation.token_ids))
+        for row, turn, text in zip(active, turns, texts, strict=True):
+            self._record(row, turn.token_ids, sampled=True)
+            parsed = parse_turn(text)
+            replies[row] = Reply(parsed.message, turn.finished, parsed.malformed, len(turn.token_ids))
         return [replies.get(row) for row in rows]
 
     def append_results(self, row: int, results: Sequence[Message]) -> None:

@@ -118,7 +118,7 @@ def sha256_of(path: Path) -> str:
 
 
 def cache_directory() -> Path:
-    """The directory for files that can be made again.
+    """The directory for files that can be recreated.
 
     It is `$MENTOR_EDGE_CACHE`, else `mentor-edge` in `$XDG_CACHE_HOME` or `~/.cache`.
     """

@@ -1,4 +1,4 @@
-"""Imports objects that a user names in a configuration or on the command line: a tool, a reward function."""
+"""Importing the objects that a user names in a configuration or on the command line: tools, reward functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mentor_edge.errors import did_you_mean
 def import_object(spec: str) -> Any:
     """Import the object `spec`: "package.module:name", "package.module.name" or "file.py:name".
 
-    Modules are also searched in the working directory, and the imports of a file in the file's own directory.
+    The working directory is searched for modules, too, and the file's own directory for a file's imports.
 
     Raises: ValueError with the reason: a malformed spec, a module that cannot be imported, a missing name.
     """

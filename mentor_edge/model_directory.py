@@ -21,8 +21,8 @@ def end_ids(*stated: int | Iterable[int] | None) -> frozenset[int]:
     generation_config.json or genai_config.json, which may be one id, several or null.
     """
     ids: set[int] = set()
-    for one in stated:
-        ids |= set() if one is None else {one} if isinstance(one, int) else set(one)
+    for value in stated:
+        ids |= set() if value is None else {value} if isinstance(value, int) else set(value)
     return frozenset(ids)
 
 
@@ -42,7 +42,7 @@ def stored_template(directory: Path, entry: Any) -> str | None:
             raise StudentError(f"cannot read {file}: {error}", "copy the model again") from error
     if isinstance(entry, list):
         if len(entry) != 1:
-            raise several_templates([str(one.get("name")) for one in entry])
+            raise several_templates([str(template.get("name")) for template in entry])
         entry = entry[0].get("template")
     if not isinstance(entry, str | None):
         raise StudentError(f"{directory} has a chat_template that is not text", "copy the model again")
@@ -50,7 +50,7 @@ def stored_template(directory: Path, entry: Any) -> str | None:
 
 
 def several_templates(names: Iterable[str]) -> StudentError:
-    """The error about a model with several chat templates: nothing says which one it was trained with."""
+    """The error about a model with several chat templates: nothing tells which one it was trained with."""
     listed = ", ".join(names)
     return StudentError(
         f"the tokenizer has several chat templates ({listed})", "keep the one that the model was trained with"

@@ -1,4 +1,4 @@
-"""The one shape of a progress callback."""
+"""The signature that all progress callbacks have."""
 
 from __future__ import annotations
 

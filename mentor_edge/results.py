@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 
 class Result(BaseModel):
-    """A frozen record. Unknown fields are refused, and so are figures that JSON cannot hold (NaN, infinity)."""
+    """A frozen record. Unknown fields are refused, and so are figures that JSON cannot represent (NaN, infinity)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -142,7 +142,7 @@ class ConversionParity(Result):
     """A float32 file against its source, by the raw logits of the whole vocabulary."""
 
     kind: Literal["conversion"] = "conversion"
-    """Tells this record from a `QuantizedParity`."""
+    """Distinguishes this record from a `QuantizedParity`."""
     text: TextParity
     """Template and tokenizer."""
     turns: TurnParity
@@ -154,14 +154,15 @@ class ConversionParity(Result):
     mean_difference: float
     """Mean difference of the logits."""
     top1_agreement: float
-    """Share of positions with the same likeliest token, where the source prefers one by more than the tolerance."""
+    """Share of positions with the same likeliest token, among those where the source prefers one clearly (by more than
+    the tolerance)."""
 
 
 class QuantizedParity(Result):
     """A quantized file against its source, by KL(source || file) in nats."""
 
     kind: Literal["quantized"] = "quantized"
-    """Tells this record from a `ConversionParity`."""
+    """Distinguishes this record from a `ConversionParity`."""
     text: TextParity
     """Template and tokenizer."""
     turns: TurnParity
@@ -188,15 +189,15 @@ class GgufQuantization(Result):
     """The tensors of a GGUF file, in llama.cpp's spelling of the types."""
 
     format: Literal["gguf"] = "gguf"
-    """Tells this record from an `OnnxQuantization`."""
+    """Distinguishes this record from an `OnnxQuantization`."""
     types: dict[str, int]
-    """How many tensors have which type, most frequent first."""
+    """Number of tensors of each type, most frequent first."""
     fallbacks: dict[str, int] = {}
-    """How many tensors got another type than llama.cpp meant to give them, such as `{"q4_K -> q5_0": 132}`."""
+    """Number of tensors written in another type than intended, by change, such as `{"q4_K -> q5_0": 132}`."""
     uneven_rows: tuple[tuple[int, int], ...] = ()
     """The reason for the fallbacks: (row width, block size) pairs."""
     overrides: dict[str, str] = {}
-    """The types asked for by regular expressions over tensor names."""
+    """The requested types, by regular expression over tensor names."""
 
     @property
     def note(self) -> str | None:
@@ -206,9 +207,9 @@ class GgufQuantization(Result):
         matrices = sum(count for kind, count in self.types.items() if kind != "f32")
         changes: list[str] = []
         for change, count in self.fallbacks.items():
-            meant, _, written = change.partition(" -> ")
+            intended, _, written = change.partition(" -> ")
             changes.append(
-                f"{count} {'' if changes else f'of {matrices} matrices '}became {written} instead of {meant}"
+                f"{count} {'' if changes else f'of {matrices} matrices '}became {written} instead of {intended}"
             )
         rows = " and ".join(f"rows of {width} are not multiples of {block}" for width, block in self.uneven_rows)
         return f"{', '.join(changes)}, because their {rows}"
@@ -218,9 +219,9 @@ class OnnxWeights(Result):
     """How the weights of an ONNX graph are stored, as read back from the graph."""
 
     operators: dict[str, int]
-    """How many operators there are of each kind, most frequent first."""
+    """Number of operators of each kind, most frequent first."""
     body: dict[str, int]
-    """How many matrices have which precision ("int4", "fp32"), without the output head."""
+    """Number of matrices of each precision ("int4", "fp32"), without the output head."""
     head: str | None
     """Precision of the output head, None if there is none."""
     embedding: str | None
@@ -239,7 +240,7 @@ class OnnxQuantization(Result):
     """An ONNX directory: which exporter made it, and what its graph contains."""
 
     format: Literal["onnx"] = "onnx"
-    """Tells this record from a `GgufQuantization`."""
+    """Distinguishes this record from a `GgufQuantization`."""
     exporter: str
     """"genai", "transformers" or "optimum"."""
     precision: str
@@ -263,10 +264,10 @@ class Calibration(Result):
 
 
 class Survival(Result):
-    """What quantization left of a fine-tune.
+    """How much of a fine-tune survived quantization.
 
     The figures compare the quantized tuned model with its base, quantized in the same way. D is the change of the
-    weights before quantization, Q what quantization made of it; both are measured on a sample of the touched tensors'
+    weights before quantization, Q the change after it; both are measured on a sample of the touched tensors'
     rows.
     """
 

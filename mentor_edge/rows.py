@@ -90,7 +90,7 @@ def _identifier(value: Any) -> str:
 def _finite(value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected a number, found {shown(value)}")
-    if not abs(value) <= sys.float_info.max:  # comparing never overflows, and NaN is not below anything
+    if not abs(value) <= sys.float_info.max:  # a comparison never overflows, and is false for NaN
         raise ValueError(f"expected a finite number, found {shown(value)}")
     return value
 
@@ -122,7 +122,7 @@ def parse_row(model: type[_Model], row: Any, *path: str | int) -> _Model:
     try:
         return model.model_validate(row, strict=True)
     except ValidationError as error:
-        raise ValueError("; ".join(_problem(one, path) for one in error.errors())) from None
+        raise ValueError("; ".join(_problem(mistake, path) for mistake in error.errors())) from None
 
 
 def _problem(error: Mapping[str, Any], outer: Sequence[str | int]) -> str:

@@ -1,4 +1,4 @@
-"""The parser of assistant turns: one for every model and every runtime.
+"""The parser of assistant turns: one parser for every model and every runtime.
 
 It does not need to know which model wrote the text. It reads three shapes of a call: `<tool_call>` blocks (Hermes,
 Qwen), JSON that is the whole turn (Llama 3), and a Python-style list that is the whole turn (Llama 3.2 and 4). It runs

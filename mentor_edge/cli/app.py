@@ -69,14 +69,14 @@ def main() -> None:
         console.print(f"[red]error:[/red] {escaped(error)}", soft_wrap=True)
         sys.exit(error.exit_code)
     except SystemExit as end:
-        if end.code == 130:  # typer's answer to Ctrl-C
+        if end.code == 130:  # typer's exit code for Ctrl-C
             console.print(f"interrupted{_HOW_TO_RESUME.get(''.join(sys.argv[1:2]), '')}")
         raise
     except Exception as error:
         if debug:
             raise
         console.print(
-            f"[red]error:[/red] {type(error).__name__}: {escaped(error)}\nset MENTOR_EDGE_DEBUG=1 to see where",
+            f"[red]error:[/red] {type(error).__name__}: {escaped(error)}\nset MENTOR_EDGE_DEBUG=1 to see the traceback",
             soft_wrap=True,
         )
         sys.exit(1)

@@ -17,9 +17,9 @@ def compare(
     methods: Annotated[
         str | None, typer.Option(help="Methods, separated by commas; a+b trains with a, then with b.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Seeds per method, counted from 0.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds per method; they are 0, 1, 2, ...")] = None,
     teacher_noise: Annotated[
-        str | None, typer.Option(help="Noises of the nano teacher, separated by commas: clean, mild, heavy.")
+        str | None, typer.Option(help="Noise levels of the nano teacher, separated by commas: clean, mild, heavy.")
     ] = None,
     bases: Annotated[str | None, typer.Option(help="Students to start from, such as nano@0,nano-broad@0.")] = None,
     out: Annotated[Path, typer.Option(help="Output directory.")] = Path("runs/compare"),

@@ -63,7 +63,7 @@ def evaluate(
     again: Annotated[bool, typer.Option("--again", help="Measure again if a finished measurement exists.")] = False,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.md", help="Write the figures as Markdown, with a picture beside the file."),
+        typer.Option(metavar="FILE.md", help="Write the figures as Markdown, and a picture next to the file."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -79,26 +79,26 @@ def evaluate(
     with ExitStack() as open_tools:
         tasks, limits = load_tasks(suite, data, limit, tools or [], open_tools)
         if predictions is not None:
-            measured = _scored(predictions, tasks, items)
+            measurement = _score(predictions, tasks, items)
         else:
             assert target is not None
-            measured = _measured(_model(target, quant, model, api_key_env), tasks, limits, items, again=again)
-    print_evaluation(measured.evaluation, measured.title)
+            measurement = _measure(_model(target, quant, model, api_key_env), tasks, limits, items, again=again)
+    print_evaluation(measurement.evaluation, measurement.title)
     overlap = None if target is None else _overlap_with_training(Path(target), tasks)
     if overlap is not None:
         console.print(overlap.statement, markup=False, soft_wrap=True)
-    console.print(f"rows: {measured.items}", markup=False, soft_wrap=True)
+    console.print(f"rows: {measurement.items}", markup=False, soft_wrap=True)
     if report is not None:
         notes = [] if overlap is None else [overlap.statement]
-        written = write_evaluation_report(report, measured.evaluation, measured.title, notes)
+        written = write_evaluation_report(report, measurement.evaluation, measurement.title, notes)
         console.print(f"report: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
     if as_json:
-        result = {"target": measured.title, "items": str(measured.items), **measured.evaluation.to_json()}
+        result = {"target": measurement.title, "items": str(measurement.items), **measurement.evaluation.to_json()}
         print_json(result | ({} if overlap is None else {"contamination": overlap.to_json()}))
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Measurement:
     """A finished measurement."""
 
     evaluation: Evaluation
@@ -130,7 +130,7 @@ class _Model:
 def load_tasks(
     name: str, data: Path | None, limit: int | None, tools: Sequence[str], stack: ExitStack
 ) -> tuple[Suite, AgentLimits | None]:
-    """The suite, and the limits of its conversations; None for the suite's own."""
+    """The suite, and the limits of its conversations (None: those that the suite carries)."""
     from mentor_edge.agent import AgentLimits
     from mentor_edge.tasks import jsonl
     from mentor_edge.tasks.registry import load_suite
@@ -145,7 +145,7 @@ def load_tasks(
 
 
 def _model(target: str, quant: str | None, model: str | None, api_key_env: str | None) -> _Model:
-    """Raises: EngineError for a missing key; what `evaluation_target` and `only_model` raise."""
+    """Raises: EngineError for a missing key; also what `evaluation_target` and `only_model` raise."""
     from mentor_edge.cli.targets import evaluation_target
 
     location = evaluation_target(target, quant)
@@ -164,7 +164,9 @@ def _model(target: str, quant: str | None, model: str | None, api_key_env: str |
     return _Model(f"{location.partition('://')[2]}-{model}", location, model, key)
 
 
-def _measured(model: _Model, tasks: Suite, limits: AgentLimits | None, items: Path | None, *, again: bool) -> _Measured:
+def _measure(
+    model: _Model, tasks: Suite, limits: AgentLimits | None, items: Path | None, *, again: bool
+) -> _Measurement:
     from mentor_edge.engines.open import identity_of, open_engine
     from mentor_edge.evaluation.evaluate import evaluate as run_evaluation
     from mentor_edge.evaluation.evaluate import finished_evaluation
@@ -173,7 +175,7 @@ def _measured(model: _Model, tasks: Suite, limits: AgentLimits | None, items: Pa
     path = items or _default_items(model.name, tasks, identity)
     if not again and (finished := finished_evaluation(path, tasks, identity, limits)):
         console.print("this was measured before; use --again to measure it again")
-        return _Measured(finished, model.title, path)
+        return _Measurement(finished, model.title, path)
     with open_engine(model.target, model=model.model, api_key=model.api_key) as engine, StageProgress() as progress:
         evaluation = run_evaluation(
             engine,
@@ -185,16 +187,16 @@ def _measured(model: _Model, tasks: Suite, limits: AgentLimits | None, items: Pa
             progress=progress,
             on_note=lambda note: console.print(note, markup=False, soft_wrap=True),
         )
-    return _Measured(evaluation, model.title, path)
+    return _Measurement(evaluation, model.title, path)
 
 
-def _scored(predictions: Path, tasks: Suite, items: Path | None) -> _Measured:
+def _score(predictions: Path, tasks: Suite, items: Path | None) -> _Measurement:
     from mentor_edge.evaluation.predictions import score_predictions
 
     evaluation = score_predictions(predictions, tasks)
     path = items or _default_items(predictions.stem, tasks, evaluation.identity)
     evaluation.write_jsonl(path)
-    return _Measured(evaluation, str(predictions), path)
+    return _Measurement(evaluation, str(predictions), path)
 
 
 def _overlap_with_training(target: Path, tasks: Suite) -> ContaminationReport | None:
@@ -203,7 +205,7 @@ def _overlap_with_training(target: Path, tasks: Suite) -> ContaminationReport | 
     from mentor_edge.recipes.training_tasks import tasks_trained_on
     from mentor_edge.tasks.contamination import contamination
 
-    runs = [run for run in (target, target / "mentor") if (run / "run.json").is_file()]  # the latter: a quickstart's
+    runs = [run for run in (target, target / "mentor") if (run / "run.json").is_file()]  # the second is a quickstart's
     if not runs:
         return None
     try:

@@ -23,7 +23,7 @@ RUNS = Path("runs")
 
 
 class ExportCommand(TyperCommand):
-    """Lets `--gguf` and `--onnx` be given without a value, for which Typer's options have no setting."""
+    """Allows `--gguf` and `--onnx` without a value, which Typer's options cannot express."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Insert the default of a format option that is followed by another option, an existing path, or nothing."""
@@ -146,7 +146,7 @@ def _kinds(text: str | None) -> tuple[str, ...]:
 def _pairs(option: str, values: list[str] | None) -> dict[str, str]:
     pairs = {}
     for value in values or []:
-        # Split at the last sign: a regular expression may contain it.
+        # Split at the last "=": a regular expression may contain others.
         key, equals, setting = value.rpartition("=")
         if not (key and equals and setting):
             raise typer.BadParameter(f"{option} takes NAME=VALUE, got {value!r}")

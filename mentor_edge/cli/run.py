@@ -27,7 +27,7 @@ def run(
     path = resolve_target(target, quant)
     # Names of calculator tools may share one option, separated by commas. Commands and paths may contain commas.
     specs = [part for spec in tools or ["calculator"] for part in ([spec] if ":" in spec else parts(spec) or [])]
-    with load_tools(specs) as box, ToolAgent.load(path, box.tools) as agent:
+    with load_tools(specs) as loaded, ToolAgent.load(path, loaded.tools) as agent:
         trajectory = agent.run(question)
     print_conversation(question, trajectory.messages)
     console.print(f"[bold]answer[/bold] {trajectory.answer} ({trajectory.ending})")

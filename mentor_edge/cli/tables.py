@@ -1,4 +1,4 @@
-"""The tables that commands print. What is in them comes from the layers below."""
+"""The tables that commands print. Their content comes from the layers below."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def print_gate(artifact: Artifact) -> None:
     print_grid(gate_grid(artifact.summary()), f"gate on {manifest.suite.name}", verdict="gate")
     if (choice := manifest.source.choice) is not None:
         solved = ", ".join(f"{base} {correct}" for base, correct in choice.correct.items())
-        console.print(f"merged onto the {choice.base} base (right of {choice.n} tasks: {solved})", markup=False)
+        console.print(f"merged onto the {choice.base} base (right answers out of {choice.n}: {solved})", markup=False)
     for format, parity in manifest.parity.items():
         console.print(
             f"{format}: after the conversion no logit differs by more than {parity.max_difference:.1e} in "

@@ -1,4 +1,4 @@
-"""`mentor-edge verify`: an artifact against its manifest."""
+"""`mentor-edge verify`: compare an artifact with its manifest."""
 
 from __future__ import annotations
 

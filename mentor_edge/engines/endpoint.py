@@ -1,6 +1,6 @@
 """An OpenAI-compatible endpoint as an engine: a model behind somebody else's server and template.
 
-Our own parser reads every answer, even if the server has parsed it already: servers overlook calls that come after text
+Our own parser reads every answer, even if the server has parsed it already: servers miss calls that come after text
 or inside thinking (llama.cpp issues 20260 and 24202), and leave them in the content.
 """
 
@@ -36,7 +36,7 @@ class EndpointEngine:
     Requests are greedy if the sampling's temperature is 0, and always carry a fixed seed. Whether equal requests get
     equal answers depends on the server.
 
-    The API does not allow all names of tools (BFCL's have dots). Forbidden characters are sent as "_", and the model's
+    The API restricts the names of tools (BFCL's contain dots). Forbidden characters are sent as "_", and the model's
     calls get the tool's own name back.
 
     Args:
@@ -210,7 +210,7 @@ class _DoesNotFit(EngineError):
 
 
 class _NotFound(EngineError):
-    """There is no such page, or no such model: servers answer both alike. `message` is the server's."""
+    """No such page, or no such model: servers report both in the same way. `message` is the server's text."""
 
     def __init__(self, problem: str, hint: str, message: str) -> None:
         super().__init__(problem, hint)
@@ -282,7 +282,7 @@ def _clean(text: str) -> str:
 
 
 def _wire_names(tools: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The name that the API allows, for the name of each tool."""
+    """Map the name of each tool to one that the API allows."""
     names = {tool["function"]["name"]: _wire_name(tool["function"]["name"]) for tool in tools}
     if len(set(names.values())) < len(names):  # two tools would get the same name
         return {name: name for name in names}

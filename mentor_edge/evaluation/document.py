@@ -1,4 +1,4 @@
-"""The parts that every report is made of: tables as data, Markdown, pictures. Nothing here prints."""
+"""The building blocks of every report: tables as data, Markdown, pictures. Nothing here prints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Grid:
 
 
 def markdown_table(grid: Grid) -> list[str]:
-    """The lines of a Markdown table. Escape the cells before: this function does not."""
+    """The lines of a Markdown table. Escape the cells first: this function does not."""
     return [
         _markdown_row(grid.header),
         "|" + "---|" * len(grid.header),

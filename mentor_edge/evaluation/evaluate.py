@@ -130,7 +130,7 @@ def evaluate(
 
     With `items`, the outcomes go to a file. While the evaluation runs they are in ITEMS.partial, batch by batch, and
     the same call after a kill runs only the missing batches. A finished file of the same suite, limits and `identity`
-    is read back instead, unless there is a journal beside it. A file of another measurement is replaced.
+    is read back instead, unless it has a journal. A file of another measurement is replaced.
 
     Args:
         engine: the model to measure.
@@ -201,8 +201,8 @@ def _batches(tasks: Sequence[Task], limits: AgentLimits, size: int) -> list[_Bat
     batches = []
     for first_turn_only in (False, True):
         chosen = [(i, task) for i, task in enumerate(tasks) if (task.accepted_calls is not None) == first_turn_only]
-        own = replace(limits, tool_rounds=0) if first_turn_only else limits
-        batches += [_Batch(chosen[start : start + size], own) for start in range(0, len(chosen), size)]
+        batch_limits = replace(limits, tool_rounds=0) if first_turn_only else limits
+        batches += [_Batch(chosen[start : start + size], batch_limits) for start in range(0, len(chosen), size)]
     return batches
 
 
@@ -229,7 +229,7 @@ def finished_evaluation(
 def _stored(items: Path, plan: Evaluation, note: Callable[[str], None]) -> Evaluation | None:
     if not items.exists():
         return None
-    stored = Evaluation.from_jsonl(items)  # even if it will be replaced: a file of something else must not be
+    stored = Evaluation.from_jsonl(items)  # even to replace it: a file of anything else must not be overwritten
     if replace(stored, outcomes=(), batch_size=None) != replace(plan, batch_size=None):
         note(f"{items} contains another measurement; this one replaces it when it is finished")
         return None

@@ -1,7 +1,7 @@
 """Files of outcomes: the finished file, and the journal that lets a killed evaluation resume.
 
-A finished file is JSON lines: `{"evaluation": HEADER}`, then one outcome per task, in the suite's order. `Header` is
-what was measured.
+A finished file is JSON lines: `{"evaluation": HEADER}`, then one outcome per task, in the suite's order. `Header`
+records what was measured.
 
 PATH.partial is the journal: the same header, then outcomes in the order in which batches ran. Every batch is on disk
 before the next one starts. Resuming keeps whole batches and drops a half-written one. Batches keep their boundaries, so
@@ -29,7 +29,7 @@ from mentor_edge.rows import read_rows
 from mentor_edge.tasks.types import AgentLimits
 
 FORMAT = 1
-_PATIENCE = 1.0
+_LOCK_SECONDS = 1.0
 
 
 class Header(Result):
@@ -116,7 +116,7 @@ class Journal:
 
     def _lock(self) -> None:
         # Tool processes inherit the lock. After a kill they need a moment to notice that their parent is gone.
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _LOCK_SECONDS
         while True:
             try:
                 return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -125,7 +125,7 @@ class Journal:
                     raise OutputError(
                         f"another process is writing {self.path}", "wait for it, or write to another file"
                     ) from error
-            time.sleep(_PATIENCE / 20)
+            time.sleep(_LOCK_SECONDS / 20)
 
     def _resume(self, header: Header, task_ids: Sequence[Sequence[str]], on_note: Callable[[str], None]) -> None:
         self._file.seek(0)
@@ -139,14 +139,14 @@ class Journal:
             self._file.truncate(0)
             self._write(first)
             return
-        kept = 1
+        end = 1  # the first line that is not kept
         for ids in task_ids:
-            batch = _parsed(lines[kept : kept + len(ids)])
+            batch = _parsed(lines[end : end + len(ids)])
             if [outcome.task_id for outcome in batch] != list(ids):
                 break
             self.batches.append(batch)
-            kept += len(ids)
-        self._file.truncate(sum(map(len, lines[:kept])))
+            end += len(ids)
+        self._file.truncate(sum(map(len, lines[:end])))
 
     def append(self, outcomes: Sequence[Outcome]) -> None:
         """Add a batch; it is on disk when this returns. Raises: OutputError."""

@@ -61,7 +61,7 @@ class Outcome:
     """Why the task is wrong, in one word: `Match.error_type` for tasks scored on their calls, "missing" for a task
     without a prediction."""
     calls: Count
-    """Calls that the model asked for."""
+    """Calls that the model made, executed or not."""
     turns: Count
     """Turns of the model."""
     tokens: Count
@@ -98,7 +98,7 @@ class Outcome:
         except ValidationError as error:
             first = error.errors()[0]
             name = first["loc"][0]
-            reason = first.get("ctx", {}).get("error") or f"unusable, {row[name]!r}"
+            reason = first.get("ctx", {}).get("error") or f"invalid value {row[name]!r}"
             raise ValueError(f"{name}: {reason}") from error
 
 

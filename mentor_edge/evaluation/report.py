@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from mentor_edge.evaluation.document import (
@@ -25,19 +26,19 @@ _NOTES = (
 
 
 def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, notes: Sequence[str] = ()) -> list[Path]:
-    """Write the figures as Markdown, with `notes` below them, and a picture beside the file. Returns both paths.
+    """Write the figures as Markdown, with `notes` below them, and a picture next to the file. Returns both paths.
 
     Raises: OutputError.
     """
     picture = path.with_suffix(".png")
     _draw(picture, evaluation)
     grid = figures_grid(evaluation)
-    limits = evaluation.header.to_json()["limits"]
+    limits = evaluation.limits
     facts = {
         "suite": f"{evaluation.suite} {evaluation.version}, {len(evaluation.outcomes)} tasks",
         "suite's hash": evaluation.sha256,
         "model": evaluation.identity,
-        "limits": "none" if limits is None else ", ".join(f"{name} {value}" for name, value in limits.items()),
+        "limits": "none" if limits is None else ", ".join(f"{name} {value}" for name, value in asdict(limits).items()),
     }
     lines = [
         f"# {evaluation.suite}: {title}",
@@ -57,12 +58,12 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, note
 
 def _groups(evaluation: Evaluation) -> Iterator[tuple[str, Summary]]:
     """Every domain of every split, then the whole split if it has several domains."""
-    for split, whole in by_split(evaluation.outcomes).items():
+    for split, total in by_split(evaluation.outcomes).items():
         domains = by_domain(outcome for outcome in evaluation.outcomes if outcome.split == split)
         for domain, figures in domains.items():
             yield f"{split}: {domain}", figures
         if len(domains) > 1:
-            yield f"{split}: all", whole
+            yield f"{split}: all", total
 
 
 def figures_grid(evaluation: Evaluation) -> Grid:

@@ -15,7 +15,7 @@ from statistics import NormalDist
 from mentor_edge.results import PairedDifference, Verdict
 
 GATE_CONFIDENCE = 0.90
-"""Two-sided; its lower end is a one-sided 95 % bound, which is what a non-inferiority test asks for."""
+"""Two-sided; its lower end is a one-sided 95 % bound, which is what a non-inferiority test requires."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _variance(gained: float, lost: float, difference: float) -> float:
 
 
 def _bisect(inside: Callable[[float], bool], low: float, high: float) -> float:
-    """Where `inside` turns from true (at `low`) to false, to the last bit."""
+    """The point at which `inside` turns from true (at `low`) to false, to the last bit."""
     while low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if inside(middle) else (low, middle)
     return high

@@ -1,4 +1,4 @@
-"""manifest.json of an artifact: what every exported file is, where it came from, how it was judged, and its SHA-256.
+"""manifest.json of an artifact: what every exported file is, where it came from, the gate's verdict, and its SHA-256.
 
 This is the one reader of manifests. It does not trust what it reads: an artifact may come from anywhere.
 """

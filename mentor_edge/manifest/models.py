@@ -66,7 +66,7 @@ class Source(Result):
     merged_onto: str | None = None
     """"16-bit" or "4-bit": the kind of base that the adapter was merged onto, if known."""
     choice: BaseChoice | None = None
-    """Why this base was taken, if there were two to choose from."""
+    """Why this base was chosen, if there were two candidates."""
     merge: MergeReport | None = None
     """What merging did, if `merge` made the model."""
 
@@ -89,9 +89,9 @@ class ManifestEntry(Result):
     parity: Parity
     """How the model compares with its source."""
     gate: GateReport
-    """How it did at the gate."""
+    """The gate's result."""
     runtime: Runtime
-    """What the gate ran it with."""
+    """The program that the gate ran it with."""
     calibration: Calibration | None = None
     """The importance matrix, if one was used."""
     delta: Survival | None = None
@@ -180,7 +180,7 @@ class Manifest(Result):
 
         Raises: ArtifactError as `read`.
         """
-        # Before anything else: the meaning of the other fields depends on it.
+        # Checked first: the meaning of the other fields depends on it.
         version = values.get("schema_version")
         if type(version) is not int or version < 1:
             damaged(path, f"schema_version is {version!r}")

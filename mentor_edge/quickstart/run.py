@@ -138,7 +138,7 @@ class Stages:
     def run(self, name: str, type_: type[_Result], work: Callable[[], _Result]) -> _Result:
         """The result of a stage; `type_` reads it back.
 
-        Raises: RunError when stages/NAME.json is damaged; what `work` raises.
+        Raises: RunError when stages/NAME.json is damaged; also what `work` raises.
         """
         path, adapter = self._directory / f"{name}.json", TypeAdapter(type_)
         if path.is_file():
@@ -161,7 +161,7 @@ class _Quickstart:
     def __init__(self, out: Path, settings: Settings, amounts: Amounts, noise: Noise, progress: Progress) -> None:
         self.out, self.settings, self.amounts, self.noise, self.progress = out, settings, amounts, noise, progress
         self.stages = Stages(out)
-        self.mentor_evaluation: Evaluation | None = None  # saves the gate its own, if it ran in this process
+        self.mentor_evaluation: Evaluation | None = None  # if made in this process; the gate then reuses it
 
     def run(self) -> QuickstartSummary:
         from mentor_edge.recipes import MentorRecipe, SFTRecipe
@@ -182,7 +182,7 @@ class _Quickstart:
         log = stages.run("mentor", list[dict[str, Any]], lambda: self.fit(mentor))
         stages.run("merge", type(None), self.merge)
         models = {"base": out / "base", "sft": out / "sft" / "merged", "mentor": out / "mentor" / "merged"}
-        right = {
+        answers = {
             name: stages.run(f"evaluate-{name}", Answers, partial(self.evaluate, name, path, suite))
             for name, path in models.items()
         }
@@ -195,8 +195,8 @@ class _Quickstart:
             traces=traces,
             suite=SuiteRecord(name=suite.name, version=suite.version, sha256=suite.sha256),
             overlap=contamination(training.tasks, suite.tasks).statement,
-            accuracy={name: _accuracy(answers) for name, answers in right.items()},
-            lift={name: _lift(right["base"], right[name]) for name in ("sft", "mentor")},
+            accuracy={name: _accuracy(by_domain) for name, by_domain in answers.items()},
+            lift={name: _lift(answers["base"], answers[name]) for name in ("sft", "mentor")},
             training=Training(mentor=tuple(map(_training_step, log))),
             artifacts=artifacts,
             conversation=conversation,
@@ -244,10 +244,10 @@ class _Quickstart:
         evaluation.write_jsonl(self.out / f"evaluation-{name}.jsonl")
         if name == "mentor":
             self.mentor_evaluation = evaluation
-        right: Answers = {}
+        answers: Answers = {}
         for outcome in evaluation.outcomes:
-            right.setdefault(outcome.domain, []).append(int(outcome.correct))
-        return right
+            answers.setdefault(outcome.domain, []).append(int(outcome.correct))
+        return answers
 
     def export(self, suite: Suite) -> tuple[ModelSummary, ...]:
         from mentor_edge.export import export

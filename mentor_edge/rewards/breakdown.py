@@ -54,7 +54,7 @@ def is_correct(trajectory: Trajectory, task: Task) -> bool:
 
 
 def weight_mistakes(weights: dict[str, object]) -> list[str]:
-    """One line for every weight that is not a finite number."""
+    """One line for every weight that is not a number between -1e6 and 1e6."""
     return [
         f"{name}: expected a finite number, got {value!r}"
         for name, value in weights.items()

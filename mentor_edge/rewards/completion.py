@@ -25,7 +25,7 @@ VARIANTS: Mapping[str, Reward] = {
     "f1": MentorReward("f1"),
     "strict": MentorReward("strict"),
 }
-"""The reward of each variant: those of the released code, and the paper's strict baseline."""
+"""The reward of each variant: those in the released code, and the paper's strict baseline."""
 
 
 def score_completion(
@@ -38,7 +38,7 @@ def score_completion(
     eos_token: str = "<|im_end|>",
     malformed_is_unknown: bool = False,
 ) -> RewardBreakdown:
-    r"""Score the text of one completion, never of its prompt, tool results included.
+    r"""Score the text of one completion: the model's turns with their tool results, without the prompt.
 
     The text must end with exactly `eos_token`. Its last `\boxed{...}` is the answer, and its calls are the readable
     `<tool_call>` blocks. `answer` is the accepted answer, or a list of them. `teacher_tools` are the tools of the

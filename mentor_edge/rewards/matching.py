@@ -25,7 +25,7 @@ _DEEPEST = 64
 
 def match(matching: Matching, calls: Sequence[ToolCall], taught: Sequence[ToolCall], known: Set[str]) -> float:
     """The match of a rollout's `calls` with those of one reference. Calls of tools that are not `known` (offered with
-    the task) are ignored, as in the released code; a strict match, however, has no room for them.
+    the task) are ignored, as in the released code, but a strict match fails on them.
 
     If neither side has calls, they match fully.
     """

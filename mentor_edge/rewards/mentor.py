@@ -50,8 +50,8 @@ class MentorReward:
     def maximum(self) -> float:
         """The score of the reference itself, or `unanswered` if that is more."""
         matched = 0.0 if self.matching == "none" else self.tool_match
-        own = self.correct + matched + (0.0 if self.matching == "overlap" else self.no_unknown_tool)
-        return max(own, self.unanswered)
+        reference_score = self.correct + matched + (0.0 if self.matching == "overlap" else self.no_unknown_tool)
+        return max(reference_score, self.unanswered)
 
     def __call__(self, trajectory: Trajectory, task: Task) -> RewardBreakdown:
         """Score one rollout. Never raises. If matching needs a reference and the task has none, the rollout scores as

@@ -89,7 +89,7 @@ def _types(schema: Any) -> tuple[Any, Any]:
 def _check_comparable(options: Sequence[Any], schema: Any, path: str) -> None:
     kind, item_kind = _types(schema)
     if kind not in _COMPARABLE or (item_kind is not None and item_kind not in _COMPARABLE):
-        raise ValueError(f"{path}: calls are compared by the type of a parameter, and its schema names no single type")
+        raise ValueError(f"{path}: calls are compared by parameter type, but the schema does not name a single type")
     objects: list[Any] = []
     for option in options:
         if kind == "array" and not isinstance(option, list | str):

@@ -93,7 +93,7 @@ def _tasks(rng: random.Random, domains: Iterator[str], *, evaluation: bool) -> I
 
 
 def _draw_problem(rng: random.Random, domain: str) -> Problem:
-    """A problem of the domain that needs one certain tool. It is drawn first, since some tools fit few values."""
+    """A problem of the domain that needs a randomly chosen tool. The tool comes first, because some fit few values."""
     required = rng.choice(tuple(OPERATIONS))
     while True:
         problem = _draw_chain(rng, rng.choice(_LENGTHS[domain]), required)
@@ -153,7 +153,7 @@ def _can_follow(operation: str, value: float) -> bool:
 
 
 def _is_plain(operation: str, value: float, numbers: Sequence[float]) -> bool:
-    """Whether the step changes the value, and everybody would compute the same: no rounding of ties or to as many
+    """Whether the step changes the value and has only one possible result: no rounding of ties, no rounding to as many
     decimals as the value has, and no remainder of a number below the divisor."""
     if operation == "round_number":
         scaled = Decimal(repr(value)).scaleb(int(numbers[0]))

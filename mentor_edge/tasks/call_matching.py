@@ -1,13 +1,13 @@
 """Matching the calls of one turn with the accepted ones, as the Berkeley Function Calling Leaderboard (BFCL) does.
 
 The code is ours. The verdicts are those of BFCL's AST checker for Python (`eval_checker/ast_eval/ast_checker.py` in the
-bfcl_eval wheel 2026.3.23), oddities included, so that figures compare with published ones.
+bfcl_eval wheel 2026.3.23), oddities included, so that figures are comparable with published ones.
 `tests/contracts/test_bfcl_checker.py` compares the two. The oddities:
 
 - A parameter's value must have the schema's type, and an int passes for a float, but only at the top level. Inside
   lists the type must match exactly; inside objects it is not checked at all (there 1, 1.0 and True are equal).
 - Text is compared without case, spaces and `,./-_*^`, as a parameter and one level down, not deeper.
-- If "" says that a list may be left out, an empty list passes too, and the types inside a list are not checked.
+- If "" allows a list to be left out, an empty list passes too, and the types inside a list are not checked.
 - Accepted values of another type than the schema's (a variable's name in place of a list) are compared unchanged.
 
 Three differences are deliberate:
@@ -109,7 +109,7 @@ def _python_type(schema: Any) -> type | None:
 
 
 def _accepted(value: Any, options: Sequence[Any], schema: Mapping[str, Any]) -> bool:
-    """Whether `value` is an accepted value of a parameter. "" in `options` says that it may be left out."""
+    """Whether `value` is an accepted value of a parameter. "" in `options` means that it may be left out."""
     schema_type = _python_type(schema)
     accepted_type = next((type(option) for option in options if option != ""), schema_type)
     value_type = float if schema_type is float and type(value) is int else type(value)

@@ -1,17 +1,18 @@
 """Whether evaluation tasks were trained on: equal prompts, and prompts that share much of their wording.
 
-Only what the user says is compared, as words without case and punctuation (an operator before a number counts as a
+Only the user's messages are compared, as words without case and punctuation (an operator before a number counts as a
 word). System messages are left out: instructions that all tasks share are not contamination. The overlap of two tasks
 is the share of the evaluation prompt's word n-grams that occur in one training prompt.
 
 n is 8, as in PaLM (arXiv 2204.02311) and Llama 3 (arXiv 2407.21783). GPT-3 (arXiv 2005.14165) used 8 to 13, depending
 on the length of a benchmark's examples, and word problems are short. A task is reported if it shares half of its
 n-grams or more. PaLM required 0.7 of the n-grams, anywhere in the training data. Half of them in a single prompt is
-narrower about where and wider about how much: a question with other numbers or another ending is still detected.
+stricter about where they occur and looser about how many: a question with other numbers or another ending is still
+detected.
 
-N-grams of more than half of the training prompts tell what kind of task it is, not which one ("put the final answer in
-a box at the end"): they are ignored. Suites that are generated from templates share wording nevertheless, and the mean
-share tells how much. No comparison of words can detect paraphrases, translations, and text without spaces.
+N-grams that occur in more than half of the training prompts identify the kind of task, not the task ("put the final
+answer in a box at the end"), so they are ignored. Suites generated from templates still share wording; the mean share
+shows how much. No comparison of words can detect paraphrases, translations, or copies of text without spaces.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class ContaminationReport:
     n: int
     """The number of words in an n-gram."""
     threshold: float
-    """The share from which on a task is reported."""
+    """The smallest share that is reported."""
     ignored_ngrams: int
     """How many n-grams were ignored because more than half of the training prompts contain them."""
     overlaps: tuple[Overlap, ...]
@@ -97,7 +98,7 @@ class ContaminationReport:
     @property
     def statement(self) -> str:
         """The report in one line."""
-        shares = [share for of_domain in self.shares.values() for share in of_domain]
+        shares = [share for domain_shares in self.shares.values() for share in domain_shares]
         equal = sum(overlap.exact for overlap in self.overlaps)
         return (
             f"overlap with {self.training} training tasks: of {len(shares)} tasks, {equal} equal, "
@@ -125,16 +126,16 @@ def contamination(
 ) -> ContaminationReport:
     """Compare every evaluation task with all training tasks, through an inverted index of the training n-grams.
 
-    `n` is the number of words in an n-gram; a prompt of fewer words counts as one n-gram. A task is reported from a
-    share of `threshold` on.
+    `n` is the number of words in an n-gram; a prompt of fewer words counts as one n-gram. A task is reported if its
+    share is at least `threshold`.
     """
     first: dict[_Words, str] = {}  # a training prompt's words -> the first task that has it
     for task in training:
         first.setdefault(_words(task), task.id)
     index: dict[_Words, list[str]] = defaultdict(list)
-    for words, identity in first.items():
+    for words, task_id in first.items():
         for gram in _ngrams(words, n):
-            index[gram].append(identity)
+            index[gram].append(task_id)
     templates: set[_Words] = set()
     if len(first) >= _FEWEST_FOR_TEMPLATES:
         templates = {gram for gram, task_ids in index.items() if 2 * len(task_ids) > len(first)}
@@ -143,7 +144,7 @@ def contamination(
     for task in evaluation:
         words = _words(task)
         grams = _ngrams(words, n) - templates
-        shared = Counter(identity for gram in grams for identity in index.get(gram, ()))
+        shared = Counter(task_id for gram in grams for task_id in index.get(gram, ()))
         nearest, count = shared.most_common(1)[0] if shared else ("", 0)
         exact = words in first
         share = 1.0 if exact else count / len(grams) if grams else 0.0

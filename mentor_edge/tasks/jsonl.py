@@ -1,4 +1,4 @@
-r"""Tasks of your own: one JSON object per line. docs/tasks.md explains the fields by examples.
+r"""Tasks of your own: one JSON object per line. docs/tasks.md explains the fields with examples.
 
     {"id": "sum-1", "messages": [{"role": "user", "content": "What is 2 + 3?"}], "tools": ["add"], "answer": "5",
      "reference": [{"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": {"a": 2, "b": 3}}}]},

@@ -98,10 +98,9 @@ class Suite:
 
     @cached_property
     def sha256(self) -> str:
-        """A hash of the name, the version and every task's id, prompt, tools, accepted
-        answers or calls, split and domain.
+        """A hash of the name, the version, and the tasks: id, prompt, tools, accepted answers or calls, split, domain.
 
-        It traces a result to its tasks. It leaves out the limits: an evaluation records them beside the hash.
+        It traces a result to its tasks. It leaves out the limits: an evaluation records them next to the hash.
         """
         digest = hashlib.sha256(f"{self.name} {self.version}\n".encode())
         for task in self.tasks:

@@ -1,4 +1,4 @@
-"""Validation of references: one is kept only if its calls really return its results and it scores full reward."""
+"""Validation of references: only those whose calls really return their results and that earn full reward are kept."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def validate_references(
 ) -> tuple[list[Task], list[RejectedTask]]:
     """Execute every reference and separate the tasks that can be trained on from the rest.
 
-    A reference passes if all of this is true:
+    A reference passes if all of the following are true:
 
     - every call executes without an error
     - each result equals the recorded tool message (as numbers, if both are numbers)
     - the last message boxes the reference's answer, and some call returned it (if it is a number)
-    - `reward` gives the reference its maximum
+    - the reference earns the maximum of `reward`
 
     For a task with accepted calls, a reference passes if the calls of its first message are accepted, and every call
     with a recorded result and an implementation returns that result.
@@ -146,7 +146,7 @@ def write_rejected(path: str | Path, rejected: Iterable[RejectedTask]) -> None:
 
 
 def shortest_reference(task: Task) -> Task:
-    """The task with only its reference of the fewest calls; the first one wins a tie."""
+    """The task with a single reference: the one with the fewest calls, the first of them if several have as few."""
     if not task.references:
         return task
     shortest = min(task.references, key=lambda reference: len(reference.calls))
@@ -159,12 +159,12 @@ def _defect(task: Task, reference: Trajectory, executor: ToolExecutor, reward: R
     if task.accepted_calls is not None:
         return _call_defect(task, reference) or _result_defect(task, recorded or (), executor)
     if recorded is None:
-        return "a call has no recorded result, or a result no call"
+        return "a call has no recorded result, or a result has no call"
     if defect := _result_defect(task, recorded, executor):
         return defect
     boxed = boxed_answer(reference.messages[-1].content) if reference.messages else None
     if reference.answer is None or boxed != reference.answer:
-        return f"the last message boxes {boxed!r}, the reference's answer is {reference.answer!r}"
+        return f"the last message boxes {boxed!r}, but the reference's answer is {reference.answer!r}"
     # An answer in words need not come from a call, but a number that no call returned was not computed.
     if recorded and as_number(boxed) is not None and not any(answers_equal(result, boxed) for _, result in recorded):
         return f"no call returns the answer {boxed}"
@@ -195,7 +195,7 @@ def _result_defect(task: Task, recorded: Sequence[tuple[ToolCall, str]], executo
             if actual.failed:
                 return f"{_shown(call)} failed: {actual.content}"
             if not answers_equal(actual.content, result):
-                return f"{_shown(call)} returns {actual.content}, recorded is {result}"
+                return f"{_shown(call)} returns {actual.content} instead of the recorded {result}"
     return None
 
 

@@ -29,9 +29,9 @@ from mentor_edge.tools.definition import tool, tool_set
 from mentor_edge.tools.types import Tool
 
 ToolSpec = str | Mapping[str, Any]
-"""Names where tools come from; the table above lists the forms."""
+"""Specifies where tools come from; the table above lists the forms."""
 
-_CALCULATOR = {one.name: one for one in CALCULATOR}
+_CALCULATOR = {tool.name: tool for tool in CALCULATOR}
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def load_tools(specs: Sequence[ToolSpec]) -> ToolBox:
                 reason = "; ".join(" ".join(part.split()) for part in (error.problem, error.hint) if part)
                 problems.append(f"tools: {source}: {reason}")
                 continue
-            for one in loaded:
-                if one.name in origins:
-                    problems.append(f"tools: {one.name!r} comes from {origins[one.name]} and from {source}")
-                origins.setdefault(one.name, str(source))
+            for name in (tool.name for tool in loaded):
+                if name in origins:
+                    problems.append(f"tools: {name!r} comes from {origins[name]} and from {source}")
+                origins.setdefault(name, str(source))
             tools += loaded
         if problems:
             raise ConfigError(problems)
-        return ToolBox(tuple(sorted(tools, key=lambda one: one.name)), servers.pop_all())
+        return ToolBox(tuple(sorted(tools, key=lambda tool: tool.name)), servers.pop_all())
 
 
 def spec_mistakes(specs: Sequence[ToolSpec]) -> list[str]:

@@ -28,8 +28,8 @@ _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 def tool(function: Callable[..., Any]) -> Tool:
     """Make a `Tool` from a typed function with a docstring.
 
-    The function receives what its annotations say: enums, dates, nested pydantic models. A `float` parameter receives
-    an int when the model wrote a whole number, so large numbers keep their digits.
+    The function receives the types in its annotations: enums, dates, nested pydantic models. A `float` parameter
+    receives an int when the model wrote a whole number, so large numbers keep their digits.
 
     Example:
         @tool
@@ -73,16 +73,16 @@ def tool_set(cls_or_factory: type | Callable[[], Any]) -> tuple[Tool, ...]:
         tools = tool_set(Counter)
 
     Args:
-        cls_or_factory: the class, or a callable that makes an instance without arguments: a `functools.partial` of the
-            class, or a function whose return annotation is the class. It is called when a conversation first calls one
-            of the tools.
+        cls_or_factory: the class, or a callable that creates an instance without arguments: a `functools.partial` of
+            the class, or a function whose return annotation is the class. It is called when a conversation first calls
+            one of the tools.
 
     Returns:
         The tools, in the order of the methods.
 
     Raises:
         ToolDefinitionError: a method is not a valid `tool`, or is a static or class method; the class has no public
-            methods, cannot be made without arguments, or is unknown because the factory has no return annotation.
+            methods, cannot be created without arguments, or is unknown because the factory has no return annotation.
     """
     cls = _class_of(cls_or_factory)
     for parameter in _signature(cls_or_factory).parameters.values():
@@ -91,7 +91,7 @@ def tool_set(cls_or_factory: type | Callable[[], Any]) -> tuple[Tool, ...]:
             parameter.VAR_KEYWORD,
         ):
             raise ToolDefinitionError(
-                f"tool set {cls.__name__!r} cannot be made without {parameter.name!r}",
+                f"tool set {cls.__name__!r} cannot be created without {parameter.name!r}",
                 f"give the parameter a default, or pass functools.partial({cls.__name__}, {parameter.name}=...)",
             )
     tools = []
@@ -122,14 +122,14 @@ def _class_of(factory: Callable[..., Any]) -> type:
     if isinstance(factory, functools.partial):
         return _class_of(factory.func)
     try:
-        made = get_type_hints(factory).get("return")
+        cls = get_type_hints(factory).get("return")
     except (NameError, TypeError):
-        made = None
-    if not inspect.isclass(made):
+        cls = None
+    if not inspect.isclass(cls):
         raise ToolDefinitionError(
-            f"tool_set cannot tell which class {factory!r} makes", "annotate the class as its return type"
+            f"tool_set cannot tell which class {factory!r} returns", "annotate the class as its return type"
         )
-    return made
+    return cls
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:

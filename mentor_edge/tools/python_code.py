@@ -40,7 +40,7 @@ from mentor_edge.tools.types import Tool, ToolFailure
 Isolation = Literal["auto", "process", "bubblewrap"]
 
 OUTPUT_LIMIT = 4096
-"""Bytes that are read of the printed text, and of the report."""
+"""Bytes that are read from the printed text, and from the report."""
 
 _RUNNER = Path(__file__).with_name("python_runner.py")
 # The interpreter that a virtual environment was made from: it sees no packages, and all of it is in one directory tree.
@@ -53,7 +53,7 @@ def python_tool(
     """Make the tool `python(code)`.
 
     The call returns a JSON object. `stdout` is what the code printed (standard error included). `result` is the value
-    of the last line if that is an expression: as JSON, or its repr. An error gives type, message and line.
+    of the last line if that is an expression: as JSON, or its repr. An error has type, message and line.
 
     Users other than root are also limited to 64 more processes than they have (in bubblewrap: 64 in all), if the
     kernel counts them.
@@ -65,10 +65,10 @@ def python_tool(
         isolation: "auto" uses bubblewrap if it works, "bubblewrap" requires it, "process" does not use it.
 
     Raises:
-        ToolDefinitionError: `isolation` is "bubblewrap" and bubblewrap does not work, or is another word.
+        ToolDefinitionError: `isolation` is unknown, or it is "bubblewrap" and bubblewrap does not work.
     """
     if isolation not in ("auto", "process", "bubblewrap"):
-        raise ToolDefinitionError(f"isolation {isolation!r}", "use auto, process or bubblewrap")
+        raise ToolDefinitionError(f"unknown isolation {isolation!r}", "use auto, process or bubblewrap")
     wrapping: Sequence[str] = ()
     if isolation != "process":
         wrapping, problem = _bubblewrap()

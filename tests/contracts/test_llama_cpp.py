@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mentor_edge.engines.llama_cpp.llama_worker import LOG_WARNING
+from mentor_edge.engines.llama_cpp.quantizer import LOG_WARNING
 from mentor_edge.engines.llama_cpp.sequences import KV_TYPES
 
 SCRIPT = """

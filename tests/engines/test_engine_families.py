@@ -185,7 +185,7 @@ def test_other_families_equal_generate(name: str, config: dict[str, Any]) -> Non
     ("name", "config", "message"),
     [
         ("Mamba", {}, "no cache for layers of linear_attention"),
-        ("Bloom", {"max_position_embeddings": None}, "names no maximum context length"),
+        ("Bloom", {"max_position_embeddings": None}, "its config has no maximum context length"),
         ("Bloom", {}, "cannot drive BloomForCausalLM"),
         ("Falcon", {"alibi": True}, "cannot drive FalconForCausalLM"),
         ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "type dynamic"),

@@ -114,10 +114,10 @@ def test_rows_contain_everything_behind_a_figure_and_are_read_back(evaluation, t
     ("damage", "message"),
     [
         (lambda lines: [lines[0], lines[1][:50]], r":2: not JSON"),
-        (lambda lines: [lines[0], lines[1].replace('"correct": true', '"correct": 1')], r":2: correct: unusable, 1"),
+        (lambda lines: [lines[0], lines[1].replace('"correct": true', '"correct": 1')], ":2: correct: invalid value 1"),
         (
             lambda lines: [lines[0], lines[1].replace('"ending": "answered"', '"ending": "lost"')],
-            ":2: ending: unusable, 'lost'",
+            ":2: ending: invalid value 'lost'",
         ),
         (
             lambda lines: [lines[0], lines[1].replace('"role"', '"rôle"')],

@@ -221,7 +221,7 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> No
     ("code", "message"),
     [
         ("def work(*_, **__): os.kill(os.getpid(), signal.SIGSEGV)", "died with SIGSEGV while quantizing"),
-        ("def work(*_, **__): os._exit(3)", "left with exit code 3 while quantizing"),
+        ("def work(*_, **__): os._exit(3)", "ended with exit code 3 while quantizing"),
         ("def work(*_, **__): time.sleep(60)", "no sign of life for 2 s while quantizing"),
         ("def work(*_, **__): return bytearray(1 << 46)", "memory"),
         ("limits.memory_bytes = lambda: -(1 << 24)", ""),

@@ -195,7 +195,7 @@ def test_gsm8k_fits_and_lists_what_it_leaves_out(nano_student: Path, tmp_path: P
     run = gsm8k_recipe(nano_student, path, tmp_path / "run").fit()
     rejected = [json.loads(line) for line in (tmp_path / "run" / "rejected.jsonl").read_text().splitlines()]
     by_id = {row["id"]: row["reason"] for row in rejected}
-    assert "recorded is" in by_id[rows[3]["id"]]
+    assert "instead of the recorded" in by_id[rows[3]["id"]]
     assert by_id["gsm8k_train_86"] == "no call returns the answer 6"
     assert run.tasks.rejected == len(rejected) == 2
     assert run.tasks.used + len(rejected) == len(rows)
@@ -208,7 +208,7 @@ def test_tasks_without_any_valid_reference_are_an_error(nano_student: Path, tmp_
     row["steps"][0]["calls"][0]["result"] = 99
     path = tmp_path / "tasks.jsonl"
     path.write_text(json.dumps(row))
-    with pytest.raises(TaskError, match=r"none of the 1 references passed validation.*recorded is 99"):
+    with pytest.raises(TaskError, match=r"none of the 1 references passed validation.*instead of the recorded 99"):
         gsm8k_recipe(nano_student, path, tmp_path / "run").fit()
     assert not (tmp_path / "run" / "run.json").exists()
 

@@ -148,7 +148,7 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
         (accepting({"forecast": {"city": ["P"], "day": [1]}}), "has no parameter 'day' (did you mean 'days'?)"),
         (accepting({"forecast": {"city": "Paris"}}), 'accepted_calls[0].forecast.city: expected a list, found "Paris"'),
         (accepting({"forecast": {"city": []}}), "accepted_calls[0].forecast.city: is empty"),
-        (accepting({"forecast": {"city": ["P"], "any": ["x"]}}), "forecast.any: calls are compared by the type"),
+        (accepting({"forecast": {"city": ["P"], "any": ["x"]}}), "forecast.any: calls are compared by parameter type"),
         (accepting({"forecast": {"city": ["P"], "spans": [1]}}), "expected a list among the accepted values, found 1"),
         (accepting({"forecast": {"city": ["P"], "where": [{"a": 1}]}}), "where.a: expected a list of accepted values"),
         (accepting({"forecast": {"city": ["P"], "spans": [[{"a": 1}]]}}), "spans.a: expected a list of accepted"),

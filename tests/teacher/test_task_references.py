@@ -61,13 +61,13 @@ def test_validate_lists_every_reference_that_fails(tmp_path: Path) -> None:
     path.write_text(path.read_text() + "\n" + "".join(json.dumps(row) + "\n" for row in (two, lost)))
     done = command("validate", path, "--tools", "add", "--json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
-    wrong = 'add({"a": 2, "b": 3}) returns 5, recorded is 6'
+    wrong = 'add({"a": 2, "b": 3}) returns 5 instead of the recorded 6'
     assert json.loads(done.stdout)["failures"] == [
         {"line": 2, "id": "bad", "reference": 1, "reason": wrong},
         {"line": 4, "id": "two", "reference": 2, "reason": wrong},
         {"line": 5, "id": "lost", "reference": None, "reason": "no reference"},
     ]
-    assert "recorded is 6" in done.stderr and "4 tasks, 4 references, 3 failures" in done.stderr
+    assert "instead of the recorded 6" in done.stderr and "4 tasks, 4 references, 3 failures" in done.stderr
     assert command("validate", path, "--tools", "add", "--limit", "1", cwd=tmp_path).returncode == 0
 
 
@@ -135,7 +135,7 @@ def test_a_student_is_trained_on_a_tasks_file_with_the_tools_of_a_server(nano_st
     )
     run = recipe.fit()
     assert (run.tasks.suite, run.tasks.used, run.tasks.rejected) == ("sums", 2, 1)
-    assert "returns 5, recorded is 6" in (tmp_path / "run" / "rejected.jsonl").read_text()
+    assert "returns 5 instead of the recorded 6" in (tmp_path / "run" / "rejected.jsonl").read_text()
     (server,) = (tmp_path / "started").read_text().split()  # one server for references and rollouts; it has ended
     with pytest.raises(ProcessLookupError):
         os.kill(int(server), 0)

@@ -55,11 +55,11 @@ def test_a_wrong_reference_is_rejected_with_its_reason(gsm8k_suite, executor):
     unknown = replace(first, tool_calls=(ToolCall("halve", {"a": 48}),))
     cases = [
         (replace(own, reference=None), "no reference"),
-        (edited(own, first, replace(result, content="25"), *rest), "returns 24, recorded is 25"),
+        (edited(own, first, replace(result, content="25"), *rest), "returns 24 instead of the recorded 25"),
         (edited(own, bad_call, result, *rest), "ZeroDivisionError"),
         (edited(own, unknown, replace(result, name="halve"), *rest), "no tool named"),
         (edited(own, first, *rest), "no recorded result"),
-        (edited(own, first, result, result, *rest), "or a result no call"),
+        (edited(own, first, result, result, *rest), "or a result has no call"),
         (edited(own, first, result, *rest[:-1]), "the last message boxes None"),
         (edited(own, first, result, *rest[:-1], Message("assistant", r"\boxed{73}")), "boxes '73'"),
         (
@@ -106,7 +106,7 @@ def test_references_of_accepted_calls_are_matched_and_their_recorded_calls_execu
         (accepting() | {"reference": [{"role": "assistant", "content": "No."}]}, None),
         (accepting(), "the calls of the first message are not the accepted ones: wrong_count"),
         (adding(wrong_call), "are not the accepted ones: wrong_value"),
-        (adding(call, result | {"content": "6"}, answer), 'add({"a": 2, "b": 3}) returns 5, recorded is 6'),
+        (adding(call, result | {"content": "6"}, answer), 'add({"a": 2, "b": 3}) returns 5 instead of the recorded 6'),
         (changed(CALLS_ROW, "reference"), "no reference"),
     ]
     suite = loaded(tmp_path, *(row | {"id": str(i)} for i, (row, _) in enumerate(cases)))
@@ -136,7 +136,7 @@ def test_a_task_without_a_passing_reference_is_rejected_for_the_defect_of_its_fi
     kept, rejected = validate_references(tasks, executor, progress=lambda *update: updates.append(update))
     assert (kept, updates) == ([tasks[1]], [("validate references", count, 4) for count in range(5)])
     assert [one.id for one in rejected] == ["a", "c", "d"]
-    reasons = ["returns 8, recorded is 12", "reward 0.16 of 1.1", "no reference"]
+    reasons = ["returns 8 instead of the recorded 12", "reward 0.16 of 1.1", "no reference"]
     for one, reason in zip(rejected, reasons, strict=True):
         assert reason in one.reason
     assert rejected[2] == RejectedTask("d", "no reference")

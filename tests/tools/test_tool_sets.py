@@ -107,7 +107,7 @@ class Needy:
         (made_of(f=without_self), "'f' has no self parameter"),
         (made_of(_f=no_docstring, g=3), "defines no public methods"),
         (type("Child", (Counter,), {}), "defines no public methods"),
-        (Needy, "cannot be made without 'database'"),
+        (Needy, "cannot be created without 'database'"),
         (lambda: Counter(), "cannot tell which class"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Does this llama.cpp build work? The answer: make a tiny quantized model and decode it in a child process."""
+"""Checks whether this llama.cpp build works: makes a tiny quantized model and decodes it in a child process."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def check_llama_cpp(timeout: float = 60.0) -> LlamaCheck:
         return LlamaCheck(True, works, instructions=instructions)
     amx = "AMX_INT8" in instructions
     cause = "It was built with AMX instructions, which gcc 12 miscompiles. " if amx else ""
-    way_out = "Until then, engines work with use_extra_buffers=False." if fallback else "Without AMX it crashes too."
+    workaround = "Until then, engines work with use_extra_buffers=False." if fallback else "Without AMX it crashes too."
     return LlamaCheck(
         False,
         f"llama-cpp-python {installed} crashes on quantized models ({crash} in a 3-token decode). {cause}"
-        f"Rebuild it: {rebuild_command(installed, amx)}\n{way_out}",
+        f"Rebuild it: {rebuild_command(installed, amx)}\n{workaround}",
         fallback,
         instructions,
     )
@@ -121,7 +121,7 @@ def _pip_line(environment: str, installed: str | None = None) -> str:
 
 
 def _crash(files: Sequence[Path], use_extra_buffers: bool, timeout: float) -> str | None:
-    """How llama.cpp crashed on the first file that it crashed on, or None.
+    """How llama.cpp crashed, on the first of `files` that makes it crash; None if it decodes all of them.
 
     Raises: EngineError when it refuses a file, or computes logits that are not finite.
     """

@@ -1,4 +1,4 @@
-"""llama.cpp as an engine. The library runs in a child process (`llama_worker`); its crash becomes an error message."""
+"""llama.cpp as an engine. The library runs in a child process (`llama_worker`); a crash becomes an error message."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The child process of llama.cpp: `python -m mentor_edge.engines.llama_cpp.llama_worker`.
 
-llama.cpp ends its process on a failed assertion, a broken file or a miscompiled kernel, so it never runs in ours. The
-parent (`mentor_edge.engines.llama_cpp.engine`) sends requests and reads replies
+llama.cpp ends its process on a failed assertion, a broken file or a miscompiled kernel, so it never runs in the main
+program. The parent (`mentor_edge.engines.llama_cpp.engine`) sends requests and reads replies
 (`mentor_edge.engines.process.frames`); the child ends when its input does.
 """
 
@@ -28,8 +28,6 @@ from mentor_edge.engines.process.serving import Refused, check_ids, check_logits
 CONTEXT_LIMIT = 131_072
 """Tokens of one sequence; far larger values made llama.cpp take the whole machine's memory."""
 LOG_LINES = 200
-LOG_WARNING = 3
-"""ggml.h, enum ggml_log_level; 5 continues the line before it."""
 
 
 class LlamaServer:
@@ -49,7 +47,7 @@ class LlamaServer:
 
     def _append_log(self, level: int, text: bytes | None, _: Any) -> None:
         line = (text or b"").decode(errors="replace").strip()
-        if level >= LOG_WARNING and line.strip("."):
+        if level >= quantizer.LOG_WARNING and line.strip("."):
             self._log.append(line)
 
     def system_info(self) -> str:
@@ -75,7 +73,7 @@ class LlamaServer:
         """
         if context_length is not None and not 1 <= context_length <= CONTEXT_LIMIT:
             raise Refused(
-                f"a context of {context_length} tokens was asked for", f"context_length can be 1 to {CONTEXT_LIMIT}"
+                f"cannot use a context of {context_length} tokens", f"context_length can be 1 to {CONTEXT_LIMIT}"
             )
         if kv not in KV_TYPES:
             raise Refused(f"the KV cache cannot be {kv!r}; it can be {' or '.join(KV_TYPES)}")
@@ -88,15 +86,15 @@ class LlamaServer:
         self._log.clear()
         model = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not model:
-            raise Refused(self._log[0] if self._log else "llama.cpp gave no reason", DAMAGED)
+            raise Refused(self._log[0] if self._log else "llama.cpp reported no reason", DAMAGED)
         self._vocabulary = vocabulary = Vocabulary(lib, model)
         trained = lib.llama_model_n_ctx_train(model)
         if trained < 1:  # also a length that does not fit 31 bits
-            raise Refused("the file names no possible context length", DAMAGED)
+            raise Refused("the file has no valid context length", DAMAGED)
         self._limit = context_length or min(trained, CONTEXT_DEFAULT)
         if self._limit > trained:
             raise Refused(
-                f"a context of {self._limit} tokens was asked for", f"the model was made for at most {trained}"
+                f"cannot use a context of {self._limit} tokens", f"the model was trained for at most {trained}"
             )
         attention = f"{vocabulary.metadata('general.architecture')}.attention"
         widths = [vocabulary.metadata(f"{attention}.{kind}_length") for kind in ("key", "value")]
@@ -104,7 +102,7 @@ class LlamaServer:
         fitting = kv_budget() // cache
         if fitting < 1:
             sizes = f"{cache >> 20} MiB; the limit is {kv_budget() >> 20} MiB"
-            raise Refused(f"one cache of {self._limit} tokens takes {sizes}", "ask for a shorter context_length")
+            raise Refused(f"one cache of {self._limit} tokens takes {sizes}", "set a shorter context_length")
         self._sequences = Sequences(
             lib,
             model,

@@ -1,7 +1,7 @@
 """Quantization by llama.cpp: reading the tensors of a GGUF file and writing them again with fewer bits.
 
 Runs in the child process (`llama_worker`). The parent's side, `export/gguf/quantize.py`, checks the request first. It
-reads the tables below, so this module imports llama.cpp nowhere.
+reads the tables below, so this module does not import llama.cpp.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ BUFFER = 128 << 20
 _FALLBACK = re.compile(
     r"(\S+)\s+- ncols\s+(\d+) not divisible by\s+(\d+) \(required for type\s+(\S+)\)[^>]*-> falling back to\s+(\S+)"
 )
-_LOG_WARNING = 3
-"""ggml.h, enum ggml_log_level."""
+LOG_WARNING = 3
+"""ggml.h, enum ggml_log_level; 5 continues the line before it."""
 
 
 class _InitParams(ctypes.Structure):
@@ -53,8 +53,8 @@ class _InitParams(ctypes.Structure):
 def read_tensors(lib: Any, path: str, log: Sequence[str]) -> list[TensorInfo]:
     """Every tensor of a GGUF file, from its header.
 
-    Uses llama.cpp's own reader: it knows every type that llama.cpp writes and skips long vocabularies quickly. `log` is
-    where llama.cpp's warnings go.
+    Uses llama.cpp's own reader: it knows every type that llama.cpp writes and skips long vocabularies quickly. `log`
+    receives llama.cpp's warnings.
 
     Raises: Refused when the file is not GGUF or ends before its last tensor does.
     """
@@ -107,7 +107,7 @@ def quantize(
 
     def listen(level: int, text: bytes | None, _: Any) -> None:
         alive()
-        if level >= _LOG_WARNING:
+        if level >= LOG_WARNING:
             warnings.append((text or b"").decode(errors="replace"))
 
     callback = lib.llama_log_callback(listen)

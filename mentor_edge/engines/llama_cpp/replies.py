@@ -1,4 +1,4 @@
-"""What the llama.cpp child process replies: typed here, so that both sides read the same fields."""
+"""The replies of the llama.cpp child process, typed so that both sides read the same fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class LoadedModel:
     """The reply to `load`."""
 
     batch_size: int
-    """Conversations that fit in memory at once, at most the number asked for."""
+    """Conversations that fit in memory at once, at most the number requested."""
     context_length: int
     """Tokens of one conversation."""
     vocabulary_size: int
@@ -20,7 +20,7 @@ class LoadedModel:
     """The text of the end token that the file names; empty if it names none."""
     bos_token: str
     end_ids: list[int]
-    """Every token that ends a turn, in llama.cpp's judgement."""
+    """Every token that ends a turn, according to llama.cpp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """A tensor that llama.cpp gave another type than intended, because its rows are not multiples of a block."""
+    """A tensor that llama.cpp wrote in another type than intended, because its rows are not multiples of a block."""
 
     tensor: str
     row_width: int

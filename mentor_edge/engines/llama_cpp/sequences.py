@@ -46,7 +46,7 @@ class _Batch:
 class Sequences:
     """The sequences that a model decodes together, each with up to `limit` tokens of context.
 
-    `lengths` counts the tokens in each sequence's cache. `log` is where llama.cpp's warnings go; `alive` is called
+    `lengths` counts the tokens in each sequence's cache. `log` receives llama.cpp's warnings; `alive` is called
     after every chunk of work.
     """
 
@@ -90,7 +90,7 @@ class Sequences:
     ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """Append tokens to sequences; yields each row with a view of the logits after its last token (or every token).
 
-        A view is valid until the next one is asked for.
+        A view is valid until the next one is requested.
         """
         counts = [len(ids) for ids in inputs.values()]
         tokens = np.concatenate([np.asarray(ids, np.int32) for ids in inputs.values()])
@@ -139,7 +139,7 @@ class Sequences:
         self._log.clear()
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
-            raise Refused(f"no context for {size} sequences: {self._log[0] if self._log else 'no reason given'}")
+            raise Refused(f"no context for {size} sequences: {self._log[0] if self._log else 'no reason reported'}")
         self._context_key = (size, every_position)
 
 

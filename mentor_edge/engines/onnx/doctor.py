@@ -1,4 +1,4 @@
-"""Does onnxruntime-genai work here? The answer: make a tiny model and decode it in a child process."""
+"""Checks whether onnxruntime-genai works here: makes a tiny model and decodes it in a child process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mentor_edge.engines.base import Generation
 from mentor_edge.engines.onnx.engine import start_worker
 from mentor_edge.errors import EngineError
 
@@ -25,16 +26,17 @@ def onnx_problem(timeout: float = 60.0) -> str | None:
             with start_worker(timeout) as worker:
                 worker.request("load", "loading a tiny model", path=directory, context_length=16, end_ids=[0])
                 worker.request("open", "opening a tiny model", size=1)
-                (turn,) = worker.request(
+                (reply,) = worker.request(
                     "extend", "decoding with a tiny model", rows=[0], token_ids=[[1, 2, 3]], max_new_tokens=2
                 )
         except EngineError as error:
             return error.problem
-    return None if turn["token_ids"] == [3, 3] else f"decoding with a tiny model gave {turn['token_ids']}"
+    turn = Generation(**reply)
+    return None if turn.token_ids == [3, 3] else f"a tiny model produced the tokens {turn.token_ids} instead of [3, 3]"
 
 
 def write_tiny_model(directory: Path) -> None:
-    """One layer whose keys and values are the token ids; the logits are large for the token itself."""
+    """Write a model of one layer whose keys and values are the token ids and whose logits favour the token itself."""
     import onnx_ir as ir  # loaded only here: it takes half a second
 
     cache = [f"{part}.0.{kind}" for part in ("past_key_values", "present") for kind in ("key", "value")]
@@ -62,7 +64,7 @@ def write_tiny_model(directory: Path) -> None:
     inputs, outputs = [ids, *pasts], [values["logits"], *presents]
     graph = ir.Graph(inputs, outputs, nodes=nodes, initializers=constants, opset_imports={"": 21}, name="tiny")
     ir.save(ir.Model(graph, ir_version=10), directory / "model.onnx")
-    one = dict.fromkeys(
+    sizes = dict.fromkeys(
         ("head_size", "hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers"), 1
     )
     names = {
@@ -70,11 +72,11 @@ def write_tiny_model(directory: Path) -> None:
         for kind in ("key", "value")
         for part, prefix in (("past", "past_key_values"), ("present", "present"))
     }
-    decoder = one | {
+    decoder = sizes | {
         "filename": "model.onnx",
         "inputs": {"input_ids": "input_ids"} | {key: name for key, name in names.items() if "past" in key},
         "outputs": {"logits": "logits"} | {key: name for key, name in names.items() if "present" in key},
     }
-    ids_ = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
-    model = {"type": "llama", "context_length": 16, "vocab_size": _VOCABULARY, "decoder": decoder} | ids_
+    special_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
+    model = {"type": "llama", "context_length": 16, "vocab_size": _VOCABULARY, "decoder": decoder} | special_ids
     (directory / "genai_config.json").write_text(json.dumps({"model": model, "search": {"max_length": 16}}))

@@ -1,4 +1,4 @@
-"""ONNX Runtime GenAI as an engine. It runs in a child process (`genai_worker`); its crash becomes an error message.
+"""ONNX Runtime GenAI as an engine. It runs in a child process (`genai_worker`); a crash becomes an error message.
 
 Text is tokenized in this process, by the Hugging Face tokenizer in the directory: the one the model was trained with.
 """
@@ -94,7 +94,7 @@ def _context_length(directory: OnnxDirectory, requested: int | None) -> int:
         return min(limit, CONTEXT_DEFAULT)
     if not 1 <= requested <= limit:
         raise EngineError(
-            f"a context of {requested} tokens was asked for", f"{directory.path} was made for 1 to {limit} tokens"
+            f"cannot use a context of {requested} tokens", f"{directory.path} was made for 1 to {limit} tokens"
         )
     return requested
 
@@ -106,6 +106,6 @@ def _fitting(directory: OnnxDirectory, context_length: int) -> int:
         raise EngineError(
             f"one cache of {context_length} tokens for {directory.path} takes {size >> 20} MiB; the limit is "
             f"{budget >> 20} MiB",
-            "ask for a shorter context_length",
+            "set a shorter context_length",
         )
     return budget // size

@@ -1,4 +1,4 @@
-"""How much memory the child process of a runtime may take: the one place that decides it.
+"""The memory limit of a runtime's child process: the one place that decides it.
 
 A damaged or hostile model file can ask for any amount. The child gets a limit before it opens the file, so that the
 allocation fails there instead of taking the whole machine.
@@ -31,7 +31,7 @@ def kv_budget() -> int:
 def limit_process(size: int) -> None:
     """Make allocations fail in this process if they exceed what a model of `size` bytes can need.
 
-    Call it before the file is opened. The limit is one of address space: what is mapped already, the file, and the
+    Call it before the file is opened. It limits address space to the sum of what is mapped already, the file, and the
     lesser of this machine's memory and what caches, buffers and weights repacked for the processor can take.
     """
     if sys.platform == "win32":
@@ -41,8 +41,8 @@ def limit_process(size: int) -> None:
 
 
 def limit_address_space(limit: int) -> None:
-    """Limit this process to `limit` bytes of address space, or to its hard limit if that is lower, and let no crash
-    write its memory to the disk."""
+    """Limit this process to `limit` bytes of address space, or to its hard limit if that is lower. Also disable core
+    dumps, so that a crash does not write the memory to the disk."""
     import resource  # not on Windows
 
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -1,6 +1,6 @@
 """The child's side of a runtime process: it answers requests, checks tokens and logits, and chooses tokens.
 
-A runtime may end its process on a broken file or a failed assertion, so none ever runs in ours. The parent's side is
+A runtime may end its process on a broken file or a failed assertion, so none runs in the main program. The parent is
 `mentor_edge.engines.process.worker`; the messages on the pipes are in `mentor_edge.engines.process.frames`.
 """
 
@@ -21,11 +21,11 @@ from mentor_edge.engines.process.frames import FrameError, read_frame, write_fra
 
 PULSE = 1.0
 """Seconds between signs of life."""
-_LESS_MEMORY = "ask for a shorter context or fewer conversations at once, or use a machine with more memory"
+_LESS_MEMORY = "use a shorter context or fewer conversations at once, or a machine with more memory"
 
 
 class Refused(Exception):
-    """The request cannot be served, for this reason; `hint` says what to do. The process keeps running."""
+    """The request cannot be served. The text is the reason, `hint` what to do. The process keeps running."""
 
     def __init__(self, problem: str, hint: str | None = None) -> None:
         super().__init__(problem)
@@ -58,7 +58,7 @@ def serve(make_server: Callable[[Callable[[], None]], Any], operations: Collecti
         try:
             write_frame(replies, reply)
         except FrameError as error:
-            write_frame(replies, {"error": str(error), "hint": "ask for less at once"})
+            write_frame(replies, {"error": str(error), "hint": "request less at once"})
 
 
 def _end_with(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""The parent's side of a runtime process: its crash, hang or lack of memory becomes an error message here."""
+"""The parent's side of a runtime process. It turns a crash, a hang or a lack of memory into an error message."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RuntimeDied(EngineError):
 class RuntimeWorker:
     """A runtime's child process and the connection to it: one request at a time, in order.
 
-    `name` is the runtime's name in messages, `hint` the advice when it dies. `environment` is added to this process's
+    `name` is the runtime's name in messages, `hint` what to do when it dies. `environment` is added to this process's
     own. `timeout` is how many seconds the child may stay silent during a request (while it decodes, it gives a sign of
     life every second). A child that died, hung or was interrupted during a request cannot be used again.
     """
@@ -49,18 +49,18 @@ class RuntimeWorker:
         self._timeout = timeout
         # OMP_WAIT_POLICY: OpenMP threads would otherwise spin at barriers and starve each other on a busy machine.
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive", **environment}
-        printed, prints = os.pipe()
+        stderr_reader, stderr_writer = os.pipe()
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=prints, env=environment
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr_writer, env=environment
             )
         except OSError as error:
-            os.close(printed)
+            os.close(stderr_reader)
             raise EngineError(f"the process for {name} cannot be started: {error}") from error
         finally:
-            os.close(prints)
+            os.close(stderr_writer)
         self._stderr_tail = b""
-        self._listener = threading.Thread(target=self._listen, args=(printed,), daemon=True)
+        self._listener = threading.Thread(target=self._listen, args=(stderr_reader,), daemon=True)
         self._listener.start()
 
     def request(self, operation: str, doing: str, **arguments: Any) -> Any:
@@ -85,11 +85,11 @@ class RuntimeWorker:
             raise EngineError(f"{self._name} failed while {doing}: {reply['error']}", reply["hint"])
         return reply["result"]
 
-    def _listen(self, printed: int) -> None:
-        """Keep the end of what the child prints, however much that is: it may say why the child dies."""
-        while part := os.read(printed, _STDERR_KEPT):
+    def _listen(self, stderr: int) -> None:
+        """Keep the end of the child's output, however long that is: it may explain why the child dies."""
+        while part := os.read(stderr, _STDERR_KEPT):
             self._stderr_tail = (self._stderr_tail + part)[-_STDERR_KEPT:]
-        os.close(printed)
+        os.close(stderr)
 
     def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """The reply, or None when the child is gone. The watchdog kills a child that hangs."""
@@ -138,7 +138,7 @@ class RuntimeWorker:
             name = signal.Signals(-code).name
             memory = " (often the system's answer to too little memory)" if name == "SIGKILL" else ""
             return RuntimeDied(f"{self._name} died with {name}{memory} while {doing}{last_line}", self._hint, name)
-        return RuntimeDied(f"{self._name} left with exit code {code} while {doing}{last_line}", self._hint)
+        return RuntimeDied(f"{self._name} ended with exit code {code} while {doing}{last_line}", self._hint)
 
     def close(self) -> None:
         """Kill the child. Safe to call twice."""
@@ -193,7 +193,7 @@ class WorkerEngine:
         Raises: EngineError when the tokens do not fit the context or the vocabulary.
         """
         if self._open_batch:
-            raise EngineError(f"{self.path} has a batch open", "close it before asking for logits")
+            raise EngineError(f"{self.path} has a batch open", "close it before requesting logits")
         ids = [int(token) for token in token_ids]
         reply = self._worker.request("logits", f"decoding {self.path}", token_ids=ids, last=last)
         return EncodedLogits(**reply).array()

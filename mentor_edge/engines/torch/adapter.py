@@ -14,7 +14,7 @@ def merged_adapter(model: Any) -> Iterator[None]:
     """Decode with the LoRA deltas added to the base weights, and restore the very same base tensors afterwards.
 
     PEFT's own unmerge subtracts what its merge added, which drifts in floating point from step to step. Quantized
-    layers keep their adapter live: merging into 4-bit weights would decode another model than the one being trained.
+    layers keep their adapter live: merging into 4-bit weights would change the model that is being trained.
     """
     from peft.tuners.lora import LoraLayer
 

@@ -39,7 +39,7 @@ def attention_windows(config: Any) -> dict[str, int | None]:
     implementation = getattr(config, "_attn_implementation", None) or "eager"
     if implementation not in _MASKED:
         raise StudentError(
-            f"the decode loop needs attention that takes masks, this model has {implementation}",
+            f"the decode loop needs attention that takes masks; this model uses {implementation}",
             f"load it with attn_implementation {' or '.join(_MASKED)}",
         )
     if scaled := sorted(_rope_types(config) & set(_RECOMPUTED)):

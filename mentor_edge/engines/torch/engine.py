@@ -43,7 +43,7 @@ class TransformersEngine:
 
     Raises:
         StudentError: when the decode loop cannot drive the model (state spaces, layers that share a cache, position
-            biases). Either its configuration shows that, or a few tokens through the loop give other logits than the
+            biases). Either its configuration shows that, or the loop computes other logits for a few tokens than the
             model's own forward.
     """
 
@@ -57,7 +57,7 @@ class TransformersEngine:
         limit = getattr(config, "max_position_embeddings", None)
         if limit is None:
             raise StudentError(
-                f"the decode loop cannot drive {config.model_type}: it names no maximum context length", INSTEAD
+                f"the decode loop cannot drive {config.model_type}: its config has no maximum context length", INSTEAD
             )
         self.context_length = limit if context_length is None else min(limit, context_length)
         self.end_ids = end_ids_of(model, tokenizer)
@@ -94,7 +94,7 @@ class TransformersEngine:
         difference = float(((logits - torch.stack(expected)).abs().amax(-1) / torch.stack(expected).std(-1)).max())
         if not difference < _TOLERANCE:
             raise StudentError(
-                f"the decode loop cannot drive {name}: logits differ from its own by {difference:.2g} deviations",
+                f"the decode loop cannot drive {name}: logits are off by {difference:.2g} standard deviations",
                 INSTEAD,
             )
 
@@ -135,7 +135,7 @@ class _TorchConversations:
     def _prefill_prompts(self, rows: Sequence[int], prompts: list[list[int]]) -> tuple[RaggedCache, torch.Tensor]:
         """Prefill each distinct prompt once and copy its cache to all rows that start with it."""
         if len(set(rows)) != self._size:
-            raise ValueError("the first call of a batch must give every conversation its prompt")
+            raise ValueError("the first call of a batch must contain the prompt of every conversation")
         distinct = sorted(dict.fromkeys(map(tuple, prompts)), key=len)  # similar lengths together: little padding
         index = {prompt: i for i, prompt in enumerate(distinct)}
         slots = -(-(len(distinct[-1]) + 1) // 64) * 64
@@ -202,9 +202,9 @@ class _TorchConversations:
             if not keep or step == sampling.max_new_tokens - 1:
                 break
             if len(keep) < _COMPACT_BELOW * len(decoded):
-                kept = self.tensor(keep)
+                selection = self.tensor(keep)
                 self._cache.put(self.tensor([rows[index] for index in decoded]), cache)
-                cache, chosen = cache.take(kept), chosen[kept]
+                cache, chosen = cache.take(selection), chosen[selection]
                 decoded = [decoded[i] for i in keep]
             starts = self.tensor([self._lengths[rows[index]] for index in decoded])
             logits = self._step(cache, chosen[:, None], starts[:, None], starts[:, None] + 1)

@@ -1,6 +1,6 @@
 """Loading a student from a Hugging Face directory, and reading from it what every engine needs.
 
-This checks what transformers passes over in silence: missing or misshapen weights, tokens without an embedding, a
+It checks what transformers silently accepts: missing or misshapen weights, tokens without an embedding, a
 missing or broken chat template.
 """
 
@@ -82,7 +82,7 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
         raise StudentError(
             f"the student {name!r} has embeddings of {rows} tokens, but its tokenizer or generation_config.json uses a"
             f" token {largest}",
-            "put the model's own tokenizer and generation_config.json beside its weights",
+            "put the model's own tokenizer and generation_config.json next to its weights",
         )
     return model
 

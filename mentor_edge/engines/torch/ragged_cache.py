@@ -96,9 +96,9 @@ class RaggedCache(Cache):
 
 def concatenated(caches: Sequence[RaggedCache]) -> RaggedCache:
     """The rows of several caches of the same capacity in one cache."""
-    whole = RaggedCache(len(caches[0].layers), caches[0].slots)
-    for i, layer in enumerate(whole.layers):
+    joined = RaggedCache(len(caches[0].layers), caches[0].slots)
+    for i, layer in enumerate(joined.layers):
         layer.keys = torch.cat([cache.layers[i].keys for cache in caches])
         layer.values = torch.cat([cache.layers[i].values for cache in caches])
         layer.is_initialized = True
-    return whole
+    return joined

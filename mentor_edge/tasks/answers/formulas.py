@@ -2,8 +2,8 @@ r"""Whether two LaTeX formulas mean the same.
 
 math-verify (https://github.com/huggingface/math-verify) compares them; it and sympy are imported at the first
 comparison that needs them. Sympy computes every expression it is given, however long that takes. Formulas are therefore
-measured first, and those with powers, factorials or products that grow out of bounds never reach it. In most threads
-this measure is the only protection; in the main thread a timer also stops what is slow nevertheless.
+measured first, and those with powers, factorials or products that grow out of bounds never reach it. In the main thread
+a timer also stops formulas that are slow all the same; in other threads the measure is the only protection.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def clear_caches() -> None:
 @functools.lru_cache(maxsize=8192)
 def _compared(first: str, second: str) -> bool:
     try:
-        _library()  # importing it takes seconds on a busy machine, which are not the formula's
+        _library()  # importing it takes seconds on a busy machine; do not charge them to the formula
         with _lock, _deadline(_SECONDS):
             left, right = _parsed(first), _parsed(second)
             return left is not None and right is not None and _same(left, right)
@@ -114,7 +114,7 @@ def _library() -> tuple[Any, Any, Any, Any]:
 
     # It only logs that a timeout is disabled or was hit.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    # Units and number styles have been read before. Its own clean-up would also drop lone letters as units.
+    # Units and number styles are handled before this. Its own clean-up would also drop lone letters as units.
     cleaning = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none")
     parse = functools.partial(
         math_verify.parse,
@@ -257,7 +257,7 @@ def _exponent(text: str) -> int:
 def _deadline(seconds: float) -> Iterator[None]:
     """Raise _TooSlow inside when the time is up. Outside of the main thread, where timers do not work, do nothing.
 
-    A timer that the caller has set still fires on time, or right after this if its time was inside.
+    A timer that the caller has set still fires on time, or right after the block if it was due inside.
     """
     handler = signal.getsignal(signal.SIGALRM) if hasattr(signal, "SIGALRM") else None
     # None means a handler that Python did not set and cannot restore.

@@ -46,7 +46,7 @@ def boxed_answer(text: str) -> str | None:
 
 
 def as_number(text: str) -> float | None:
-    r"""The number that a text is ("1,200", "$5", "40%", "\frac{1}{2}", "5 km"), or None if it is something else.
+    r"""The number that a text represents ("1,200", "$5", "40%", "\frac{1}{2}", "5 km"), or None if there is none.
 
     Units are dropped, not applied: "40%" is 40.
     """
@@ -57,7 +57,7 @@ def as_number(text: str) -> float | None:
 
 
 def answers_equal(given: str, accepted: str) -> bool:
-    """Whether two answers mean the same, by the rules at the top of this module. Order does not matter.
+    """Whether two answers mean the same, by the rules at the top of this module. The comparison is symmetric.
 
     An empty answer equals nothing. Never raises.
     """

@@ -1,8 +1,8 @@
 r"""How well a question was answered from passages: exact match and F1 of the answer, recall of the passages.
 
 The normalisation is SQuAD's (Rajpurkar et al. 2016, arXiv 1606.05250; the official evaluation script), which MuSiQue
-and HotpotQA use too: lower case, no ASCII punctuation, no articles (a, an, the), single spaces. First, words are taken
-out of LaTeX's `\text{...}`, which models use for words in a box.
+and HotpotQA use too: lower case, no ASCII punctuation, no articles (a, an, the), single spaces. Before that, LaTeX's
+`\text{...}`, which models write around words in a box, is replaced by its content.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading answers: what a text is as a number with a unit, a formula, a collection of answers, or words."""
+"""Reading an answer as a number with a unit, a formula, a collection of answers, or words."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _value(match: re.Match[str]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What an answer was read as. `number`, `items` and `formula` are empty if it is not of that kind."""
+    """How an answer was read. `number`, `items` and `formula` are empty if it is not of that kind."""
 
     key: str
     """Answers with equal keys are equal."""

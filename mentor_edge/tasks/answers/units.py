@@ -1,4 +1,4 @@
-"""Units in answers: the scale and the unit that the words after a number name."""
+"""Units in answers: the scale and the unit that the words after a number denote."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _LONGEST_UNIT = 60
 
 
 def unit_of(text: str) -> tuple[float, str] | None:
-    """The scale and the unit that a text after a number names ("" for no unit). None if it is not a unit."""
+    """The scale and the unit that the text after a number denotes ("" for no unit). None if it is not a unit."""
     rest = text.strip().rstrip(".,;:")
     if len(rest) > _LONGEST_UNIT:
         return None

@@ -1,6 +1,6 @@
 r"""Generation of nano problems: short stories in which each clause is one tool call.
 
-"tom has 23 pens. tom gets 15 more. tom loses 4. what is the result?" asks for add(23, 15), subtract(38, 4) and the
+"tom has 23 pens. tom gets 15 more. tom loses 4. what is the result?" needs add(23, 15), subtract(38, 4) and the
 answer \boxed{34}. There are also lookups in a table that only the tools can read, and problems whose tool is missing
 (the answer is then "none").
 """
@@ -128,7 +128,7 @@ def draw_story(rng: random.Random, style: Style, *, missing_tool: bool = False) 
 def _draw_values(
     rng: random.Random, operations: Sequence[str]
 ) -> tuple[float, list[tuple[int, ...]], list[float]] | None:
-    """Start, constants and results of a chain of operations, or None if thirty draws give no valid chain."""
+    """Start, constants and results of a chain of operations, or None if thirty draws produce no valid chain."""
     for _ in range(30):
         value = start = _draw_start(rng, operations[0])
         constants: list[tuple[int, ...]] = []
@@ -167,7 +167,7 @@ def _offer(rng: random.Random, operation: str, style: Style, taken: set[str]) ->
     name = rng.choice(names)
     while name in taken:
         name = rng.choice(names)
-    # A single choice must not draw a random number: that would change the suites of this version.
+    # A single description must not draw a random number: that would change the suites of this version.
     which = style.descriptions[0] if len(style.descriptions) == 1 else rng.choice(style.descriptions)
     return Tool(name, OPERATIONS[operation].descriptions[which], tool.parameters, tool.function)
 

@@ -137,7 +137,8 @@ def warm_start_stream(seed: int = 0, practice: Practice = PRACTICE["nano"]) -> I
     """Generate endless practice with clean traces: the stand-in for pretraining.
 
     It never contains a held-out pair of operations, a tool name or a good reserved for testing, or a chain of four. It
-    does contain paraphrases, lookups and missing tools: those splits are outside of what is distilled, but not unseen.
+    does contain paraphrases, lookups and missing tools: distillation does not cover those splits, but they are not
+    unseen.
     """
     rng = random.Random(f"nano warm start {seed}")
     while True:

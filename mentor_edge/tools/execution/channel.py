@@ -62,7 +62,7 @@ class Channel:
         return message
 
     def close(self) -> None:
-        """Close the socket, which the other end notices. May be called again."""
+        """Close the socket, which the other end notices. Safe to call twice."""
         if self._connection.fileno() >= 0:
             self._selector.unregister(self._connection)
             self._connection.close()

@@ -8,12 +8,12 @@ interpreter exits and crashes, and processes that a tool leaves behind (they end
 daemons included). When the caller is killed, everything ends. `os.environ` of a tool, and so the environment of every
 program it starts, contains only a short list of variables: API keys and tokens are not among them.
 
-What is not: this is not a security boundary. A tool runs with the rights of the user who started the program. It can
-read and write that user's files, use the network, signal the user's other processes, and read their memory and their
-environment through /proc. That includes its own `/proc/self/environ`, which still shows the variables that the program
-was started with. Memory is limited per process, not for everything a tool starts together. A tool that kills the pool
-supervisor, its parent, can leave daemons behind. Only code that the model writes is confined further, if the system
-supports it: see `mentor_edge.tools.python_code`.
+What is not protected: this is not a security boundary. A tool runs with the rights of the user who started the program.
+It can read and write that user's files, use the network, signal the user's other processes, and read their memory and
+their environment through /proc. That includes its own `/proc/self/environ`, which still shows the variables that the
+program was started with. Memory is limited per process, not for everything a tool starts together. A tool that kills
+the pool supervisor, its parent, can leave daemons behind. Only code that the model writes is confined further, if the
+system supports it: see `mentor_edge.tools.python_code`.
 
 The processes are forked, so a tool may be any callable, closures and notebook functions included. Tools that the
 executor has not seen before need new processes. Only names, JSON arguments and results cross the sockets. Linux only.

@@ -27,10 +27,10 @@ PATIENCE_SECONDS = 0.003
 """How long calls wait before another shared worker is started. Forking a worker costs about as much."""
 
 START_SECONDS = 60.0
-"""A worker must be ready this long after its fork."""
+"""A worker must be ready this long after its fork, or its supervisor is replaced."""
 
 EXIT_SECONDS = 5.0
-"""A worker must be dead this long after it was killed."""
+"""A killed worker is forgotten after this time, even if its exit was not reported."""
 
 
 class WorkerPool:
@@ -136,7 +136,7 @@ class WorkerPool:
         self._wake_reader.close()
         self._wake_writer.close()
 
-    # Giving calls to workers
+    # Assigning calls to workers
 
     def _dispatch(self) -> None:
         if self._cancelled:

@@ -30,7 +30,7 @@ INHERITED_VARIABLES = frozenset(
      "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")
 )  # a table  # fmt: skip
 INHERITED_PREFIXES = ("LC_", "OMP_")
-"""Environment variables that every tool sees. They tell where things are; none of them grants access."""
+"""Environment variables that every tool sees. They describe the system; none of them grants access."""
 
 CALLER_SOCKETS: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 """The sockets of all executors in this process. A supervisor closes its copies: its workers could write into them."""
@@ -49,7 +49,7 @@ class PoolSupervisor:
 
     def __init__(self, targets: Sequence[Target], limits: CallLimits, environment: Iterable[str]) -> None:
         self.target_count = len(targets)
-        """The workers know the first so many targets of the pool."""
+        """How many of the pool's targets, from the first on, the workers know."""
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         CALLER_SOCKETS.add(self.control)
         caller = os.pidfd_open(os.getpid())
@@ -138,7 +138,7 @@ def _terminate(pid: int, control: socket.socket, owner: int) -> None:
 
 
 def _detach_from_caller(environment: Iterable[str]) -> None:
-    """Drop what a fork inherits and tools must not see or be disturbed by."""
+    """Drop inherited state that tools must not see, or that could disturb them."""
     os.setsid()  # signals that a terminal sends to the caller's group are not for tools
     adopt_orphans()
     signal.set_wakeup_fd(-1)
@@ -190,7 +190,7 @@ class _SupervisorLoop:
             kill_children()
 
     def _handle_request(self) -> bool:
-        """Do what the caller asks. Returns False when it has disconnected."""
+        """Carry out a request of the caller. Returns False when the caller has disconnected."""
         message, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
         if not message:
             return False

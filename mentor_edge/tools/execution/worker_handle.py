@@ -1,4 +1,4 @@
-"""One worker process as the pool sees it: its call, its deadline, and what its messages and its end mean."""
+"""The pool's record of one worker process: its call, its deadline, and what its messages and its end mean."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class WorkerHandle:
     killed: bool = False
     call: PoolCall | None = None
     end_reason: str | None = None
-    """Why the pool ended the worker, when its exit code does not say it."""
+    """Why the pool ended the worker, if its exit code does not show that."""
 
     def assign(self, call: PoolCall) -> None:
         """Give the worker a call. It is sent as soon as the worker is ready."""

@@ -32,7 +32,7 @@ from mentor_edge.tools.schemas import schema_problem
 from mentor_edge.tools.types import Tool, ToolFailure
 
 RESTARTS, RESTART_SECONDS = 3, 60.0
-"""The next call restarts a server that has ended, but at most this often in this time."""
+"""The next call restarts a server that has ended, but at most this many times in this many seconds."""
 
 LAST_LINES = 5
 """How many lines of a server's standard error an error message quotes."""
@@ -89,8 +89,8 @@ class McpServer:
         """Connect, if not connected yet, and return the tools that the server offers.
 
         Raises:
-            ToolServerError: the server cannot be started, does not speak MCP, does not answer in time, or describes a
-                tool so that it cannot be called.
+            ToolServerError: the server cannot be started, does not speak MCP, does not answer in time, or offers a tool
+                that cannot be called.
         """
         if self._pid is None:
             self._pid = os.getpid()

@@ -141,7 +141,7 @@ class Connection:
 
     @property
     def malformed_note(self) -> str:
-        """What to add to the message that no answer came: it may have been malformed."""
+        """An addition to the message that no answer came: the answer may have been malformed."""
         return f"; lines it wrote that are not JSON-RPC: {self._malformed_lines}" if self._malformed_lines else ""
 
     async def opened(self) -> ClientSession:
@@ -188,7 +188,7 @@ class Connection:
     def end(self, reason: str) -> None:
         """Start to end the connection; wait for `task` to see it ended.
 
-        The first reason counts. "" means unknown: the log may tell.
+        The first reason counts. "" means unknown: the log may contain it.
         """
         self._end_reason = self._end_reason or reason
         self.ended = True

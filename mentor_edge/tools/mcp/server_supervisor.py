@@ -25,7 +25,7 @@ from typing import IO
 from mentor_edge.tools.execution.process_tree import adopt_orphans, die_with_parent, kill_children
 
 MARK = "mentor-edge: the server "
-"""Start of the last line of the log, which tells how the server ended."""
+"""Start of the last line of the log, which records how the server ended."""
 
 LINE_LIMIT = 4 * 1024**2
 """Bytes of one line of output. mcp's reader accepts any length, in quadratic time: 80 s for 100 MB."""
