@@ -4,10 +4,13 @@ The teacher's reference is never imitated. The student answers every prompt seve
 for real, each rollout is scored, and GRPO makes rollouts that score above their group's mean more likely:
 
 1. the reward     `MentorRewardConfig`: right answer, same tools as the teacher, no made-up tool
-2. the rollout    `RolloutConfig`: sampled answers with real tools
+2. the rollout    `RolloutConfig`: sampled answers with real tools, in `mentor_edge.agent.run_conversations`
 3. the update     `PolicyTraining` and `grpo_arguments`: GRPO on a LoRA adapter
 4. the recipe     `MentorRecipe`: `PolicyRecipe.train` combines the three
 5. the baselines  `SparseRecipe` and `StrictRecipe`: the same with other rewards
+
+`Recipe.fit` calls `train` after it has executed and validated the references. The default lengths and rates fit the
+embedded nano student: set `rollout` and `train` for any other.
 
 The third baseline, imitation, is in `sft.py`. The plumbing between our rollouts and TRL is in `grpo.py`.
 """
@@ -82,7 +85,8 @@ class MentorRewardConfig(RewardConfig):
 
 
 class RolloutConfig(Section):
-    """How rollouts are generated. Lengths are in tokens."""
+    """How rollouts are generated. Lengths are in tokens. The default lengths fit the nano student, whose answers are
+    short; a pretrained student needs more (recipes/configs/qwen3-gsm8k-qlora.yaml has an example)."""
 
     engine: Literal["edge", "trl"] = "edge"
     """"edge": our decode loop and the agent that also runs on the device; "trl": stock TRL with transformers'
@@ -109,7 +113,8 @@ class RolloutConfig(Section):
 
 
 class PolicyTraining(Section):
-    """How much is trained. One step samples `prompts_per_step` groups of `rollouts_per_prompt` rollouts."""
+    """How much is trained. One step samples `prompts_per_step` groups of `rollouts_per_prompt` rollouts. The default
+    learning rate and sizes fit the nano student; a pretrained student needs a rate near 1e-5 and a `micro_batch`."""
 
     steps: Positive = 140
     """Updates of the adapter."""

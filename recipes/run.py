@@ -71,7 +71,7 @@ class TaskCounts(_Record):
     suite: str
     """The suite's name."""
     sha256: str
-    """The suite's hash, references included."""
+    """The hash of the suite's prompts, tools and accepted answers (`Suite.sha256`)."""
     used: int
     """Tasks that were trained on."""
     rejected: int

@@ -1,4 +1,6 @@
-"""Checks that llama.cpp runs a model as transformers does; every other configuration is refused.
+"""Refuses the settings of a model that llama.cpp would run differently from transformers.
+
+The list is of what the supported families read from config.json. A new family may read more: add a check for each.
 
 Read from llama.cpp's `src/models/*.cpp` and `src/llama-context.cpp` as of llama-cpp-python 0.3.36.
 """

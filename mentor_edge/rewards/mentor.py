@@ -13,12 +13,18 @@ from mentor_edge.tasks.types import Task
 
 @dataclass(frozen=True, slots=True)
 class MentorReward:
-    """0 if the model did not end its turn, `unanswered` (0.1) if it gave no answer, else
-    `0.7 correct + tool_match (1 if correct else 0.2) + 0.1 (no unknown tool called)`.
+    """The reward of one rollout, with the weights below:
 
-    `tool_match` is 0.3 times how well the calls match the teacher's, measured by `matching`; of several references, the
-    best counts. As in the released code, "overlap" has no term for unknown tools. The paper's reward is
-    `MentorReward()`; its maximum is 1.1.
+        0.0 if not terminated
+        else unanswered if not answered
+        else correct * right
+             + tool_match * match * (1 if right else wrong_scale)
+             + no_unknown_tool * known
+
+    `right` is 1 if the answer is an accepted one. `match`, from 0 to 1, is how well the calls match the teacher's,
+    measured by `matching`; of several references, the best counts. `known` is 1 if every tool called was offered. As in
+    the released code, "overlap" has no term for unknown tools. The paper's reward is `MentorReward()`; its maximum is
+    1.1.
 
     `bonus_needs_call`: pay the term for unknown tools only to rollouts that called a tool. The released code also pays
     it for doing nothing. If the teacher called nothing, doing nothing still earns it.

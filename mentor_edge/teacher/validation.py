@@ -85,7 +85,7 @@ def validate_references(
     Args:
         tasks: The tasks to check.
         executor: Runs the calls. Every reference gets a session of its own.
-        reward: The reward of the method to train with. None means MENTOR's.
+        reward: The reward whose maximum a reference must earn. None means MENTOR's, whatever the method.
         progress: Called after every task.
 
     Returns:

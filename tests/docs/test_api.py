@@ -1,4 +1,4 @@
-"""docs/api.md is up to date with the docstrings, and every parameter of the public surface is described."""
+"""docs/api.md and docs/settings.md equal what the code says, and everything public is described."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def generator() -> ModuleType:
 
 def test_the_page_is_up_to_date(generator: ModuleType) -> None:
     assert generator.PAGE.read_text(encoding="utf-8") == generator.page(), "update it with `make api`"
+
+
+def test_the_settings_are_up_to_date(generator: ModuleType) -> None:
+    text = generator.settings_page()
+    assert generator.SETTINGS.read_text(encoding="utf-8") == text, "update it with `make api`"
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) > 60 and all(len(row) == 3 and row[2].strip(" |") for row in rows), "every setting has a meaning"
 
 
 def test_the_page_covers_what_the_packages_export(generator: ModuleType) -> None:
