@@ -68,7 +68,7 @@ def export(
     """Export a model to GGUF files and ONNX directories, and gate each of them against the model.
 
     The directory `out` appears complete or not at all. Models that do not pass the gate are kept in its folder
-    `refused`, controls in `controls`. While the gate runs, finished batches are kept beside `out` in `.NAME.gate`; the
+    `refused`, controls in `controls`. While the gate runs, finished batches are kept next to `out` in `.NAME.gate`; the
     same call after a kill runs only the rest.
 
     Args:

@@ -72,7 +72,7 @@ class Recipe(ABC):
             validation: Tasks to answer greedily at every checkpoint; validation.jsonl gets the accuracy.
 
         Returns:
-            The run: its directory, the adapter in it, and what it was made of.
+            The run: its directory, the adapter in it, and a record of what it was trained on.
 
         Raises:
             OutputError: The output directory exists, or cannot be written.
