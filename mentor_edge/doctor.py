@@ -113,7 +113,9 @@ def _threads(shell: Mapping[str, str]) -> Finding:
         )
     started = int(threads) if threads.isdecimal() else os.cpu_count() or 1
     if started > usable:
-        advice.append(f"set OMP_NUM_THREADS to {max(1, int(usable))}: {started} threads would share them")
+        advice.append(
+            f"set OMP_NUM_THREADS to {max(1, int(usable))}: {started} threads would share {usable:g} processors"
+        )
     summary = f"{usable:g} processors, OMP_NUM_THREADS is {threads or 'not set'}, OMP_WAIT_POLICY {policy or 'not set'}"
     return Finding("threads", True, "; ".join([summary, *advice]), advice=bool(advice))
 

@@ -67,7 +67,7 @@ def open_engine(
 
         yield TransformersEngine.load(path)
     else:
-        raise EngineError(f"{path} is not a model", "give a GGUF file, a Hugging Face or ONNX directory, or a URL")
+        raise _not_a_model(path)
 
 
 def identity_of(target: str | Path, model: str | None = None) -> str:
@@ -85,6 +85,10 @@ def identity_of(target: str | Path, model: str | None = None) -> str:
         return f"sha256:{sha256_of(path)}"
     files = sorted(file for file in path.glob("*") if file.suffix in _MODEL_FILES and file.is_file())
     if not files:
-        raise EngineError(f"{path} is not a model", "give a GGUF file, a Hugging Face or ONNX directory, or a URL")
+        raise _not_a_model(path)
     lines = "".join(f"{sha256_of(file)} {file.name}\n" for file in files)
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def _not_a_model(path: Path) -> EngineError:
+    return EngineError(f"{path} is not a model", "give a GGUF file, a Hugging Face or ONNX directory, or a URL")

@@ -47,8 +47,8 @@ def load_suite(name: str, data: str | Path | None = None, limit: int | None = No
 
     Args:
         name: "nano" or "calculator", which are generated, or "gsm8k", "bfcl" or "musique", which are read.
-        data: What to read: a JSONL file for "gsm8k", a directory for "bfcl" and "musique". Generated suites ignore it.
-        limit: Keep only the first `limit` tasks of every domain. None keeps all.
+        data: what to read: a JSONL file for "gsm8k", a directory for "bfcl" and "musique". Generated suites ignore it.
+        limit: keep only the first `limit` tasks of every domain. None keeps all.
 
     Returns:
         The suite, with the limits of its conversations.

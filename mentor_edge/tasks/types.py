@@ -123,7 +123,7 @@ class Suite:
 
         Args:
             split: "id" or "ood". None keeps both.
-            domains: The domains to keep. None keeps all.
+            domains: the domains to keep. None keeps all.
 
         Returns:
             A suite of the same name, version and limits.
@@ -140,7 +140,7 @@ class Suite:
         """Keep the first tasks of every domain.
 
         Args:
-            count: How many tasks of a domain to keep.
+            count: how many tasks of a domain to keep.
 
         Returns:
             A suite of the same name, version and limits.

@@ -83,10 +83,10 @@ def validate_references(
     with a recorded result and an implementation returns that result.
 
     Args:
-        tasks: The tasks to check.
-        executor: Runs the calls. Every reference gets a session of its own.
-        reward: The reward whose maximum a reference must earn. None means MENTOR's, whatever the method.
-        progress: Called after every task.
+        tasks: the tasks to check.
+        executor: runs the calls. Every reference gets its own session.
+        reward: the reward whose maximum a reference must earn. None means MENTOR's, for every method.
+        progress: called after every task.
 
     Returns:
         The tasks with at least one reference that passes, each with only those, and the rejected tasks. Both keep the
@@ -132,7 +132,7 @@ def validate_file(
         for number, reference in enumerate(task.references, start=1):
             if defect := _defect(task, reference, executor, reward):
                 failures.append(ReferenceFailure(lines[task.id], task.id, number, defect))
-        progress("executing references", done, len(tasks))
+        progress("validate references", done, len(tasks))
     references = sum(len(task.references) for task in tasks)
     return FileValidation(path, suite.sha256, len(tasks), references, tuple(failures))
 
