@@ -157,7 +157,7 @@ def test_prompts_prefilled_in_parts_end_in_the_right_rows(qwen3: Path, monkeypat
 
 def test_a_batch_needs_all_prompts_at_once(qwen3: Path) -> None:
     engine = TransformersEngine.load(qwen3)
-    with engine.open(3) as batch, pytest.raises(ValueError, match="every conversation its prompt"):
+    with engine.open(3) as batch, pytest.raises(ValueError, match="must contain the prompt of every conversation"):
         batch.extend([0, 2], [PROMPT, PROMPT], Sampling(2))
 
 

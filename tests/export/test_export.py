@@ -220,10 +220,10 @@ def test_an_adapter_of_another_student_is_refused(nano_student: Path, tmp_path: 
 
 
 def test_evaluations_of_files_can_be_limited_by_the_caller(artifact: Artifact, taught: Suite) -> None:
-    done: list[int] = []
+    done: list[tuple[str, int, int]] = []
     small = suite_of(taught.tasks[:3])
-    result = evaluate_file(artifact.path("gguf", "f16"), small, done.append)
-    assert (result.counts().n, done[-1]) == (3, 3)
+    result = evaluate_file(artifact.path("gguf", "f16"), small, lambda *step: done.append(step))
+    assert (result.counts().n, done[-1]) == (3, (f"evaluate on {small.name}", 3, 3))
 
 
 # Verdicts that come from a real export
