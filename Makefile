@@ -2,6 +2,7 @@
 #   make quickstart   install, then run the whole loop      ARGS="--out DIR --resume --smoke"
 #   make test         install, then run lint, types and every test that takes seconds
 #   make test-slow    run the tests that take minutes
+#   make test-models  run the tests that need the real models of ../shared/models/fetch.py
 #   make lint         run lint and types only
 #   make api          rewrite docs/api.md from the docstrings
 
@@ -20,7 +21,7 @@ endif
 LLAMA_BUILD := CMAKE_ARGS="-DLLAVA_BUILD=OFF" CFLAGS="$(CFLAGS) $(NO_AMX)" CXXFLAGS="$(CXXFLAGS) $(NO_AMX)"
 INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(LLAMA_BUILD) $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: quickstart install test test-slow lint api clean
+.PHONY: quickstart install test test-slow test-models lint api clean
 
 quickstart: install
 	$(BIN)/mentor-edge quickstart $(ARGS)
@@ -46,10 +47,13 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not models" --numprocesses 2 --dist loadfile
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not models"
+
+test-models: install
+	$(BIN)/python -m pytest -m models
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
