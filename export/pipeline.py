@@ -14,6 +14,7 @@ from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.files import atomic_directory, sha256_of
+from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.manifest import Manifest, ManifestEntry
 from mentor_edge.manifest import Source as SourceRecord
 from mentor_edge.progress import Progress, no_progress
@@ -115,6 +116,8 @@ def export(
     )
     options.check()
     source, out, suite = Source.of(model), Path(out), gate_suite(suite)
+    if any(task.tools for task in suite.tasks):
+        _check_template(source)
     if source_evaluation is not None:
         check_source_evaluation(source_evaluation, suite)
     with atomic_directory(out) as work, gate_items(out) as items:
@@ -171,6 +174,15 @@ def _choose_base(source: Source, gate: GateRun) -> _ChosenModel:
     evaluations = {base: gate.evaluate_model(f"merged onto {base}", path) for base, path in source.merged.items()}
     choice = choose_base(evaluations)
     return _ChosenModel(choice.base, source.merged[choice.base], choice, evaluations[choice.base])
+
+
+def _check_template(source: Source) -> None:
+    """Refuse a template that drops tools, before anything is loaded or written."""
+    from mentor_edge.engines.torch.loading import encoder_of, load_tokenizer, template_of
+
+    directory = next(iter(source.merged.values()))
+    tokenizer = load_tokenizer(str(directory))
+    require_tool_use(template_of(tokenizer), str(directory), encoder_of(tokenizer))
 
 
 def _prepare(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mentor_edge.agent import ToolAgent
     from mentor_edge.evaluation.evaluate import evaluate
     from mentor_edge.messages import Message, ToolCall, Trajectory
+    from mentor_edge.preflight import inspect_student
     from mentor_edge.tasks.registry import load_suite
     from mentor_edge.tasks.types import Suite, Task
     from mentor_edge.tools.definition import tool, tool_set
@@ -28,6 +29,7 @@ _HOMES = {
     "ToolCall": "mentor_edge.messages",
     "Trajectory": "mentor_edge.messages",
     "evaluate": "mentor_edge.evaluation.evaluate",
+    "inspect_student": "mentor_edge.preflight",
     "load_suite": "mentor_edge.tasks.registry",
     "tool": "mentor_edge.tools.definition",
     "tool_set": "mentor_edge.tools.definition",
@@ -43,6 +45,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "evaluate",
+    "inspect_student",
     "load_suite",
     "tool",
     "tool_set",

@@ -22,6 +22,7 @@ from typing import Any
 
 from mentor_edge.dialogue import Conversation, Dialogues, Transcript, open_dialogues
 from mentor_edge.engines.base import ChatEngine, Engine, Reply
+from mentor_edge.inspection.tool_use import engine_warnings, warn
 from mentor_edge.messages import Ending, Message, Trajectory
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.answers.judge import boxed_answer
@@ -176,6 +177,9 @@ class ToolAgent:
         engine: an open model. It stays yours: `close` does not close it.
         tools: the tools the model may call. The model sees them in alphabetical order, as in training.
         limits: rounds of tool calls, tokens per turn and tokens in all; the default is `AgentLimits()`.
+
+    If the model's chat template drops tools, calls or results, `warnings` says so, and Python gets a
+    `MentorEdgeWarning`: the model then never sees the tools.
     """
 
     def __init__(self, engine: Engine | ChatEngine, tools: Sequence[Tool], limits: AgentLimits | None = None) -> None:
@@ -183,6 +187,8 @@ class ToolAgent:
         # Training renders tools in alphabetical order, so the model must see the same order on the device.
         self.tools = tuple(sorted(tools, key=lambda tool: tool.name))
         self.limits = limits or AgentLimits()
+        self.warnings = engine_warnings(engine) if self.tools else ()
+        warn(self.warnings)
         self._executor = ToolExecutor()
         self._opened = ExitStack()  # the engine, if `load` opened it; otherwise it belongs to the caller
 

@@ -116,6 +116,13 @@ class GateInconclusive(MentorEdgeError):
     exit_code = 4
 
 
+class MentorEdgeWarning(UserWarning):
+    """Something runs, but its figures do not mean what they seem to: a template that drops the tools, for example.
+
+    Results carry the same text in a field named `warnings`.
+    """
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the most similar known name, or all of them."""
     known = list(known)

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.engines.torch.loading import load_student, load_tokenizer
+from mentor_edge.engines.torch.loading import encoder_of, load_student, load_tokenizer, template_of
 from mentor_edge.files import cache_directory
+from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.progress import Progress
 
 from .config import LoraConfig
@@ -46,13 +47,16 @@ def resolve_student(student: str, seed: int, progress: Progress) -> str:
     return str(directory)
 
 
-def check_student(student: str) -> None:
-    """Load the student's tokenizer to check that it exists and can render tool calls.
+def check_student(student: str, *, with_tools: bool) -> None:
+    """Load the student's tokenizer to check that it exists and, for tasks with tools, that its chat template renders
+    tools, calls and results.
 
     Raises: StudentError.
     """
     if embedded_student(student, 0) is None:
-        load_tokenizer(student)
+        tokenizer = load_tokenizer(student)
+        if with_tools:
+            require_tool_use(template_of(tokenizer), student, encoder_of(tokenizer))
 
 
 def load_trainable(student: str, lora: LoraConfig) -> tuple[Any, Any, Any]:

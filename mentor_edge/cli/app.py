@@ -27,6 +27,7 @@ from mentor_edge.cli.doctor import doctor
 from mentor_edge.cli.evaluate import evaluate
 from mentor_edge.cli.export import ExportCommand, export
 from mentor_edge.cli.fit import fit
+from mentor_edge.cli.inspect import inspect
 from mentor_edge.cli.quickstart import quickstart
 from mentor_edge.cli.report import report
 from mentor_edge.cli.run import run
@@ -41,7 +42,7 @@ app = typer.Typer(
     help="Distil the tool use of a large teacher into a small language model, export it, and refuse to ship a file "
     "that lost the skill.",
 )
-for _command in (quickstart, fit, compare, report, evaluate, export, verify, run, doctor):
+for _command in (quickstart, inspect, fit, compare, report, evaluate, export, verify, run, doctor):
     app.command(cls=ExportCommand if _command is export else None)(_command)
 app.add_typer(tasks.app, name="tasks")
 

@@ -9,7 +9,7 @@ import typer
 
 from mentor_edge.cli.options import Json, Quant, Tools, parts
 from mentor_edge.cli.screen import console, print_json
-from mentor_edge.cli.tables import print_conversation
+from mentor_edge.cli.tables import print_conversation, print_warnings
 
 
 def run(
@@ -28,9 +28,11 @@ def run(
     # Names of calculator tools may share one option, separated by commas. Commands and paths may contain commas.
     specs = [part for spec in tools or ["calculator"] for part in ([spec] if ":" in spec else parts(spec) or [])]
     with load_tools(specs) as loaded, ToolAgent.load(path, loaded.tools) as agent:
+        print_warnings(agent.warnings)
         trajectory = agent.run(question)
     print_conversation(question, trajectory.messages)
     console.print(f"[bold]answer[/bold] {trajectory.answer} ({trajectory.ending})")
     if as_json:
         messages = [message.to_openai() for message in trajectory.messages]
-        print_json({"answer": trajectory.answer, "ending": trajectory.ending, "messages": messages})
+        answer = {"answer": trajectory.answer, "ending": trajectory.ending, "messages": messages}
+        print_json(answer | {"warnings": list(agent.warnings)})

@@ -16,6 +16,7 @@ from mentor_edge.engines.base import ChatEngine, Engine
 from mentor_edge.evaluation.journal import Header, Journal, partial_path, read_items, write_items
 from mentor_edge.evaluation.outcome import Outcome, outcome_of
 from mentor_edge.evaluation.summary import Counts, by_domain, by_split
+from mentor_edge.inspection.tool_use import engine_warnings, warn
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.execution.executor import ToolExecutor
@@ -41,6 +42,8 @@ class Evaluation:
     """Limits of every conversation; None if no engine ran, as for predictions made elsewhere."""
     batch_size: int | None = None
     """Tasks that ran at the same time; None if no engine ran."""
+    warnings: tuple[str, ...] = ()
+    """Why the figures do not mean what they seem to, such as a chat template that drops the tools."""
 
     def counts(self, *, split: str | None = None, domain: str | None = None) -> Counts:
         """Items and right answers of all tasks, or of one split or domain."""
@@ -79,6 +82,7 @@ class Evaluation:
             identity=self.identity,
             limits=self.limits,
             batch_size=self.batch_size,
+            warnings=self.warnings,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -108,6 +112,7 @@ class Evaluation:
             identity=header.identity,
             limits=header.limits,
             batch_size=header.batch_size,
+            warnings=header.warnings,
         )
 
 
@@ -132,6 +137,9 @@ def evaluate(
     the same call after a kill runs only the missing batches. A finished file of the same suite, limits and `identity`
     is read back instead, unless it has a journal. A file of another measurement is replaced.
 
+    A model whose chat template drops tools, calls or results is measured, but the evaluation, its file and its reports
+    carry a warning, and Python gets it as a `MentorEdgeWarning`.
+
     Args:
         engine: the model to measure.
         suite: the tasks.
@@ -154,7 +162,9 @@ def evaluate(
         ValueError: for `items` without `identity`.
     """
     limits = limits or suite.limits
-    plan = Evaluation(suite.name, suite.version, suite.sha256, (), identity, limits, engine.batch_size)
+    warnings = engine_warnings(engine) if any(task.tools for task in suite.tasks) else ()
+    warn(warnings)
+    plan = Evaluation(suite.name, suite.version, suite.sha256, (), identity, limits, engine.batch_size, warnings)
     batches = _batches(suite.tasks, limits, engine.batch_size)
     with ExitStack() as stack:
         journal = None
@@ -230,7 +240,8 @@ def _stored(items: Path, plan: Evaluation, note: Callable[[str], None]) -> Evalu
     if not items.exists():
         return None
     stored = Evaluation.from_jsonl(items)  # even to replace it: a file of anything else must not be overwritten
-    if replace(stored, outcomes=(), batch_size=None) != replace(plan, batch_size=None):
+    # Warnings follow from the model, which the identity stands for.
+    if replace(stored, outcomes=(), batch_size=None, warnings=()) != replace(plan, batch_size=None, warnings=()):
         note(f"{items} contains another measurement; this one replaces it when it is finished")
         return None
     return None if partial_path(items).exists() else stored

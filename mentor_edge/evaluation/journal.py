@@ -47,6 +47,8 @@ class Header(Result):
     """Limits of every conversation; None if no engine ran."""
     batch_size: int | None
     """Tasks that ran at the same time; None if no engine ran."""
+    warnings: tuple[str, ...] = ()
+    """Why the figures do not mean what they seem to, such as a chat template that drops the tools."""
 
     def to_json(self) -> dict[str, Any]:
         """The header as a dictionary."""

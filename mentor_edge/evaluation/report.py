@@ -43,6 +43,7 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, note
     lines = [
         f"# {evaluation.suite}: {title}",
         "",
+        *(line for warning in evaluation.warnings for line in (f"**Warning: {warning}**", "")),
         *(f"- {name}: {value}" for name, value in facts.items()),
         "",
         *markdown_table(Grid(grid.header, [[cell.replace("|", r"\|") for cell in row] for row in grid.rows])),

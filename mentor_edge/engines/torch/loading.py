@@ -6,7 +6,7 @@ missing or broken chat template.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,11 @@ def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = 
 def end_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
     """The tokens that end a turn of a loaded model: the tokenizer's end token and those of its generation config."""
     return end_ids(tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None))
+
+
+def encoder_of(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
+    """A function from texts to token ids, which adds nothing."""
+    return lambda texts: [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
 
 def template_of(tokenizer: Any) -> ChatTemplate:

@@ -1,0 +1,72 @@
+"""Whether a chat template can carry tool use: the check that `fit` and `export` make, and the warning of the others."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+from mentor_edge.chat import ChatTemplate
+from mentor_edge.engines.base import ChatEngine, Engine
+from mentor_edge.errors import MentorEdgeWarning, StudentError
+from mentor_edge.inspection.template import probe_template
+
+CHATML = ("<|im_start|>", "<|im_end|>")
+"""The tokens of the template "hermes"."""
+
+Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
+"""Texts to token ids."""
+
+
+def fitting_template(encode: Encode) -> str:
+    """The name of our own template that suits a tokenizer: "hermes" if it has ChatML's tokens, else "neutral"."""
+    return "hermes" if all(len(ids) == 1 for ids in encode(CHATML)) else "neutral"
+
+
+def require_tool_use(template: ChatTemplate, student: str, encode: Encode) -> None:
+    """Refuse a template that drops tools, calls or results, or that writes calls which the parser cannot read.
+
+    Args:
+        template: The template as it will be used.
+        student: The student's name, for the message.
+        encode: The student's tokenizer.
+
+    Raises:
+        StudentError: The template cannot carry tool use; the hint names one that can.
+    """
+    problems = probe_template(template).problems
+    if problems:
+        raise StudentError(
+            f"the chat template of {student!r} cannot be used with tools: {'; '.join(problems)}",
+            f"{way_out(fitting_template(encode))}; `mentor-edge inspect {student}` shows what reaches the model",
+        )
+
+
+def way_out(name: str) -> str:
+    """What to do about a template that cannot carry tool use; `name` is the template to use instead."""
+    return f"use `template: {name}` in the recipe file, --template {name} on the command line, or a file of your own"
+
+
+def tool_use_warnings(template: ChatTemplate, encode: Encode) -> tuple[str, ...]:
+    """What to say beside every figure of a model whose template cannot carry tool use. Empty if it can."""
+    problems = probe_template(template).problems
+    if not problems:
+        return ()
+    name = fitting_template(encode)
+    return (
+        f"the chat template cannot carry tool use: {'; '.join(problems)}. This says nothing about the model's skill: "
+        f"use --template {name}",
+    )
+
+
+def engine_warnings(engine: Engine | ChatEngine) -> tuple[str, ...]:
+    """`tool_use_warnings` about an open model. An endpoint's template cannot be seen: it renders messages itself.
+
+    Raises: EngineError when the model has no template.
+    """
+    return () if isinstance(engine, ChatEngine) else tool_use_warnings(engine.template, engine.encode)
+
+
+def warn(messages: Sequence[str], stacklevel: int = 3) -> None:
+    """Issue each message as a `MentorEdgeWarning`."""
+    for message in messages:
+        warnings.warn(message, MentorEdgeWarning, stacklevel=stacklevel)
