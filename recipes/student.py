@@ -47,7 +47,7 @@ def resolve_student(student: str, seed: int, progress: Progress) -> str:
     return str(directory)
 
 
-def check_student(student: str, *, with_tools: bool) -> None:
+def check_student(student: str, *, with_tools: bool = True) -> None:
     """Load the student's tokenizer to check that it exists and, for tasks with tools, that its chat template renders
     tools, calls and results.
 
