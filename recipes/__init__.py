@@ -25,11 +25,13 @@ from .mentor import (
     StrictRewardConfig,
 )
 from .registry import RECIPES, recipe_from_yaml
-from .run import Run, TaskCounts
+from .run import Run, TaskCounts, Training
+from .schedule import Coverage
 from .sft import SFTConfig, SFTRecipe, SupervisedTraining
 
 __all__ = [
     "RECIPES",
+    "Coverage",
     "ExtraReward",
     "LoraConfig",
     "MentorConfig",
@@ -53,6 +55,7 @@ __all__ = [
     "SupervisedTraining",
     "TaskCounts",
     "TasksConfig",
+    "Training",
     "TrainingJob",
     "recipe_from_yaml",
 ]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
 from mentor_edge.engines.open import identity_of
-from mentor_edge.errors import ConfigError
+from mentor_edge.errors import ConfigError, RunError
 from mentor_edge.files import atomic_file, explained_write_errors
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.mistakes import task_mistakes
@@ -21,7 +22,7 @@ from mentor_edge.tools.types import Tool
 
 from .config import RecipeConfig, build_config
 from .job import TrainingJob, tasks_with_valid_references
-from .run import Run, TaskCounts, check_output, newest_checkpoint, prepare_output
+from .run import Run, TaskCounts, Training, check_output, newest_checkpoint, prepare_output
 from .training_tasks import load_training_suite
 
 
@@ -55,14 +56,24 @@ class Recipe(ABC):
         self.config = build_config(self.config_type, settings)
 
     @abstractmethod
-    def train(self, job: TrainingJob) -> None:
+    def train(self, job: TrainingJob) -> Training:
         """Train, and leave the adapter in `job.directory / "adapter"`.
 
         Args:
             job: The student, the tasks, and the directory to write to.
+
+        Returns:
+            The steps that were taken.
         """
 
-    def fit(self, *, resume: bool = False, progress: Progress = no_progress, validation: Suite | None = None) -> Run:
+    def fit(
+        self,
+        *,
+        resume: bool = False,
+        progress: Progress = no_progress,
+        validation: Suite | None = None,
+        on_note: Callable[[str], None] | None = None,
+    ) -> Run:
         """Validate the references, train, and return the finished run.
 
         Args:
@@ -70,6 +81,8 @@ class Recipe(ABC):
                 as it is.
             progress: Called with (stage, done, total).
             validation: Tasks to answer greedily at every checkpoint; validation.jsonl gets the accuracy.
+            on_note: Called with a sentence that the user should read, such as that tasks are repeated to fill a step.
+                Default: log a warning.
 
         Returns:
             The run: its directory, the adapter in it, and a record of what it was trained on.
@@ -78,15 +91,24 @@ class Recipe(ABC):
             OutputError: The output directory exists, or cannot be written.
             StudentError: The student cannot be loaded, or lacks something that tool use needs.
             TaskError: The tasks cannot be read, or none has a valid reference.
-            RunError: The run in `from_run` is not finished.
+            RunError: The run in `from_run` is not finished, or the trainer ended before it had taken its steps.
             ConfigError: Tools cannot be loaded, tasks do not suit the method, or a resumed run has other settings.
             StalledError: For too many steps in a row, there was nothing to learn.
             RewardError: One of your reward functions failed.
         """
         with load_tools(self.config.tasks.tools) as tools:
-            return self._fit(tools.by_name, resume, progress, validation)
+            return self._fit(
+                tools.by_name, resume, progress, validation, on_note or logging.getLogger(__name__).warning
+            )
 
-    def _fit(self, tools: Mapping[str, Tool], resume: bool, progress: Progress, validation: Suite | None) -> Run:
+    def _fit(
+        self,
+        tools: Mapping[str, Tool],
+        resume: bool,
+        progress: Progress,
+        validation: Suite | None,
+        note: Callable[[str], None],
+    ) -> Run:
         config, directory = self.config, self.config.output_dir
         from .student import check_student, resolve_student  # loads torch, which earlier mistakes need not wait for
 
@@ -108,12 +130,18 @@ class Recipe(ABC):
         tasks = tasks_with_valid_references(suite, config.tasks.keep_references, directory, progress)
         checkpoint = newest_checkpoint(directory / "checkpoints")
         with explained_write_errors(directory):
-            self.train(TrainingJob(student, tasks, directory, checkpoint, progress, validation))
+            training = self.train(TrainingJob(student, tasks, directory, checkpoint, progress, note, validation))
+        if not training.finished:
+            raise RunError(
+                f"the trainer ended after {training.steps} of {training.planned} steps, so {directory} is not a"
+                " finished run",
+                "continue with --resume",
+            )
         counts = TaskCounts(
             suite=suite.name, sha256=suite.sha256, used=len(tasks), rejected=len(suite.tasks) - len(tasks)
         )
         identity = identity_of(student) if Path(student).is_dir() else None
-        run = Run(directory, self.name, student, config.seed, counts, time.monotonic() - started, identity)
+        run = Run(directory, self.name, student, config.seed, counts, time.monotonic() - started, identity, training)
         run.save()
         return run
 

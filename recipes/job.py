@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +28,8 @@ class TrainingJob:
     """The checkpoint to resume from."""
     progress: Progress
     """Called with (stage, done, total)."""
+    note: Callable[[str], None]
+    """Called with a sentence that the user should read."""
     validation: Suite | None = None
     """Tasks to answer greedily at every checkpoint, for the learning curve. They are never trained on."""
 

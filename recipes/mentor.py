@@ -32,6 +32,8 @@ from mentor_edge.tools.execution.executor import ToolExecutor
 from .base import Recipe
 from .config import DEFAULTS, LoraConfig, Positive, RecipeConfig, RewardConfig, Section, TasksConfig, Weight
 from .job import TrainingJob
+from .run import Training
+from .schedule import Coverage
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -174,6 +176,7 @@ def grpo_arguments(config: PolicyConfig, directory: Path) -> GRPOConfig:
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=rollouts // micro_batch,
         num_generations=train.rollouts_per_prompt,
+        shuffle_dataset=False,  # `prompt_order` has shuffled it
         learning_rate=train.learning_rate,
         warmup_steps=train.warmup_steps,
         lr_scheduler_type="constant_with_warmup",
@@ -239,16 +242,20 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
             reward=reward,
         )
 
-    def train(self, job: TrainingJob) -> None:
+    def train(self, job: TrainingJob) -> Training:
         from datasets import Dataset
 
         from .grpo import EdgeGRPOTrainer, RewardLog, step_row
+        from .schedule import prompt_order
         from .stock import stock_trainer
         from .student import load_trainable
         from .trainer import StallGuard, run_training
 
         config = self.config
         tasks = {task.id: task for task in job.tasks}
+        coverage = Coverage(
+            unit="tasks", available=len(tasks), per_step=config.train.prompts_per_step, steps=config.train.steps
+        )
         rows = [{"prompt": [message.to_openai() for message in task.prompt], "task_id": task.id} for task in job.tasks]
         model, tokenizer, adapter = load_trainable(job.student, config.lora)
         rewards = RewardLog(config.reward.build(), tasks, config.train.rollouts_per_prompt)
@@ -260,7 +267,9 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
                 "processing_class": tokenizer,
                 "peft_config": adapter,
                 "args": grpo_arguments(config, job.directory),
-                "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json"),
+                "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json").select(
+                    prompt_order(coverage, config.seed)
+                ),
                 "reward_funcs": rewards,
             }
             trainer = (
@@ -269,7 +278,8 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
                 else stock_trainer(**shared)
             )
             trainer.add_callback(StallGuard(rewards, config.train.stop_after_dead_steps))
-            run_training(trainer, self.name.upper(), job, step_row(rewards))
+            training = run_training(trainer, self.name.upper(), job, coverage, step_row(rewards))
+        return training.model_copy(update={"solved": rewards.solved})
 
 
 class MentorConfig(PolicyConfig):

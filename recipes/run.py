@@ -28,6 +28,7 @@ from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
 
 from .config import read_saved_config
+from .schedule import Coverage
 from .training_tasks import tasks_trained_on
 
 if TYPE_CHECKING:
@@ -78,6 +79,24 @@ class TaskCounts(_Record):
     """Tasks left out because no reference passed validation; rejected.jsonl has the reasons."""
 
 
+class Training(_Record):
+    """What a training did."""
+
+    steps: int
+    """Updates of the adapter."""
+    planned: int
+    """Updates that the recipe asks for."""
+    solved: bool = False
+    """Whether every rollout of the last step earned the maximum. GRPO learns nothing from that, and stops early."""
+    coverage: Coverage
+    """How the steps used the tasks."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training took all its steps, or stopped early because everything was solved."""
+        return self.steps >= self.planned or (self.solved and self.steps > 0)
+
+
 class _Version(pydantic.BaseModel):
     """What run.json has in every version."""
 
@@ -94,6 +113,7 @@ class _RunRecord(_Record):
     tasks: TaskCounts
     seconds: float
     base_identity: str | None = None
+    training: Training | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,8 @@ class Run:
     """How long the fit took."""
     base_identity: str | None = None
     """`identity_of` the base model at training time, if the base is a directory."""
+    training: Training | None = None
+    """What the training did. None in runs of before November 2026."""
 
     @property
     def adapter(self) -> Path:
@@ -253,9 +275,19 @@ class Run:
         return Suite(f"training tasks of {self.directory.name}", "1", tuple(tasks_trained_on(self.directory)))
 
     def training_log(self) -> list[dict[str, Any]]:
-        """One dictionary per training step, as in metrics.jsonl. The keys depend on the method."""
+        """One dictionary per training step, as in metrics.jsonl. The keys depend on the method.
+
+        Raises: RunError when metrics.jsonl is missing or damaged.
+        """
         path = self.directory / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError as error:
+            raise RunError(f"{path} is missing", "copy the whole directory of the run, or fit again") from error
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{path} is damaged: {error}", "copy the directory of the run again, or fit again"
+            ) from error
 
     def save(self) -> None:
         """Write run.json, which completes the run."""
@@ -267,6 +299,7 @@ class Run:
             tasks=self.tasks,
             seconds=self.seconds,
             base_identity=self.base_identity,
+            training=self.training,
         )
         write_json(self.directory / "run.json", record.model_dump())
 
@@ -278,7 +311,8 @@ class Run:
             directory: The run's directory.
 
         Raises:
-            RunError: The directory is missing, its fit did not finish, or run.json is damaged or of another version.
+            RunError: The directory is missing, its fit did not finish or trained nothing, or run.json is damaged or of
+                another version.
         """
         directory = Path(directory)
         path = directory / "run.json"
@@ -296,9 +330,20 @@ class Run:
             first = error.errors()[0]
             location = ".".join(str(part) for part in first["loc"])
             raise RunError(f"{path} is damaged: {location}{': ' if location else ''}{first['msg']}") from error
-        return cls(
-            directory, record.recipe, record.student, record.seed, record.tasks, record.seconds, record.base_identity
+        run = cls(
+            directory,
+            record.recipe,
+            record.student,
+            record.seed,
+            record.tasks,
+            record.seconds,
+            record.base_identity,
+            record.training,
         )
+        # Until November 2026, a fit with fewer tasks than a step needs took no step and was recorded as finished.
+        if run.training is None and not ((directory / "metrics.jsonl").is_file() and run.training_log()):
+            raise RunError(f"{directory} was never trained: its fit took no step", "remove the directory and fit again")
+        return run
 
 
 def newest_checkpoint(directory: Path) -> Path | None:

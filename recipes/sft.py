@@ -18,6 +18,8 @@ from mentor_edge.arguments import checked_settings
 from .base import Recipe
 from .config import DEFAULTS, LoraConfig, Positive, RecipeConfig, Section, TasksConfig
 from .job import TrainingJob
+from .run import Training
+from .schedule import Coverage
 
 
 class SupervisedTraining(Section):
@@ -89,7 +91,7 @@ class SFTRecipe(Recipe):
             train=train,
         )
 
-    def train(self, job: TrainingJob) -> None:
+    def train(self, job: TrainingJob) -> Training:
         from datasets import Dataset
         from trl import SFTConfig as TrainerArguments
         from trl import SFTTrainer
@@ -100,12 +102,14 @@ class SFTRecipe(Recipe):
 
         train = self.config.train
         model, tokenizer, adapter = load_trainable(job.student, self.config.lora)
+        examples = supervised_examples(tokenizer, one_task_per_reference(job.tasks))
+        coverage = Coverage(unit="references", available=len(examples), per_step=train.batch_size, steps=train.steps)
         trainer = SFTTrainer(
             model=model,
             processing_class=tokenizer,
             peft_config=adapter,
             # Tokenized by us, piece by piece as in a rollout. TRL folds `assistant_masks` into the labels.
-            train_dataset=Dataset.from_list(supervised_examples(tokenizer, one_task_per_reference(job.tasks))),
+            train_dataset=Dataset.from_list(examples),
             args=TrainerArguments(
                 **common_arguments(
                     job.directory, seed=self.config.seed, steps=train.steps, save_every=train.save_every
@@ -116,7 +120,7 @@ class SFTRecipe(Recipe):
                 max_length=None,
             ),
         )
-        run_training(trainer, "SFT", job, _row)
+        return run_training(trainer, "SFT", job, coverage, _row)
 
 
 def _row(logs: Mapping[str, float]) -> dict[str, Any] | None:

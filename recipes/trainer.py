@@ -20,6 +20,8 @@ from mentor_edge.rewards import is_correct
 from mentor_edge.tools.execution.executor import ToolExecutor
 
 from .job import TrainingJob
+from .run import Training
+from .schedule import Coverage
 
 Row = dict[str, Any]
 
@@ -147,8 +149,15 @@ class StallGuard(TrainerCallback):
         )
 
 
-def run_training(trainer: Any, stage: str, job: TrainingJob, row: Callable[[Mapping[str, float]], Row | None]) -> None:
-    """Train from the start or from the job's checkpoint, and save the adapter."""
+def run_training(
+    trainer: Any, stage: str, job: TrainingJob, coverage: Coverage, row: Callable[[Mapping[str, float]], Row | None]
+) -> Training:
+    """Train from the start or from the job's checkpoint, and save the adapter if all went well.
+
+    Raises: RunError when the trainer ended before it had taken its steps.
+    """
+    if note := coverage.note():
+        job.note(note)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(StepLog(stage, job, row))
     if job.validation is not None:
@@ -159,7 +168,9 @@ def run_training(trainer: Any, stage: str, job: TrainingJob, row: Callable[[Mapp
         _drop_rows_after(job.directory / name, done)
     job.progress(stage, done, trainer.args.max_steps)
     trainer.train(resume_from_checkpoint=None if job.checkpoint is None else str(job.checkpoint))
+    training = Training(steps=trainer.state.global_step, planned=trainer.args.max_steps, coverage=coverage)
     trainer.model.save_pretrained(job.directory / "adapter")
+    return training
 
 
 def _drop_rows_after(path: Path, step: int) -> None:

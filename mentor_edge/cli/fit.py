@@ -20,9 +20,12 @@ def fit(
     """Train a student with a recipe."""
     from mentor_edge.recipes import recipe_from_yaml
 
+    def note(sentence: str) -> None:
+        console.print(f"note: {sentence}", markup=False)
+
     recipe = recipe_from_yaml(config, overrides or [])
     with StageProgress() as progress:
-        run = recipe.fit(resume=resume, progress=progress)
+        run = recipe.fit(resume=resume, progress=progress, on_note=note)
     rejected = run.tasks.rejected
     console.print(
         f"{run.recipe} on {run.tasks.used} tasks ({rejected} references left out"
@@ -34,4 +37,13 @@ def fit(
     console.print("last step: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
     if as_json:
         tasks = run.tasks.model_dump()
-        print_json({"run": str(run.directory), "tasks": tasks, "seconds": run.seconds, "last_step": last})
+        training = None if run.training is None else run.training.model_dump()
+        print_json(
+            {
+                "run": str(run.directory),
+                "tasks": tasks,
+                "training": training,
+                "seconds": run.seconds,
+                "last_step": last,
+            }
+        )

@@ -20,6 +20,10 @@ def resolve_target(target: Path, quant: str | None) -> Path:
 
     if target.is_file():
         return target
+    if is_run := (target / "run.json").is_file():
+        from mentor_edge.recipes import Run
+
+        Run.load(target)  # refuses a run that was never trained, even if an older version exported it
     for directory in (target, target / "artifact"):
         if (directory / MANIFEST).is_file():
             artifact = Artifact.load(directory)
@@ -32,7 +36,7 @@ def resolve_target(target: Path, quant: str | None) -> Path:
             return artifact.path("gguf" if chosen is None else chosen.format, quant or shipped[0].quant)
     if any((target / name).is_file() for name in ("config.json", "genai_config.json")):
         return target
-    if (target / "run.json").is_file():
+    if is_run:
         raise RunError(f"{target} has no exported file yet", f"make one with: mentor-edge export {target}")
     raise RunError(f"{target} is not a run, an artifact, a GGUF file, or an ONNX or Hugging Face directory")
 

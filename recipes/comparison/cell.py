@@ -63,11 +63,14 @@ class Cell:
         if not isinstance(value, dict):
             raise RunError(f"a saved cell is {type(value).__name__}, not an object", _DAMAGED)
         try:
-            return _ADAPTER.validate_json(json.dumps(value), strict=True)
+            cell = _ADAPTER.validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
             field = error.errors()[0]["loc"][0]
             shown = repr(value[field])[:80] if field in value else "missing"
             raise RunError(f"a saved cell's {field!r} is unusable: {shown}", _DAMAGED) from error
+        if cell.method != BASE and not cell.updates:
+            raise RunError(f"{cell.name} was never trained: its fit took no step", "run the cell again")
+        return cell
 
 
 _ADAPTER = TypeAdapter(Cell)
