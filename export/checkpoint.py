@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,9 +17,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from mentor_edge.errors import ExportError
+from mentor_edge.errors import ExportError, StudentError
 from mentor_edge.model_directory import end_ids
+from mentor_edge.weight_files import weight_files
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+"""The names of the embedding and the output head in every supported family."""
 CHUNK = 1 << 18
 """Values per piece: 1 MiB of float32, which stays in the processor's cache through all conversions."""
 _HEADER_LIMIT = 100_000_000
@@ -69,17 +72,24 @@ class _StoredTensor:
 class Checkpoint:
     """The tensors of a directory's safetensors files, sharded or not. Nothing stays in memory or mapped.
 
-    Raises: ExportError from the constructor when a file is missing or damaged, or has values other than F32, F16, BF16.
+    The files are those that transformers loads (`weight_files`).
+
+    Raises: ExportError from the constructor when a file is missing or damaged, two contain the same tensor, or one has
+    values other than F32, F16, BF16.
     """
 
     def __init__(self, model_dir: Path) -> None:
-        index = model_dir / "model.safetensors.index.json"
-        files = ["model.safetensors"]
-        if index.exists():
-            files = sorted({Path(name).name for name in read_json(index).get("weight_map", {}).values()})
+        try:
+            files = weight_files(model_dir)
+        except StudentError as error:
+            raise ExportError(error.problem, error.hint) from error
         self._tensors: dict[str, _StoredTensor] = {}
-        for name in files:
-            self._tensors.update(_read_header(model_dir / name))
+        for file in files:
+            header = _read_header(file)
+            for name in header.keys() & self._tensors.keys():
+                both = f"{self._tensors[name].file.name} and {file.name}"
+                raise ExportError(f"{name} is in two files of {model_dir}: {both}", "copy the model again")
+            self._tensors.update(header)
         for name, tensor in self._tensors.items():
             if tensor.kind not in _STORED:
                 raise ExportError(f"{name} has {tensor.kind} values", f"supported: {', '.join(_STORED)}")
@@ -90,6 +100,22 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
         return self._tensors[name].shape
+
+    def has_own_head(self, config: Mapping[str, Any]) -> bool:
+        """Whether the output head has weights of its own, as transformers decides it.
+
+        The configuration may say that head and embedding are tied. If both are stored and differ, each is used for
+        itself all the same; if only one is stored, it serves as both.
+        """
+        tied = config.get("tie_word_embeddings")
+        if not {EMBEDDING, HEAD} <= self._tensors.keys():
+            return tied is False
+        return tied is False or not self._are_equal(EMBEDDING, HEAD)
+
+    def _are_equal(self, left: str, right: str) -> bool:
+        if self.shape(left) != self.shape(right):
+            return False
+        return all(map(np.array_equal, self.pieces(left), self.pieces(right)))
 
     def pieces(self, name: str, unit: int = 1) -> Iterator[npt.NDArray[np.float32]]:
         """The tensor's rows in order, as float32 pieces of about `CHUNK` values and a multiple of `unit` rows.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mentor_edge.errors import ExportError
 
+from ..checkpoint import EMBEDDING, HEAD, Checkpoint
 from .families import Family
 from .rope import FULL, SLIDING, Rope
 
@@ -66,19 +67,21 @@ class ModelConfig:
             writer.add_rope_scaling_orig_ctx_len(rope.original_context)
             writer.add_rope_scaling_attn_factors(rope.yarn_attention_factor)
 
-    def tensor_names(self, weights: Iterable[str]) -> dict[str, str]:
+    def tensor_names(self, checkpoint: Checkpoint) -> dict[str, str]:
         """The GGUF name of every tensor to be stored, by its name in transformers. A tied head is not stored.
 
         Raises: ExportError when llama.cpp cannot load a tensor in this architecture, or one that it needs is missing.
         """
-        weights = list(weights)
         known = gguf.get_tensor_name_map(self.family.architecture, self.values["num_hidden_layers"])
-        # Whether the head is tied by default depends on family and release; the weights decide.
-        tied = self.values.get("tie_word_embeddings", "lm_head.weight" not in weights)
+        own_head = checkpoint.has_own_head(self.values)
         names: dict[str, str] = {}
-        for name in weights:
+        for name in checkpoint:
             # Old Llama checkpoints store the rotation frequencies, which follow from the config.
-            if name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and tied):
+            if name.endswith("rotary_emb.inv_freq"):
+                continue
+            if name == HEAD and not own_head:
+                if EMBEDDING not in checkpoint:
+                    names[HEAD] = "token_embd.weight"
                 continue
             stored = known.get_name(name, try_suffixes=(".weight", ".bias"))
             if stored is None or (name.endswith(".bias") and not name.endswith(self.family.biases)):
@@ -86,7 +89,7 @@ class ModelConfig:
                     f"cannot convert the tensor {name!r}: llama.cpp has no such tensor in this architecture"
                 )
             names[name] = stored
-        expected = {"token_embd.weight", "output_norm.weight", *(() if tied else ("output.weight",))}
+        expected = {"token_embd.weight", "output_norm.weight", *(("output.weight",) if own_head else ())}
         if missing := sorted(expected - set(names.values())):
             raise ExportError(f"the weights lack {', '.join(missing)}", "save the whole model with save_pretrained")
         return names

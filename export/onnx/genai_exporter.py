@@ -16,7 +16,7 @@ from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import EngineError, ExportError, did_you_mean
 from mentor_edge.results import OnnxWeights
 
-from ..checkpoint import read_json
+from ..checkpoint import Checkpoint, read_json
 from .child_environment import CHILD_ENVIRONMENT
 from .families import FAMILIES
 
@@ -74,6 +74,7 @@ def export_with_genai(
     memory; the message then names the stage, conversion or quantization.
     """
     _check_architecture(model_dir)
+    options = _with_own_head(model_dir, options)
     stage = "conversion"
     with running_builder(timeout) if builder is None else nullcontext(builder) as worker:
         try:
@@ -126,6 +127,21 @@ def check_effects(requested: Mapping[str, str], precision: str, written: OnnxWei
         failed.append("mixed layers (only the head has 8 bits)")
     if failed:
         raise ExportError(f"quantization: without effect: {'; '.join(failed)}", "an option may exclude another")
+
+
+def _with_own_head(model_dir: Path, options: Mapping[str, str]) -> Mapping[str, str]:
+    """The options, with which the builder keeps a head that differs from the embedding. It only reads the flag
+    `tie_word_embeddings`, and would write the head in place of the embedding.
+
+    Raises: ExportError when the options ask for that.
+    """
+    if not Checkpoint(model_dir).has_own_head(read_json(model_dir / "config.json")):
+        return options
+    if options.get("shared_embeddings") == "true":
+        raise ExportError(
+            f"shared_embeddings=true: the head of {model_dir} differs from its embedding", "leave the option out"
+        )
+    return {**options, "shared_embeddings": "false"}
 
 
 def _check_architecture(model_dir: Path) -> None:

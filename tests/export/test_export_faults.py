@@ -237,7 +237,7 @@ FAULTS: dict[str, Fault] = {
     # The model's directory
     "weights cut": source("damaged model", cut(-1000, WEIGHTS), "cannot load .*not fully covered"),
     "no weights": source("damaged model", without(WEIGHTS), "cannot load .*model.safetensors"),
-    "a shard missing": source("damaged model", one_shard_of_two, "No such file .*model-0"),
+    "a shard missing": source("damaged model", one_shard_of_two, "lists model-0.*which is missing"),
     "a tensor missing": source("damaged model", reweighted(lambda each: each.pop(PARAMETER)), f"lack {PARAMETER}"),
     "weights that are not numbers": source("damaged model", reweighted(spoil), "not finite", ExportError),
     "weights of another width": source("damaged model", configured("config.json", hidden_size=512), r"\[640, 512\]"),

@@ -64,7 +64,7 @@ def test_students_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path
         load_trainable(str(tmp_path / "missing"), lora)
     directory = make_student(tmp_path / "student")
     (directory / "model.safetensors").rename(tmp_path / "weights")
-    with pytest.raises(StudentError, match=r"cannot load the student .*safetensors") as refused:
+    with pytest.raises(StudentError, match=r"cannot load the weights of .*: there is no model\.safetensors") as refused:
         load_trainable(str(directory), lora)
     assert refused.value.hint is not None and "config.json, model.safetensors and a tokenizer" in refused.value.hint
     (tmp_path / "weights").rename(directory / "model.safetensors")

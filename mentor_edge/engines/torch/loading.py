@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import StudentError
 from mentor_edge.model_directory import end_ids
+from mentor_edge.weight_files import weight_files
 
 _OTHER_WEIGHTS = "copy the model again: its weights and config.json do not belong together"
 
@@ -66,6 +67,8 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     Gemma 3's image token does.
     """
     name = str(path)
+    if Path(name).is_dir():
+        weight_files(Path(name))
     with _loading(name):
         model, info = AutoModelForCausalLM.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options

@@ -1,0 +1,87 @@
+"""Which files of a Hugging Face directory contain its weights: the ones that transformers loads.
+
+Every reader of weights asks here, so that what is inspected, trained, merged and exported is the same model. A
+directory may contain more than one candidate: an index left over from an earlier save, weights in PyTorch's format.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mentor_edge.errors import StudentError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The safetensors files that transformers loads from a directory, in its order.
+
+    `transformers_weights` of config.json takes precedence, then model.safetensors, then the shards that
+    model.safetensors.index.json lists.
+
+    Raises: StudentError when there are none, a shard is missing, or the index is damaged or names a file elsewhere.
+    """
+    name = _configured_name(directory)
+    if name is None:
+        name = WEIGHTS if (directory / WEIGHTS).is_file() or not (directory / INDEX).is_file() else INDEX
+    if not (directory / name).is_file():
+        raise StudentError(f"cannot load the weights of {directory}: there is no {name}", _other_weights(directory))
+    return _shards(directory, directory / name) if name.endswith(".json") else [directory / name]
+
+
+def _configured_name(directory: Path) -> str | None:
+    """The file that config.json names, if it names one."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        name = config.get("transformers_weights")
+    except (OSError, ValueError, AttributeError):
+        return None  # whoever reads the configuration reports that
+    if name is None:
+        return None
+    if not _is_plain_name(name) or not name.endswith((".safetensors", ".safetensors.index.json")):
+        raise StudentError(
+            f"config.json of {directory} names {name!r} as its weights (transformers_weights)",
+            "only a safetensors file in the directory itself is read",
+        )
+    return str(name)
+
+
+def _shards(directory: Path, index: Path) -> list[Path]:
+    again = "copy or download the model again"
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StudentError(f"cannot read {index}: {error!r}", again) from error
+    if foreign := [name for name in names if not _is_plain_name(name) or not name.endswith(".safetensors")]:
+        raise StudentError(
+            f"{index} names {sorted(map(str, foreign))[0]!r} as a shard",
+            "only safetensors files in the directory itself are read",
+        )
+    if missing := sorted(name for name in names if not (directory / name).is_file()):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise StudentError(
+            f"cannot load the weights of {directory}: {index.name} lists {missing[0]}{more}, which is missing", again
+        )
+    if not names:
+        raise StudentError(f"{index} lists no weights", again)
+    return [directory / name for name in sorted(names)]
+
+
+def _is_plain_name(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+
+
+def _other_weights(directory: Path) -> str:
+    """What to do about a directory without the expected weights, by what it has instead."""
+    if not directory.is_dir():
+        return "give a directory with config.json, model.safetensors and a tokenizer"
+    names = sorted(path.name for path in directory.iterdir())
+    if variants := [name for name in names if name.startswith("model.") and name.endswith(".safetensors")]:
+        return f"{variants[0]} is a variant: rename it to {WEIGHTS} if it is the one to use"
+    if pickled := [name for name in names if name.endswith((".bin", ".pt", ".pth"))]:
+        return f"{pickled[0]} may run code when it is loaded: save the model as safetensors first"
+    if "adapter_model.safetensors" in names:
+        return "this is an adapter: merge it into its base, or give the run that it belongs to"
+    return "give a directory with config.json, model.safetensors and a tokenizer"
