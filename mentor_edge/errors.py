@@ -117,9 +117,10 @@ class GateInconclusive(MentorEdgeError):
 
 
 class MentorEdgeWarning(UserWarning):
-    """Something runs, but its figures do not mean what they seem to: a template that drops the tools, for example.
+    """Something runs, but not as it seems to: a template drops the tools, or a part of a schema is not checked.
 
-    Results carry the same text in a field named `warnings`.
+    Python code receives it through the `warnings` module; the command line prints each message once. Results whose
+    figures are affected carry the same text in a field named `warnings`.
     """
 
 

@@ -31,9 +31,9 @@ from mentor_edge.cli.inspect import inspect
 from mentor_edge.cli.quickstart import quickstart
 from mentor_edge.cli.report import report
 from mentor_edge.cli.run import run
-from mentor_edge.cli.screen import console, escaped
+from mentor_edge.cli.screen import console, escaped, print_warning
 from mentor_edge.cli.verify import verify
-from mentor_edge.errors import MentorEdgeError
+from mentor_edge.errors import MentorEdgeError, MentorEdgeWarning
 
 app = typer.Typer(
     add_completion=False,
@@ -61,6 +61,8 @@ def main() -> None:
     debug = os.environ.get("MENTOR_EDGE_DEBUG") == "1"
     if not debug:
         warnings.filterwarnings("ignore")
+        warnings.filterwarnings("always", category=MentorEdgeWarning)
+        warnings.showwarning = print_warning
         logging.disable(logging.WARNING)
     try:
         app()

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from mentor_edge.cli.options import Json, Quant, Tools, parts
-from mentor_edge.cli.screen import console, print_json
-from mentor_edge.cli.tables import print_conversation, print_warnings
+from mentor_edge.cli.screen import console, print_json, print_warning
+from mentor_edge.cli.tables import print_conversation
 
 
 def run(
@@ -28,7 +28,8 @@ def run(
     # Names of calculator tools may share one option, separated by commas. Commands and paths may contain commas.
     specs = [part for spec in tools or ["calculator"] for part in ([spec] if ":" in spec else parts(spec) or [])]
     with load_tools(specs) as loaded, ToolAgent.load(path, loaded.tools) as agent:
-        print_warnings(agent.warnings)
+        for warning in agent.warnings:
+            print_warning(warning)
         trajectory = agent.run(question)
     print_conversation(question, trajectory.messages)
     console.print(f"[bold]answer[/bold] {trajectory.answer} ({trajectory.ending})")

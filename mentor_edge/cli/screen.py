@@ -25,6 +25,17 @@ def escaped(text: object) -> str:
     return str(text).replace("[", "\\[")
 
 
+_warned: set[str] = set()
+
+
+def print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Say loudly that something does not mean what it seems to; once for each text. Fits `warnings.showwarning`."""
+    text = str(message)
+    if text not in _warned:
+        _warned.add(text)
+        console.print(f"[bold red]warning:[/bold red] [red]{escaped(text)}[/red]", soft_wrap=True)
+
+
 class StageProgress:
     """A `mentor_edge.progress.Progress` with one bar per stage; on a pipe, a line when a stage starts and ends."""
 

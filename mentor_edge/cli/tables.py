@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from mentor_edge.cli.screen import console
+from mentor_edge.cli.screen import console, print_warning
 from mentor_edge.evaluation.document import Grid, Strong, message_text
 from mentor_edge.messages import Message
 from mentor_edge.results import QuantizedParity
@@ -39,18 +39,13 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
     """The figures of every domain and split, and how trajectories ended."""
     from mentor_edge.evaluation.report import figures_grid, statements
 
-    print_warnings(evaluation.warnings)
+    for warning in evaluation.warnings:
+        print_warning(warning)
     title = f"{evaluation.suite} {evaluation.version}: {title}"
     marked = f"{title} (see the warning)" if evaluation.warnings else title
     print_grid(figures_grid(evaluation), marked, unwrapped=("seconds",))
     for statement in (*statements(evaluation), f"suite's sha256: {evaluation.sha256}"):
         console.print(statement, markup=False)
-
-
-def print_warnings(warnings: Sequence[str]) -> None:
-    """Say loudly that figures or an answer do not mean what they seem to."""
-    for warning in warnings:
-        console.print(f"[bold red]warning:[/bold red] [red]{escape(warning)}[/red]", soft_wrap=True)
 
 
 def print_comparison(comparison: Comparison) -> None:
