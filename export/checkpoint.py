@@ -85,11 +85,7 @@ class Checkpoint:
             raise ExportError(error.problem, error.hint) from error
         self._tensors: dict[str, _StoredTensor] = {}
         for file in files:
-            header = _read_header(file)
-            for name in header.keys() & self._tensors.keys():
-                both = f"{self._tensors[name].file.name} and {file.name}"
-                raise ExportError(f"{name} is in two files of {model_dir}: {both}", "copy the model again")
-            self._tensors.update(header)
+            self._tensors.update(_read_header(file))
         for name, tensor in self._tensors.items():
             if tensor.kind not in _STORED:
                 raise ExportError(f"{name} has {tensor.kind} values", f"supported: {', '.join(_STORED)}")

@@ -8,7 +8,6 @@ adapter away and is not offered.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Collection, Mapping
@@ -24,6 +23,7 @@ from mentor_edge.evaluation.statistics import paired_difference
 from mentor_edge.files import atomic_directory, write_json
 from mentor_edge.results import BaseChoice, MergeReport, first_problem
 
+from .adapter_settings import HINT, WEIGHTS, lora_settings
 from .checkpoint import tensor_shapes
 
 BASES = ("16-bit", "4-bit")
@@ -31,17 +31,6 @@ RECORD = "merge.json"
 KEPT = 0.99
 """If rounding to the base's dtype keeps less than this share of the adapter's change, the merged weights are saved in
 float32."""
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_MORE_THAN_LORA = (
-    "modules_to_save",
-    "trainable_token_indices",
-    "target_parameters",
-    "layer_replication",
-    "alora_invocation_tokens",
-)
-"""Settings of PEFT's LoRA with which an adapter changes more than the base's own layers by low-rank updates."""
-
-_HINT = "give a LoRA adapter together with the base that it was trained on"
 
 
 def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, base_identity: str | None = None) -> Path:
@@ -70,9 +59,9 @@ def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, ba
     """
     if base not in BASES:
         raise ExportError(f"cannot merge onto {base!r}", f"known bases: {', '.join(BASES)}")
-    settings = _lora_settings(adapter)
+    settings = lora_settings(adapter)
     if base_identity is not None and (identity := identity_of(student)) != base_identity:
-        raise ExportError(f"the base {student} has changed since the training: {identity}, not {base_identity}", _HINT)
+        raise ExportError(f"the base {student} has changed since the training: {identity}, not {base_identity}", HINT)
     from safetensors import SafetensorError
 
     model, tokenizer, dtype = _load(student, base)
@@ -81,7 +70,7 @@ def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, ba
             merged, report = _fold(model, adapter, base, dtype, settings)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(" ".join(str(error).split("\n")[:2]).split()) or type(error).__name__
-        raise ExportError(f"the adapter {adapter} does not fit the base {student}: {reason}", _HINT) from error
+        raise ExportError(f"the adapter {adapter} does not fit the base {student}: {reason}", HINT) from error
     with atomic_directory(target) as temporary:
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -113,6 +102,10 @@ def _load(student: str, base: str) -> tuple[Any, Any, Any]:
     config = AutoConfig.from_pretrained(student)
     if getattr(config, "quantization_config", None) is not None:
         raise ExportError(f"the base {student} is stored quantized", "merge onto the model that it was quantized from")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is not embedding.weight:
+        # The flag may say otherwise, and other programs believe it.
+        model.config.tie_word_embeddings = False
     if four_bit:
         # Before any forward pass: on CPUs with AVX512-BF16, that makes bitsandbytes repack the weights, with a loss.
         model = model.dequantize()
@@ -150,27 +143,6 @@ def merge_report(directory: Path) -> MergeReport | None:
         raise ExportError(f"{path} is damaged: {first_problem(error)}", "merge the adapter again") from error
 
 
-def _lora_settings(adapter: Path) -> dict[str, Any]:
-    """The adapter's configuration, if it is plain LoRA in files that can be read safely.
-
-    Raises: ExportError.
-    """
-    for name in (_CONFIG, _WEIGHTS):
-        if not (adapter / name).is_file():
-            raise ExportError(f"{adapter} is not an adapter ({name} is missing)", "give the directory that PEFT saved")
-    try:
-        settings = json.loads((adapter / _CONFIG).read_text(encoding="utf-8"))
-        kind, task = settings["peft_type"], settings.get("task_type")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"{adapter / _CONFIG} is damaged: {error!r}") from error
-    if kind != "LORA" or task not in (None, "CAUSAL_LM"):
-        raise ExportError(f"the adapter {adapter} is {kind} for {task}, not LORA for CAUSAL_LM", _HINT)
-    if beyond := [name for name in _MORE_THAN_LORA if settings.get(name)]:
-        listed = ", ".join(f"{name}: {settings[name]}" for name in beyond)
-        raise ExportError(f"the adapter {adapter} changes more than LoRA can ({listed})", "merge it with PEFT yourself")
-    return dict(settings)
-
-
 def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[str, Any]) -> tuple[Any, MergeReport]:
     """The model with the adapter's deltas in its weights; `dtype` is the base's.
 
@@ -182,7 +154,7 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
     from peft.tuners.lora import LoraLayer
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    shapes = tensor_shapes(adapter / _WEIGHTS)
+    shapes = tensor_shapes(adapter / WEIGHTS)
     _check_vocabulary(shapes, tuple(embedding.weight.shape))
     tuned = PeftModel.from_pretrained(model, str(adapter))
     # An adapter on embedding or head includes the base's weights for them; loading has checked their shapes.

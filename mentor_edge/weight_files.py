@@ -13,6 +13,8 @@ from mentor_edge.errors import StudentError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_LONGEST_HEADER = 100_000_000
+"""The format's limit, in bytes."""
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -21,7 +23,8 @@ def weight_files(directory: Path) -> list[Path]:
     `transformers_weights` of config.json takes precedence, then model.safetensors, then the shards that
     model.safetensors.index.json lists.
 
-    Raises: StudentError when there are none, a shard is missing, or the index is damaged or names a file elsewhere.
+    Raises: StudentError when there are none, a shard is missing, a tensor is in two shards, or the index is
+    damaged or names a file elsewhere.
     """
     name = _configured_name(directory)
     if name is None:
@@ -66,7 +69,27 @@ def _shards(directory: Path, index: Path) -> list[Path]:
         )
     if not names:
         raise StudentError(f"{index} lists no weights", again)
-    return [directory / name for name in sorted(names)]
+    shards = [directory / name for name in sorted(names)]
+    owner: dict[str, Path] = {}
+    for shard in shards:
+        for tensor in _tensors(shard):
+            if tensor in owner:
+                raise StudentError(
+                    f"{tensor} is in two files of {directory}: {owner[tensor].name} and {shard.name}", again
+                )
+            owner[tensor] = shard
+    return shards
+
+
+def _tensors(path: Path) -> list[str]:
+    """The names of the tensors in a safetensors file; none if it is damaged, which whoever reads it reports."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, _LONGEST_HEADER)))
+        return [name for name in header if name != "__metadata__"]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _is_plain_name(name: object) -> bool:

@@ -140,3 +140,5 @@ def test_a_tensor_in_two_shards_is_refused(student: Path, tmp_path: Path) -> Non
     message = f"model.norm.weight is in two files of .*: {SHARDS[0]} and {SHARDS[1]}"
     with pytest.raises(ExportError, match=message):
         Checkpoint(directory)
+    with pytest.raises(StudentError, match=message):
+        load_student(directory)

@@ -208,6 +208,13 @@ _EMBEDDING = "base_model.model.model.embed_tokens.weight"
         (configured(task_type="SEQ_CLS"), "is LORA for SEQ_CLS"),
         (configured(modules_to_save=["embed_tokens"]), "changes more than LoRA can .*embed_tokens"),
         (configured(trainable_token_indices=[3]), "changes more than LoRA can .*trainable_token_indices"),
+        (configured(use_newlora=True), r"PEFT .* does not know \(use_newlora: True\)"),
+        (configured(newlora_config={"k": 1}, use_other=False, other_rank=4), r"not know \(newlora_config: .*\)\n"),
+        (configured(new_share=0.5, peft_version="9.9"), r"not know \(new_share: 0.5\)\n.*that made it \(9.9\)"),
+        (configured(use_qalora=True), "changes more than LoRA can .*use_qalora"),
+        (configured(megatron_config={"a": 1}), "changes more than LoRA can .*megatron_config"),
+        (configured(init_lora_weights="pissa_niter_4"), r"a changed base \(init_lora_weights: pissa_niter_4\)"),
+        (configured(init_lora_weights="loftq"), r"a changed base \(init_lora_weights: loftq\)"),
         (configured(target_modules=["query_key_value"]), "query_key_value.* not found in the base model"),
         (configured(target_modules=["q_proj"]), "the base has no layer for .* and .* more"),
         (configured(r=8), "size mismatch for .*lora_A"),
@@ -224,6 +231,54 @@ def test_a_wrong_adapter_is_refused_with_the_reason(
     with pytest.raises(ExportError, match=reason):
         merge(str(student), damaged, tmp_path / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_settings_that_are_off_are_ignored(student: Path, adapter: Path, tmp_path: Path) -> None:
+    """A newer version of PEFT writes the defaults of methods that this one does not know."""
+    newer = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    off = {"use_newlora": False, "newlora_group_size": 16, "next_config": None, "next_core": "a.b", "modes": [], "x": 0}
+    edit_json(newer / "adapter_config.json", **off, peft_version="9.9")
+    merged = merge(str(student), newer, tmp_path / "merged")
+    expected = merge(str(student), adapter, tmp_path / "expected")
+    assert all(torch.equal(weight, weights(expected)[name]) for name, weight in weights(merged).items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "olora"},
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 32}},
+        {"bias": "all"},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+def test_settings_that_are_on_merge_as_peft_computes_them(tmp_path: Path, settings: dict[str, Any]) -> None:
+    from peft import PeftModel
+
+    from mentor_edge.engines.torch.loading import load_student
+
+    base = make_student(tmp_path / "base", "qwen2", num_hidden_layers=1)
+    adapter = make_adapter(base, tmp_path / "adapter", **settings)
+    ids = torch.arange(5, 45)[None]
+    live = PeftModel.from_pretrained(load_student(base)[0], str(adapter)).eval()
+    plain = load_student(base)[0](input_ids=ids).logits
+    expected = live(input_ids=ids).logits
+    merged = load_student(merge(str(base), adapter, tmp_path / "merged"))[0](input_ids=ids).logits
+    assert float((merged - expected).detach().abs().max()) < 1e-4 < float((expected - plain).detach().abs().max())
+
+
+def test_a_head_that_differs_from_the_embedding_is_kept(student: Path, adapter: Path, tmp_path: Path) -> None:
+    """The flag says that they are tied. transformers computes with both; other programs would drop the head."""
+    base = Path(shutil.copytree(student, tmp_path / "base"))
+    tensors = weights(base)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 0.25
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    merged = merge(str(base), adapter, tmp_path / "merged")
+    assert torch.equal(weights(merged)["lm_head.weight"], tensors["lm_head.weight"])
+    assert json.loads((merged / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 @pytest.mark.parametrize("base", ["16-bit", "4-bit"])

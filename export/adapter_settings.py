@@ -1,0 +1,99 @@
+"""The settings of a LoRA adapter: which ones a merge gets right, and which ones it must refuse.
+
+PEFT only warns about settings that it does not know, as a newer version's may be, and merges as if they were not there.
+The tables below follow from comparing merged weights with PEFT's live adapter, setting by setting (PEFT 0.21).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mentor_edge.errors import ExportError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+HINT = "give a LoRA adapter together with the base that it was trained on"
+_MORE_THAN_LORA = (
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "use_bdlora",
+    "monteclora_config",
+    "megatron_config",
+    "use_qalora",
+)
+"""Settings of PEFT's LoRA with which an adapter changes more than the base's own layers by low-rank updates."""
+_EXACT_STARTS = (True, False, "gaussian", "orthogonal", "eva", "olora", "pissa")
+"""Values of `init_lora_weights` that leave the base as it is, or change it in a way that can be repeated exactly. The
+others (loftq, corda, lora_ga, pissa_niter_N) change the base by a quantizer, by data or by a random algorithm: merged
+onto the original base, such an adapter makes another model."""
+
+
+def lora_settings(adapter: Path) -> dict[str, Any]:
+    """The adapter's configuration, if it is plain LoRA in files that can be read safely.
+
+    Raises: ExportError when a file is missing or damaged, or when a setting is on that a merge would ignore.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (adapter / name).is_file():
+            raise ExportError(f"{adapter} is not an adapter ({name} is missing)", "give the directory that PEFT saved")
+    try:
+        settings = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        kind, task = settings["peft_type"], settings.get("task_type")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"{adapter / CONFIG} is damaged: {error!r}") from error
+    if kind != "LORA" or task not in (None, "CAUSAL_LM"):
+        raise ExportError(f"the adapter {adapter} is {kind} for {task}, not LORA for CAUSAL_LM", HINT)
+    if beyond := [name for name in _MORE_THAN_LORA if settings.get(name)]:
+        raise ExportError(
+            f"the adapter {adapter} changes more than LoRA can ({_listed(settings, beyond)})",
+            "merge it with PEFT yourself",
+        )
+    if settings.get("init_lora_weights", True) not in _EXACT_STARTS:
+        raise ExportError(
+            f"the adapter {adapter} belongs to a changed base ({_listed(settings, ['init_lora_weights'])})",
+            "convert it to plain LoRA: save_pretrained(..., path_initial_model_for_weight_conversion=...) of PEFT",
+        )
+    if unknown := _unknown_and_on(settings):
+        from peft import __version__
+
+        raise ExportError(
+            f"the adapter {adapter} has settings that PEFT {__version__} does not know ({_listed(settings, unknown)})",
+            "merge it with the version of PEFT that made it"
+            + (f" ({settings['peft_version']})" if settings.get("peft_version") else ""),
+        )
+    return dict(settings)
+
+
+def _unknown_and_on(settings: Mapping[str, Any]) -> list[str]:
+    """The settings that PEFT does not know and that are on.
+
+    A setting is off if it is null, false, 0, empty or "none". So is one whose switch is off: a newer PEFT writes the
+    group size of a method (`newlora_group_size`) even where the method is not used (`use_newlora` is false).
+    """
+    from peft import LoraConfig
+
+    known = {field.name for field in fields(LoraConfig)}
+    unused = tuple(f"{_method(name)}_" for name, value in settings.items() if _method(name) and not value)
+    return sorted(
+        name
+        for name, value in settings.items()
+        if name not in known and value and value != "none" and not name.startswith(unused)
+    )
+
+
+def _method(name: str) -> str:
+    """The method that a switch turns on: "newlora" for `use_newlora` and `newlora_config`; empty for other names."""
+    if name.startswith("use_"):
+        return name.removeprefix("use_")
+    return name.removesuffix("_config") if name.endswith("_config") else ""
+
+
+def _listed(settings: Mapping[str, Any], names: list[str]) -> str:
+    return ", ".join(f"{name}: {str(settings[name])[:80]}" for name in names)
