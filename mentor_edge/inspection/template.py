@@ -78,7 +78,7 @@ def probe_template(template: ChatTemplate) -> TemplateReport:
     probe = _Probe(template)
     return TemplateReport(
         sha256=template.sha256,
-        question=probe.find([_USER], [QUESTION]),
+        question=probe.find([_USER], [QUESTION], tools=()),
         system=probe.find([Message("system", SYSTEM), _USER], [SYSTEM, QUESTION], tools=()),
         tools=probe.find([_USER], [FIRST, SECOND]),
         parameters=probe.find([_USER], [PARAMETER]),

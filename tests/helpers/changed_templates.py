@@ -1,0 +1,60 @@
+"""Chat templates with one fault each: the tiny students' template with one place changed."""
+
+from __future__ import annotations
+
+from helpers.tiny_models import TEMPLATE
+
+
+def changed(old: str, new: str) -> str:
+    """The tiny students' template with one text replaced."""
+    assert TEMPLATE.count(old) == 1, old
+    return TEMPLATE.replace(old, new)
+
+
+_RESULT = "<tool_response>{{ message.content }}</tool_response>"
+_CALL = '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+_CALLS = "for call in message.tool_calls or []"
+_ROLE = "{%- if message.role == 'tool' %}"
+
+
+def refusing(condition: str, message: str) -> str:
+    """A template that raises for messages of this kind."""
+    return changed(_ROLE, f"{{%- if {condition} %}}{{{{ raise_exception('{message}') }}}}{{% endif %}}{_ROLE}")
+
+
+REFUSED = {
+    "tools": changed("{%- if tools %}", "{%- if false %}"),
+    "one tool": changed("for tool in tools %}", "for tool in tools[:1] %}"),
+    "calls": changed(_CALLS, "for call in []"),
+    "the arguments": changed("{{ call.function.arguments | tojson }}", "{}"),
+    "all but one call": changed(_CALLS, "for call in (message.tool_calls or [])[:1]"),
+    "results": changed(_RESULT, ""),
+    "all but one result": changed(
+        _ROLE, "{%- if message.role == 'tool' and loop.previtem.role == 'tool' %}{% elif message.role == 'tool' %}"
+    ),
+    "raises on tools": changed("{%- if tools %}", "{%- if tools %}{{ raise_exception('no tools here') }}"),
+    "raises on calls": refusing("message.tool_calls", "no calls here"),
+    "raises on results": refusing("message.role == 'tool'", "roles must alternate"),
+    "fails on calls": changed("{{ call.function.name }}", "{{ call.function.name + 1 }}"),
+    "tools hidden by a system message": changed("{%- if tools %}", "{%- if tools and messages[0].role != 'system' %}"),
+    "unknown spelling": changed(_CALL, "{{ call.function.name }} WITH {{ call.function.arguments | tojson }}"),
+    "nothing": "{{ 'hello' }}",
+}
+"""Templates that cannot carry tool use, by what they drop or refuse."""
+
+NOTED = {
+    "no system message": refusing("message.role == 'system'", "System role not supported"),
+    "drops the system message": changed(
+        "{% else %}<|im_start|>{{ message.role }}",
+        "{% elif message.role != 'system' %}<|im_start|>{{ message.role }}",
+    ),
+    "one call only": refusing("(message.tool_calls or []) | length > 1", "single calls only"),
+    "no text beside calls": changed(
+        "{{ message.content }}\n{%- for", "{{ message.content if not message.tool_calls }}\n{%- for"
+    ),
+    "no parameters": changed(
+        "{{ tool.function | tojson }}", "{{ tool.function.name }}: {{ tool.function.description }}"
+    ),
+    "the date": "{{ strftime_now('%d %b %Y') }}" + TEMPLATE,
+}
+"""Templates with which tool use works, but differently from what you may expect."""

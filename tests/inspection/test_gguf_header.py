@@ -1,0 +1,78 @@
+"""The header of a GGUF file is read as the gguf package reads it, and a damaged file is one clear error."""
+
+from __future__ import annotations
+
+import resource
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from helpers.gguf_files import make_f32
+from helpers.hostile_gguf import HOSTILE, edited
+from mentor_edge.errors import EngineError
+from mentor_edge.inspection.gguf_header import read_gguf_header
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_f32(tmp_path_factory.mktemp("gguf") / "student")
+
+
+def test_it_agrees_with_the_gguf_package(file: Path) -> None:
+    header, reference = read_gguf_header(file), GGUFReader(file)
+    scalars = {key: value for key, value in header.metadata.items() if not isinstance(value, list)}
+    for key, value in scalars.items():
+        expected = reference.fields[key].contents()
+        assert value == (len(expected) if isinstance(expected, list) else expected), key
+    assert header.metadata["tokenizer.ggml.tokens"] == reference.fields["tokenizer.ggml.tokens"].contents()
+    shapes = {tensor.name: tuple(int(size) for size in tensor.shape) for tensor in reference.tensors}
+    assert {name: tensor.shape for name, tensor in header.tensors.items()} == shapes
+    assert header.parameters == sum(tensor.n_elements for tensor in reference.tensors)
+    assert header.kinds == {"f32": header.parameters}
+    assert header.architecture == "qwen3" and header.context_length == 512
+    assert header.token("eos") == (header.metadata["tokenizer.ggml.eos_token_id"], "<|im_end|>")
+    assert list(header.templates) == ["default"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_one_clear_error(file: Path, tmp_path: Path, share: float) -> None:
+    content = file.read_bytes()
+    short = tmp_path / "short.gguf"
+    short.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(EngineError, match=r"cannot read .*short\.gguf: (it is truncated|cannot mmap an empty file)"):
+        read_gguf_header(short)
+
+
+def test_another_file_is_one_clear_error(tmp_path: Path) -> None:
+    other = tmp_path / "model.gguf"
+    other.write_bytes(b"PK\x03\x04 a zip file")
+    with pytest.raises(EngineError, match="not a GGUF file"):
+        read_gguf_header(other)
+    with pytest.raises(EngineError, match="No such file"):
+        read_gguf_header(tmp_path / "none.gguf")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_headers_neither_hang_nor_fill_the_memory(file: Path, tmp_path: Path, name: str) -> None:
+    edit, _ = HOSTILE[name]
+    hostile = edited(file, tmp_path, edit)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(EngineError):
+        header = read_gguf_header(hostile)
+        _ = header.architecture, header.context_length, header.templates, header.parameters, header.kinds
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+
+
+@given(position=st.integers(0, 4000), value=st.integers(0, 255))
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_changed_byte_raises_anything_else(file: Path, tmp_path: Path, position: int, value: int) -> None:
+    content = bytearray(file.read_bytes()[:20_000])
+    content[position] = value
+    changed = tmp_path / "changed.gguf"
+    changed.write_bytes(content)
+    with pytest.raises(EngineError):
+        read_gguf_header(changed)
