@@ -117,7 +117,7 @@ class Recipe(ABC):
         suite = self.load_tasks(tools)
         start = None if config.from_run is None else Run.load(config.from_run)
         if start is None:
-            check_student(config.student, with_tools=any(task.tools for task in suite.tasks))
+            check_student(config.student)
         prepare_output(directory, resume=resume)
         _write_config(directory / "config.yaml", config)
         if resume and (directory / "run.json").is_file():

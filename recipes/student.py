@@ -47,16 +47,14 @@ def resolve_student(student: str, seed: int, progress: Progress) -> str:
     return str(directory)
 
 
-def check_student(student: str, *, with_tools: bool = True) -> None:
-    """Load the student's tokenizer to check that it exists and, for tasks with tools, that its chat template renders
-    tools, calls and results.
+def check_student(student: str) -> None:
+    """Load the student's tokenizer to check that it exists and that its chat template renders tools, calls and results.
 
     Raises: StudentError.
     """
     if embedded_student(student, 0) is None:
         tokenizer = load_tokenizer(student)
-        if with_tools:
-            require_tool_use(template_of(tokenizer), student, encoder_of(tokenizer))
+        require_tool_use(template_of(tokenizer), student, encoder_of(tokenizer))
 
 
 def load_trainable(student: str, lora: LoraConfig) -> tuple[Any, Any, Any]:
