@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from mentor_edge.cli.options import Json
 from mentor_edge.cli.screen import console, print_json
 
 if TYPE_CHECKING:
-    from mentor_edge.inspection.student_report import StudentReport, Use
+    from mentor_edge.inspection.student_report import FormatSupport, StudentReport, Use
     from mentor_edge.inspection.template_report import Finding, TemplateReport
 
-_MARKS = {"reaches": "[green]✓[/green]", "dropped": "[red]✗ dropped[/red]", "raises": "[yellow]✗ refused[/yellow]"}
-_ABILITIES = {"yes": "[green]yes[/green]", "with a warning": "[yellow]with a warning[/yellow]", "no": "[red]no[/red]"}
+_GOOD, _BAD = "[green]✓[/green]", "[red]✗[/red]"
+_MARKS = {"reaches": _GOOD, "dropped": f"{_BAD} dropped", "raises": f"{_BAD} refused"}
+_ABILITIES = {
+    "yes": f"{_GOOD} [green]yes[/green]",
+    "with a warning": "[yellow]! with a warning[/yellow]",
+    "no": f"{_BAD} [red]no[/red]",
+}
 
 
 def inspect(
@@ -35,6 +44,7 @@ def inspect(
     from mentor_edge.preflight import inspect_student
 
     report = inspect_student(target, template=template)
+    console.print(f"[bold]{escape(report.target)}[/bold]  {report.kind}", soft_wrap=True)
     _print_facts(report)
     if report.template is not None:
         _print_template(report.template)
@@ -45,25 +55,33 @@ def inspect(
         raise typer.Exit(1)
 
 
+def _grid(title: str) -> Table:
+    table = Table(show_header=False, title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
 def _print_facts(report: StudentReport) -> None:
-    table = Table(show_header=False, title=f"[bold]{escape(report.target)}[/bold]: {report.kind}", title_justify="left")
-    rows = {
-        "read from": report.directory if report.directory != report.target else "",
-        "architecture": report.architecture or "unknown",
-        "weights": _weights(report),
-        "context": "unknown" if report.context_length is None else f"{report.context_length:,} tokens",
-        "vocabulary": "unknown" if report.vocabulary is None else f"{report.vocabulary:,} tokens",
-        "end of turn": ", ".join(f"{token.text} ({token.id})" for token in report.end_tokens) or "none",
-        "output head": _head(report),
-        "chat template": _template_line(report),
-    }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, escape(value))
+    table = _grid("")
+    for name, value in _facts(report):
+        table.add_row(name, escape(value))
     for each in report.formats:
-        mark = "[green]✓[/green]" if each.supported else "[red]✗[/red]"
-        table.add_row(each.format.upper(), f"{mark} {escape(each.detail)}")
+        table.add_row(each.format.upper(), _support(each))
     console.print(table)
+
+
+def _facts(report: StudentReport) -> Iterator[tuple[str, str]]:
+    if report.directory != report.target:
+        yield "read from", report.directory
+    yield "architecture", report.architecture or "unknown"
+    yield "weights", _weights(report)
+    yield "context", "unknown" if report.context_length is None else f"{report.context_length:,} tokens"
+    yield "vocabulary", "unknown" if report.vocabulary is None else f"{report.vocabulary:,} tokens"
+    yield "end tokens", ", ".join(f"{token.text} ({token.id})" for token in report.end_tokens) or "none"
+    if report.own_head is not None:
+        yield "output head", "its own" if report.own_head else "the embedding (tied)"
+    yield "chat template", _template_line(report)
 
 
 def _weights(report: StudentReport) -> str:
@@ -76,22 +94,20 @@ def _weights(report: StudentReport) -> str:
     return ", ".join([*parts, f"{report.bytes / 1e6:,.0f} MB"])
 
 
-def _head(report: StudentReport) -> str:
-    if report.own_head is None:
-        return ""
-    return "its own" if report.own_head else "the embedding"
-
-
 def _template_line(report: StudentReport) -> str:
     if report.template is None:
         return "none"
     others = [name for name in report.templates if name != report.template_name]
-    more = f" (there are also: {', '.join(others)})" if others else ""
+    more = f" (also there: {', '.join(others)})" if others else ""
     return f"{report.template_name}, sha256 {report.template.sha256[:12]}{more}"
 
 
+def _support(each: FormatSupport) -> str:
+    return f"{_GOOD if each.supported else _BAD} {escape(each.detail)}"
+
+
 def _print_template(template: TemplateReport) -> None:
-    rows: dict[str, Finding] = {
+    findings: dict[str, Finding] = {
         "system message": template.system,
         "offered tools": template.tools,
         "their parameters": template.parameters,
@@ -101,30 +117,39 @@ def _print_template(template: TemplateReport) -> None:
         "a tool result": template.result,
         "two tool results": template.two_results,
     }
-    table = Table(title="what reaches the model", title_justify="left")
-    table.add_column("the conversation has")
-    table.add_column("the model reads it")
-    for name, finding in rows.items():
-        detail = f" [dim]{escape(finding.detail)}[/dim]" if finding.outcome == "raises" else ""
+    table = _grid("[bold]what reaches the model[/bold]")
+    for name, finding in findings.items():
+        detail = f": {escape(finding.detail)}" if finding.outcome == "raises" else ""
         table.add_row(name, _MARKS[finding.outcome] + detail)
-    if template.read_back:
+    table.add_row("thinking", _thinking(template))
+    if template.spelling:
         unread = [name for name, entry in template.read_back.items() if not entry.equal]
-        mark = f"[red]✗[/red] not: {', '.join(unread)}" if unread else "[green]✓[/green]"
-        table.add_row("calls, read back by the parser", mark)
+        read = f"{_BAD} not {', '.join(unread)}" if unread else f"{_GOOD} with every kind of arguments"
+        table.add_row("the parser reads its calls", read)
     console.print(table)
     if template.spelling:
-        console.print("[bold]a call is written[/bold]")
-        console.print(template.spelling, markup=False, style="cyan", soft_wrap=True)
+        console.print("  [bold]how it writes a call[/bold]")
+        console.print(Padding(Text(template.spelling, style="cyan"), (0, 4), expand=False))
+
+
+def _thinking(template: TemplateReport) -> str:
+    parts = ["enable_thinking changes the prompt" if template.thinking_switch else "no switch"]
+    if template.opens_thinking:
+        parts.append("the prompt opens a thinking block")
+    return ", ".join(parts)
 
 
 def _print_uses(report: StudentReport) -> None:
-    table = Table(show_header=False, title="what you can do", title_justify="left")
-    for name, use in (("train", report.train), ("evaluate, run", report.evaluate), ("export", report.export)):
-        table.add_row(name, _use(use))
+    table = _grid("[bold]what you can do[/bold]")
+    exported = report.kind in ("GGUF file", "ONNX directory")
+    uses = {"train": report.train, "evaluate, run": report.evaluate, "export": report.export}
+    for name, use in uses.items():
+        if not exported or name == "evaluate, run":
+            table.add_row(name, _use(use))
     console.print(table)
     for note in (*report.notes, *(report.template.notes if report.template is not None else ())):
-        console.print(f"- {note}", markup=False, soft_wrap=True)
-    console.print(f"next: {_next(report)}", markup=False, soft_wrap=True)
+        console.print(f"  - {note}", markup=False, soft_wrap=True)
+    console.print(f"  next: {_next(report)}", markup=False, soft_wrap=True)
 
 
 def _use(use: Use) -> str:

@@ -1,4 +1,4 @@
-"""A template that drops the tools: `fit` and `export` refuse it; `evaluate` and the agent say so beside their figures."""
+"""A template that drops the tools: `fit` and `export` refuse it, `evaluate` and the agent mark what they report."""
 
 from __future__ import annotations
 
