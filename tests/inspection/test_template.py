@@ -43,7 +43,6 @@ def test_a_template_that_renders_everything_has_no_problem() -> None:
         "raises on tools": "refuses the offered tools (no tools here)",
         "raises on calls": "refuses tool calls (no calls here)",
         "raises on results": "refuses tool results (roles must alternate)",
-        "fails on calls": "refuses tool calls",
         "tools hidden by a system message": "with a system message and tools",
         "unknown spelling": "the parser cannot read the calls that it writes",
         "nothing": "cannot render a question",
