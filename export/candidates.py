@@ -76,14 +76,17 @@ class Candidate:
 
     def identity(self) -> str:
         """Identifies the candidate's outcomes: the hashes of its files, and the runtime's settings."""
-        settings = self.runtime.model_dump(exclude_none=True, exclude={"context_length"})
+        settings = self.runtime.model_dump(exclude_none=True, exclude={"context_length", "threads"})
         return " ".join([*map(sha256_of, self.files), *(f"{name}={value}" for name, value in settings.items())])
 
     @contextmanager
-    def open(self) -> Iterator[LlamaCppEngine | OnnxEngine]:
+    def open(self, threads: int) -> Iterator[LlamaCppEngine | OnnxEngine]:
         """Load it in its runtime."""
-        engine = OnnxEngine(self.path) if self.format == "onnx" else LlamaCppEngine(self.path, kv=self.kv)
-        with engine:
+        with (
+            OnnxEngine(self.path, threads=threads)
+            if self.format == "onnx"
+            else LlamaCppEngine(self.path, kv=self.kv, threads=threads)
+        ) as engine:
             yield engine
 
 

@@ -13,6 +13,7 @@ from threading import Event
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.onnx.engine import OnnxEngine
 from mentor_edge.engines.open import identity_of
+from mentor_edge.engines.process.defaults import threads_for
 from mentor_edge.errors import EngineError, ExportError
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.progress import Progress, as_stage, no_progress
@@ -23,7 +24,7 @@ from mentor_edge.tasks.types import Suite
 from .candidates import Candidate
 
 _PARALLEL_FILES = 2
-"""Files that run concurrently, one thread each. For small models, this is faster than one file on two threads."""
+"""Files that run concurrently and share the threads. This is faster than one file after the other on all threads."""
 
 
 def gate_suite(suite: Suite) -> Suite:
@@ -56,6 +57,7 @@ def evaluate_directory(
     progress: Progress = no_progress,
     *,
     items: Path | None = None,
+    threads: int | None = None,
 ) -> Evaluation:
     """Run a suite through a Hugging Face directory in torch.
 
@@ -63,6 +65,7 @@ def evaluate_directory(
         path: the directory.
         suite: the tasks.
         progress: called with (stage, tasks done, tasks in all).
+        threads: torch's threads; see `TransformersEngine.load`.
         items: a file for the outcomes. The same call after a kill runs only the missing tasks (see `evaluate`).
 
     Returns:
@@ -75,7 +78,9 @@ def evaluate_directory(
     from mentor_edge.engines.torch.engine import TransformersEngine  # imports torch, which a GGUF file does not need
 
     identity = "" if items is None else identity_of(path)
-    return evaluate(TransformersEngine.load(path), suite, items=items, identity=identity, progress=progress)
+    return evaluate(
+        TransformersEngine.load(path, threads=threads), suite, items=items, identity=identity, progress=progress
+    )
 
 
 def check_source_evaluation(evaluation: Evaluation, suite: Suite) -> None:
@@ -113,20 +118,22 @@ class Measured:
 class GateRun:
     """Runs the gate's tasks and keeps the outcomes in `items`, so that a killed export resumes."""
 
-    def __init__(self, suite: Suite, items: Path, progress: Progress) -> None:
-        self._suite, self._items, self._progress = suite, items, progress
+    def __init__(self, suite: Suite, items: Path, progress: Progress, threads: int | None = None) -> None:
+        self._suite, self._items, self._progress, self._threads = suite, items, progress, threads
         self._engines: list[LlamaCppEngine | OnnxEngine] = []
         self._stopped = Event()
 
     def evaluate_model(self, name: str, directory: Path) -> Evaluation:
         """Run a Hugging Face directory in torch; `name` is the name of the stage."""
         items = self._items / f"{name.replace(' ', '-')}.jsonl"
-        return evaluate_directory(directory, self._suite, as_stage(self._progress, f"gate: {name}"), items=items)
+        stage = as_stage(self._progress, f"gate: {name}")
+        return evaluate_directory(directory, self._suite, stage, items=items, threads=self._threads)
 
     def evaluate_candidates(self, candidates: Sequence[Candidate]) -> list[Measured]:
-        """Run all candidates, some of them concurrently. An error or Ctrl-C stops all; finished batches are kept."""
-        with ThreadPoolExecutor(_PARALLEL_FILES) as pool:
-            running = [pool.submit(self._evaluate, candidate) for candidate in candidates]
+        """Run all candidates, some of them concurrently. An error or Ctrl-C stops all; finished tasks are kept."""
+        workers = min(_PARALLEL_FILES, len(candidates) or 1, self._threads or _PARALLEL_FILES)
+        with ThreadPoolExecutor(workers) as pool:
+            running = [pool.submit(self._evaluate, candidate, workers) for candidate in candidates]
             try:
                 for finished in as_completed(running):
                     finished.result()
@@ -138,9 +145,10 @@ class GateRun:
                     engine.close()
                 raise
 
-    def _evaluate(self, candidate: Candidate) -> Measured:
+    def _evaluate(self, candidate: Candidate, workers: int) -> Measured:
         stage = f"gate: {candidate.name}"
-        with candidate.open() as engine:
+        threads = (self._threads or threads_for(candidate.bytes)) // workers
+        with candidate.open(max(1, threads)) as engine:
             self._engines.append(engine)
             if self._stopped.is_set():
                 raise EngineError(f"{stage}: stopped, because another model failed")
@@ -151,5 +159,7 @@ class GateRun:
                 identity=candidate.identity(),
                 progress=as_stage(self._progress, stage),
             )
-            runtime = candidate.runtime.model_copy(update={"context_length": engine.context_length})
+            runtime = candidate.runtime.model_copy(
+                update={"context_length": engine.context_length, "threads": engine.threads}
+            )
         return Measured(evaluation, runtime)

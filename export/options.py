@@ -41,6 +41,8 @@ class ExportOptions:
     """The ONNX exporter, one of `EXPORTERS`."""
     onnx_options: Mapping[str, str] = field(default_factory=dict)
     """Settings of onnxruntime-genai's builder."""
+    threads: int | None = None
+    """Processor threads of the gate, shared by the files that run at once."""
 
     def check(self) -> None:
         """Raises: ExportError that lists every mistake."""
@@ -66,6 +68,8 @@ class ExportOptions:
             problems.append(f"options of the ONNX builder have no effect with the exporter {self.exporter!r}")
         if not 0 < self.margin < 1:
             problems.append(f"the margin is {self.margin:g}; it is a proportion, such as 0.02 for two points")
+        if self.threads is not None and self.threads < 1:
+            problems.append(f"threads is {self.threads}; it must be at least 1")
         if not (self.gguf or self.onnx or self.controls):
             problems.append("no format to export is named")
         if problems:

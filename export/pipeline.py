@@ -62,6 +62,7 @@ def export(
     converter: Path | None = None,
     exporter: str = "genai",
     onnx_options: Mapping[str, str] | None = None,
+    threads: int | None = None,
     source_evaluation: Evaluation | None = None,
     calibration: Callable[[], Suite] = default_calibration,
     progress: Progress = no_progress,
@@ -69,7 +70,7 @@ def export(
     """Export a model to GGUF files and ONNX directories, and gate each of them against the model.
 
     The directory `out` appears complete or not at all. Models that do not pass the gate are kept in its folder
-    `refused`, controls in `controls`. While the gate runs, finished batches are kept next to `out` in `.NAME.gate`; the
+    `refused`, controls in `controls`. While the gate runs, finished tasks are kept next to `out` in `.NAME.gate`; the
     same call after a kill runs only the rest.
 
     Args:
@@ -87,6 +88,8 @@ def export(
         converter: an upstream convert_hf_to_gguf.py, for model families that mentor-edge does not convert.
         exporter: the ONNX exporter: "genai", "transformers" or "optimum".
         onnx_options: settings of onnxruntime-genai's builder, such as {"block_size": "32"}.
+        threads: processor threads of the gate, shared by the files that run at once. Default: one per file for models
+            below 64 MB, else `OMP_NUM_THREADS` or the machine's physical cores.
         source_evaluation: the model's own evaluation on at least the gate's tasks, if it is known already.
         calibration: returns the tasks whose rendered reference trajectories the importance matrix is computed from.
             Called only if a matrix is needed; tasks of the gate are left out. Default: generated word problems.
@@ -113,6 +116,7 @@ def export(
         converter=converter,
         exporter=exporter,
         onnx_options=onnx_options or {},
+        threads=threads,
     )
     options.check()
     source, out, suite = Source.of(model), Path(out), gate_suite(suite)
@@ -121,7 +125,7 @@ def export(
     if source_evaluation is not None:
         check_source_evaluation(source_evaluation, suite)
     with atomic_directory(out) as work, gate_items(out) as items:
-        gate = GateRun(suite, items, progress)
+        gate = GateRun(suite, items, progress, threads)
         chosen = _choose_base(source, gate)
         template, context = _prepare(source, chosen, suite, work, options, progress)
         parity, candidates = _make_candidates(context, template, calibration, suite)

@@ -13,9 +13,10 @@ What happens to a tool call after the model has written it:
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 from mentor_edge.dialogue import Conversation, Dialogues, Transcript, open_dialogues
 from mentor_edge.engines.base import ChatEngine, Engine, Reply
 from mentor_edge.inspection.tool_use import engine_warnings, warn
-from mentor_edge.messages import Ending, Message, Trajectory
+from mentor_edge.messages import Ending, Limit, Message, Trajectory
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tasks.types import AgentLimits
@@ -45,23 +46,26 @@ class _State:
     tool_errors: int = 0
     unknown_tools: list[str] = field(default_factory=list)
     ending: Ending | None = None
+    cut_by: Limit | None = None
     ended: float = 0.0
 
-    def take(self, reply: Reply | None, limits: AgentLimits) -> None:
+    def take(self, reply: Reply | Limit, limits: AgentLimits) -> None:
         """Add the model's turn and decide whether the conversation ends with it."""
-        if reply is None:
-            self.ending = Ending.OUT_OF_TOKENS
+        if isinstance(reply, Limit):
+            self.ending, self.cut_by = Ending.OUT_OF_TOKENS, reply
             return
         self.messages.append(reply.message)
         self.tokens += reply.tokens
         if not reply.finished:
-            self.ending = Ending.TRUNCATED
+            self.ending, self.cut_by = Ending.TRUNCATED, reply.cut_by
         elif reply.malformed:
             self.ending = Ending.MALFORMED
         elif not reply.message.tool_calls:
             self.ending = Ending.ANSWERED
         elif self.rounds >= limits.tool_rounds:
             self.ending = Ending.OUT_OF_TURNS
+            # Without any round, the first calls are all that was wanted.
+            self.cut_by = Limit.ROUNDS if limits.tool_rounds else None
         else:
             self.rounds += 1
 
@@ -94,6 +98,7 @@ class _State:
             tuple(self.unknown_tools),
             self.tokens,
             self.ended - started,
+            self.cut_by,
         )
 
 
@@ -105,18 +110,27 @@ def run_conversations(
     *,
     temperature: float = 0.0,
     progress: Progress = no_progress,
+    on_end: Callable[[int, Trajectory], None] | None = None,
 ) -> list[Trajectory]:
     """Run every conversation to its end, `engine.batch_size` at a time. `progress` counts the finished ones.
 
-    Tools really run. A failure in one conversation is recorded in its trajectory and affects no other.
+    Tools really run. A failure in one conversation is recorded in its trajectory and affects no other. `on_end` is
+    called with the index of a task and its trajectory as soon as the conversation ends, while others still run.
 
     Raises: StudentError when the template refuses a prompt; EngineError when the runtime fails.
     """
-    trajectories: list[Trajectory] = []
+    ended: dict[int, Trajectory] = {}
+
+    def end(start: int, row: int, trajectory: Trajectory) -> None:
+        ended[start + row] = trajectory
+        if on_end is not None:
+            on_end(start + row, trajectory)
+        progress("conversations", len(ended), len(tasks))
+
     for start in range(0, len(tasks), engine.batch_size):
-        trajectories += _run_wave(engine, tasks[start : start + engine.batch_size], executor, limits, temperature)
-        progress("conversations", len(trajectories), len(tasks))
-    return trajectories
+        wave = tasks[start : start + engine.batch_size]
+        _run_wave(engine, wave, executor, limits, temperature, partial(end, start))
+    return [ended[index] for index in range(len(tasks))]
 
 
 def _run_wave(
@@ -125,20 +139,20 @@ def _run_wave(
     executor: ToolExecutor,
     limits: AgentLimits,
     temperature: float,
-) -> list[Trajectory]:
+    on_end: Callable[[int, Trajectory], None],
+) -> None:
     started = time.monotonic()
     with ExitStack() as stack:
         dialogues = stack.enter_context(open_dialogues(engine, tasks, limits, temperature))
         states = [_State(task, stack.enter_context(executor.session())) for task in tasks]
-        _take_turns(dialogues, states, executor, limits)
-        return [
-            state.trajectory(transcript, started)
-            for state, transcript in zip(states, dialogues.transcripts, strict=True)
-        ]
+        for row in _take_turns(dialogues, states, executor, limits):
+            on_end(row, states[row].trajectory(dialogues.transcripts[row], started))
 
 
-def _take_turns(dialogues: Dialogues, states: Sequence[_State], executor: ToolExecutor, limits: AgentLimits) -> None:
-    """Alternate between the model and the tools until every conversation has ended.
+def _take_turns(
+    dialogues: Dialogues, states: Sequence[_State], executor: ToolExecutor, limits: AgentLimits
+) -> Iterator[int]:
+    """Alternate between the model and the tools until every conversation has ended. Yields those that end.
 
     The calls of all conversations run concurrently.
     """
@@ -146,6 +160,7 @@ def _take_turns(dialogues: Dialogues, states: Sequence[_State], executor: ToolEx
         for row, reply in zip(active, dialogues.generate(active), strict=True):
             states[row].take(reply, limits)
             states[row].ended = time.monotonic()
+        yield from (row for row in active if states[row].ending is not None)
         requests = {row: states[row].requests() for row in active}
         results = iter(executor.run_all([request for row_requests in requests.values() for request in row_requests]))
         for row, row_requests in requests.items():
@@ -193,7 +208,15 @@ class ToolAgent:
         self._opened = ExitStack()  # the engine, if `load` opened it; otherwise it belongs to the caller
 
     @classmethod
-    def load(cls, path: str | Path, tools: Sequence[Tool], limits: AgentLimits | None = None) -> ToolAgent:
+    def load(
+        cls,
+        path: str | Path,
+        tools: Sequence[Tool],
+        limits: AgentLimits | None = None,
+        *,
+        threads: int | None = None,
+        context_length: int | None = None,
+    ) -> ToolAgent:
         """Open a model in its own runtime and offer it the tools.
 
         Args:
@@ -201,6 +224,9 @@ class ToolAgent:
                 that serves exactly one model. A file that belongs to an artifact is first checked against its manifest.
             tools: the tools the model may call.
             limits: rounds of tool calls, tokens per turn and tokens in all; the default is `AgentLimits()`.
+            threads: processor threads of the runtime; the default suits the model (see `open_engine`).
+            context_length: tokens of the conversation; the default is the model's own length, of which llama.cpp and
+                onnxruntime-genai use at most 4,096.
 
         Returns:
             An agent whose `close` also closes the model.
@@ -213,7 +239,8 @@ class ToolAgent:
         from mentor_edge.engines.open import open_engine
 
         with ExitStack() as opened:
-            agent = cls(opened.enter_context(open_engine(path)), tools, limits)
+            engine = open_engine(path, threads=threads, context_length=context_length)
+            agent = cls(opened.enter_context(engine), tools, limits)
             agent._opened = opened.pop_all()
         return agent
 

@@ -1,18 +1,18 @@
 """One interface to both kinds of engine: token engines (`Engine`) and message engines (`ChatEngine`).
 
-The agent loop sees turns only. `generate` returns the model's next turn in each dialogue, or None if the dialogue is
-out of room; `append_results` adds the tool results that the model reads before its next turn.
+The agent loop sees turns only. `generate` returns the model's next turn in each dialogue, or the limit that leaves no
+room for one; `append_results` adds the tool results that the model reads before its next turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from mentor_edge.engines.base import ChatEngine, ChatRequest, Conversations, Engine, Generation, Reply, Sampling
-from mentor_edge.messages import Message
+from mentor_edge.messages import Limit, Message
 from mentor_edge.tasks.types import AgentLimits
 from mentor_edge.tool_calls import parse_turn
 from mentor_edge.tools.types import Tool
@@ -50,8 +50,8 @@ class Dialogues(Protocol):
     @property
     def transcripts(self) -> Sequence[Transcript]: ...
 
-    def generate(self, rows: Sequence[int]) -> list[Reply | None]:
-        """Generate the next turn of each given dialogue; None for a dialogue that is out of room."""
+    def generate(self, rows: Sequence[int]) -> list[Reply | Limit]:
+        """Generate the next turn of each given dialogue, or return the limit that leaves no room for one."""
         ...
 
     def append_results(self, row: int, results: Sequence[Message]) -> None:
@@ -107,22 +107,23 @@ class TokenDialogues:
         self._suffixes: dict[tuple[Message, ...], list[int]] = {}
         self.transcripts = [Transcript(list(ids)) for ids in prompts]
 
-    def generate(self, rows: Sequence[int]) -> list[Reply | None]:
+    def generate(self, rows: Sequence[int]) -> list[Reply | Limit]:
         self._tokenize_results()
-        active = [row for row in rows if self._take_input(row)]
+        turns_of: dict[int, Reply | Limit] = {row: limit for row in rows if (limit := self._take_input(row))}
+        active = [row for row in rows if row not in turns_of]
         if not active:
-            return [None] * len(rows)
+            return [turns_of[row] for row in rows]
         assert self._batch is not None  # a row with room has a slot
         inputs = [self._pending[row] for row in active]
         generations = self._batch.extend([self._slots[row] for row in active], inputs, self._sampling)
         turns = [self._within_budget(row, generation) for row, generation in zip(active, generations, strict=True)]
         texts = self._engine.decode([turn.token_ids[:-1] if turn.finished else turn.token_ids for turn in turns])
-        replies = {}
         for row, turn, text in zip(active, turns, texts, strict=True):
+            cut_by = None if turn.finished else self._limit_reached(row, turn)
             self._record(row, turn.token_ids, sampled=True)
             parsed = parse_turn(text)
-            replies[row] = Reply(parsed.message, turn.finished, parsed.malformed, len(turn.token_ids))
-        return [replies.get(row) for row in rows]
+            turns_of[row] = Reply(parsed.message, turn.finished, parsed.malformed, len(turn.token_ids), cut_by)
+        return [turns_of[row] for row in rows]
 
     def append_results(self, row: int, results: Sequence[Message]) -> None:
         self._results[row] = tuple(results)
@@ -134,24 +135,33 @@ class TokenDialogues:
             rendered = [self._engine.template.tool_suffix(results) for results in new]
             self._suffixes.update(zip(new, self._engine.encode(rendered), strict=True))
 
-    def _take_input(self, row: int) -> bool:
-        """Make the appended results the row's next input; False if they, or the prompt, do not fit."""
+    def _take_input(self, row: int) -> Limit | None:
+        """Make the appended results the row's next input. The limit if they, or the prompt, do not fit."""
         if row not in self._results:
-            return row in self._slots
+            return None if row in self._slots else Limit.PROMPT
         suffix = self._suffixes[self._results.pop(row)]
         transcript = self.transcripts[row]
         used = len(transcript.completion_ids) + len(suffix)
-        if used >= self._limits.completion_tokens or len(transcript.prompt_ids) + used >= self._engine.context_length:
-            return False
+        if used >= self._limits.completion_tokens:
+            return Limit.TOKENS
+        if len(transcript.prompt_ids) + used >= self._engine.context_length:
+            return Limit.CONTEXT
         self._pending[row] = suffix
         self._record(row, suffix, sampled=False)
-        return True
+        return None
 
     def _within_budget(self, row: int, generation: Generation) -> Generation:
         """The turn, cut to the budget of all turns: the engine knows only one limit per turn, shared by the batch."""
         room = self._limits.completion_tokens - len(self.transcripts[row].completion_ids)
         fits = len(generation.token_ids) <= room
         return generation if fits else Generation(generation.token_ids[:room], finished=False)
+
+    def _limit_reached(self, row: int, turn: Generation) -> Limit:
+        """Why a turn that is not in the transcript yet was cut."""
+        if len(turn.token_ids) >= self._limits.tokens_per_turn:
+            return Limit.TURN_TOKENS
+        used = len(self.transcripts[row].completion_ids) + len(turn.token_ids)
+        return Limit.TOKENS if used >= self._limits.completion_tokens else Limit.CONTEXT
 
     def _record(self, row: int, token_ids: Sequence[int], *, sampled: bool) -> None:
         self.transcripts[row].completion_ids += token_ids
@@ -172,15 +182,22 @@ class MessageDialogues:
         self._written = [0] * len(conversations)
         self.transcripts = [Transcript() for _ in conversations]
 
-    def generate(self, rows: Sequence[int]) -> list[Reply | None]:
+    def generate(self, rows: Sequence[int]) -> list[Reply | Limit]:
         active = [row for row in rows if self._written[row] < self._limits.completion_tokens]
         requests = [ChatRequest(tuple(self._messages[row]), self._tools[row]) for row in active]
         replies = dict(zip(active, self._engine.reply(requests, self._sampling) if requests else [], strict=True))
-        for row, reply in replies.items():
-            if reply is not None:
-                self._messages[row].append(reply.message)
-                self._written[row] += reply.tokens
-        return [replies.get(row) for row in rows]
+        return [self._taken(row, replies[row]) if row in replies else Limit.TOKENS for row in rows]
+
+    def _taken(self, row: int, reply: Reply | None) -> Reply | Limit:
+        if reply is None:
+            return Limit.CONTEXT if self._written[row] else Limit.PROMPT
+        self._messages[row].append(reply.message)
+        self._written[row] += reply.tokens
+        if reply.finished or reply.cut_by is not None:
+            return reply
+        # A server says only that the turn was cut; without a count of tokens, the turn's limit is the likely reason.
+        full = 0 < reply.tokens < self._limits.tokens_per_turn
+        return replace(reply, cut_by=Limit.CONTEXT if full else Limit.TURN_TOKENS)
 
     def append_results(self, row: int, results: Sequence[Message]) -> None:
         self._messages[row] += results

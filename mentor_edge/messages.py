@@ -80,6 +80,21 @@ class Ending(StrEnum):
     """The prompt or a tool result did not fit the completion budget or the context."""
 
 
+class Limit(StrEnum):
+    """A limit that cut a conversation off before the model could finish."""
+
+    TURN_TOKENS = "tokens_per_turn"
+    """A turn reached `AgentLimits.tokens_per_turn`."""
+    TOKENS = "completion_tokens"
+    """All turns together reached `AgentLimits.completion_tokens`."""
+    ROUNDS = "tool_rounds"
+    """The model still called tools after `AgentLimits.tool_rounds`, of which there was at least one."""
+    CONTEXT = "context"
+    """A turn or a tool result filled the model's context."""
+    PROMPT = "prompt"
+    """The prompt alone does not fit the model's context."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trajectory:
     """What a model did with one task.
@@ -108,6 +123,13 @@ class Trajectory:
     """Tokens that the model wrote."""
     seconds: float = field(default=0.0, compare=False)
     """From the start of its batch to its end."""
+    cut_by: Limit | None = None
+    """The limit that cut the conversation off; None if the model ended it."""
+
+    @property
+    def text(self) -> str:
+        """The text of the model's last turn, empty if it wrote none. `answer` is the part of it in a box."""
+        return next((message.content for message in reversed(self.messages) if message.role == "assistant"), "")
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:

@@ -105,6 +105,8 @@ class Runtime(Result):
     """Type of llama.cpp's key-value cache: "f16" or "f32"."""
     flash_attention: bool | None = None
     """Whether llama.cpp used flash attention."""
+    threads: PositiveInt | None = None
+    """Processor threads; None if they were not recorded."""
 
 
 # Parity: does the exported file compute what its source computes?

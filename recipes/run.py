@@ -207,6 +207,7 @@ class Run:
         converter: Path | None = None,
         exporter: str = "genai",
         onnx_options: Mapping[str, str] | None = None,
+        threads: int | None = None,
         source_evaluation: Evaluation | None = None,
         calibration: Callable[[], Suite] | None = None,
         progress: Progress = no_progress,
@@ -226,6 +227,8 @@ class Run:
             converter: an upstream convert_hf_to_gguf.py.
             exporter: the ONNX exporter: "genai", "transformers" or "optimum".
             onnx_options: settings of onnxruntime-genai's builder.
+            threads: processor threads of the gate. Default: one per file for small models, else `OMP_NUM_THREADS` or
+                the machine's physical cores.
             source_evaluation: the merged student's own evaluation on the gate's tasks, if it is known already.
             calibration: returns the tasks for the importance matrix. Default: the tasks that the run was trained on.
             progress: called with (stage, units done, units in all).
@@ -257,6 +260,7 @@ class Run:
             converter=converter,
             exporter=exporter,
             onnx_options=onnx_options,
+            threads=threads,
             source_evaluation=source_evaluation,
             calibration=calibration or self.training_suite,
             progress=progress,

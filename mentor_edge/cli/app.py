@@ -31,7 +31,7 @@ from mentor_edge.cli.inspect import inspect
 from mentor_edge.cli.quickstart import quickstart
 from mentor_edge.cli.report import report
 from mentor_edge.cli.run import run
-from mentor_edge.cli.screen import console, escaped, print_warning
+from mentor_edge.cli.screen import console, print_error, print_warning
 from mentor_edge.cli.verify import verify
 from mentor_edge.errors import MentorEdgeError, MentorEdgeWarning
 
@@ -69,7 +69,7 @@ def main() -> None:
     except MentorEdgeError as error:
         if debug:
             raise
-        console.print(f"[red]error:[/red] {escaped(error)}", soft_wrap=True)
+        print_error(str(error))
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == 130:  # typer's exit code for Ctrl-C
@@ -78,8 +78,5 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        console.print(
-            f"[red]error:[/red] {type(error).__name__}: {escaped(error)}\nset MENTOR_EDGE_DEBUG=1 to see the traceback",
-            soft_wrap=True,
-        )
+        print_error(f"{type(error).__name__}: {error}\nset MENTOR_EDGE_DEBUG=1 to see the traceback")
         sys.exit(1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import typer
+from rich.text import Text
 
 from mentor_edge.cli.options import Json
-from mentor_edge.cli.screen import console, escaped, print_json
+from mentor_edge.cli.screen import console, print_json
 
 _COLOUR = {"ok": "green", "note": "yellow", "bad": "red"}
 
@@ -21,7 +22,7 @@ def doctor(as_json: Json = False) -> None:
     findings = examine()
     for finding in findings:
         colour = _COLOUR[finding.state]
-        text = f"[{colour}]{finding.state:<4}[/{colour}] {finding.name}: {escaped(finding.message)}"
+        text = Text.assemble((f"{finding.state:<4}", colour), f" {finding.name}: {finding.message}")
         console.print(text, soft_wrap=True)
     if as_json:
         print_json([vars(finding) for finding in findings])

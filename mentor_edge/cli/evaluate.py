@@ -7,18 +7,27 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mentor_edge.cli.options import Json, Quant, Tools
+from mentor_edge.cli.options import (
+    Context,
+    Json,
+    MaxRounds,
+    MaxTokens,
+    MaxTurnTokens,
+    Quant,
+    Threads,
+    Tools,
+    changed_limits,
+)
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import EngineError, MentorEdgeError
 
 if TYPE_CHECKING:
-    from mentor_edge.agent import AgentLimits
     from mentor_edge.evaluation.evaluate import Evaluation
     from mentor_edge.tasks.contamination import ContaminationReport
     from mentor_edge.tasks.types import Suite
@@ -60,6 +69,11 @@ def evaluate(
     items: Annotated[
         Path | None, typer.Option(help=f"File for the rows, one per task. Default: a file in {ITEMS_DIRECTORY}.")
     ] = None,
+    max_turn_tokens: MaxTurnTokens = None,
+    max_tokens: MaxTokens = None,
+    max_rounds: MaxRounds = None,
+    context: Context = None,
+    threads: Threads = None,
     again: Annotated[bool, typer.Option("--again", help="Measure again if a finished measurement exists.")] = False,
     report: Annotated[
         Path | None,
@@ -77,21 +91,24 @@ def evaluate(
     if (target is None) == (predictions is None):
         raise typer.BadParameter("give either TARGET or --predictions FILE")
     with ExitStack() as open_tools:
-        tasks, limits = load_tasks(suite, data, limit, tools or [], open_tools)
+        tasks = load_tasks(suite, data, limit, tools or [], open_tools)
+        limits = changed_limits(tasks.limits, max_turn_tokens, max_tokens, max_rounds)
+        tasks = replace(tasks, limits=limits)
         if predictions is not None:
             measurement = _score(predictions, tasks, items)
         else:
             assert target is not None
-            measurement = _measure(_model(target, quant, model, api_key_env), tasks, limits, items, again=again)
+            chosen = _model(target, quant, model, api_key_env, threads, context)
+            measurement = _measure(chosen, tasks, items, again=again)
     print_evaluation(measurement.evaluation, measurement.title)
     overlap = None if target is None else _overlap_with_training(Path(target), tasks)
     if overlap is not None:
-        console.print(overlap.statement, markup=False, soft_wrap=True)
-    console.print(f"rows: {measurement.items}", markup=False, soft_wrap=True)
+        console.print(overlap.statement, soft_wrap=True)
+    console.print(f"rows: {measurement.items}", soft_wrap=True)
     if report is not None:
         notes = [] if overlap is None else [overlap.statement]
         written = write_evaluation_report(report, measurement.evaluation, measurement.title, notes)
-        console.print(f"report: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
+        console.print(f"report: {', '.join(map(str, written))}", soft_wrap=True)
     if as_json:
         result = {"target": measurement.title, "items": str(measurement.items), **measurement.evaluation.to_json()}
         print_json(result | ({} if overlap is None else {"contamination": overlap.to_json()}))
@@ -121,17 +138,18 @@ class _Model:
     """The endpoint's model."""
     api_key: str | None = None
     """The endpoint's key."""
+    threads: int | None = None
+    """Processor threads of its runtime."""
+    context: int | None = None
+    """Tokens of one conversation."""
 
     @property
     def title(self) -> str:
         return str(self.target) if self.model is None else f"{self.target} {self.model}"
 
 
-def load_tasks(
-    name: str, data: Path | None, limit: int | None, tools: Sequence[str], stack: ExitStack
-) -> tuple[Suite, AgentLimits | None]:
-    """The suite, and the limits of its conversations (None: those that the suite carries)."""
-    from mentor_edge.agent import AgentLimits
+def load_tasks(name: str, data: Path | None, limit: int | None, tools: Sequence[str], stack: ExitStack) -> Suite:
+    """The suite that a command names."""
     from mentor_edge.tasks import jsonl
     from mentor_edge.tasks.registry import load_suite
     from mentor_edge.tools.catalog import load_tools
@@ -139,12 +157,19 @@ def load_tasks(
     if not name.endswith(".jsonl"):
         if tools:
             raise typer.BadParameter("--tools is for a JSONL file of tasks: the other suites have their own tools")
-        return load_suite(name, data, limit), None
+        return load_suite(name, data, limit)
     suite = jsonl.load(name, stack.enter_context(load_tools(tools)).by_name)
-    return suite if limit is None else suite.at_most(limit), AgentLimits()
+    return suite if limit is None else suite.at_most(limit)
 
 
-def _model(target: str, quant: str | None, model: str | None, api_key_env: str | None) -> _Model:
+def _model(
+    target: str,
+    quant: str | None,
+    model: str | None,
+    api_key_env: str | None,
+    threads: int | None,
+    context: int | None,
+) -> _Model:
     """Raises: EngineError for a missing key; also what `evaluation_target` and `only_model` raise."""
     from mentor_edge.cli.targets import evaluation_target
 
@@ -152,7 +177,9 @@ def _model(target: str, quant: str | None, model: str | None, api_key_env: str |
     if isinstance(location, Path):
         if model is not None or api_key_env is not None:
             raise typer.BadParameter("--model and --api-key-env are for endpoints")
-        return _Model(Path(target).resolve().name, location)
+        return _Model(Path(target).resolve().name, location, threads=threads, context=context)
+    if threads is not None or context is not None:
+        raise typer.BadParameter("--threads and --context are for models that run here, not for endpoints")
     from mentor_edge.engines.endpoint import only_model
 
     key = os.environ.get(api_key_env or _DEFAULT_KEY)
@@ -164,28 +191,28 @@ def _model(target: str, quant: str | None, model: str | None, api_key_env: str |
     return _Model(f"{location.partition('://')[2]}-{model}", location, model, key)
 
 
-def _measure(
-    model: _Model, tasks: Suite, limits: AgentLimits | None, items: Path | None, *, again: bool
-) -> _Measurement:
+def _measure(model: _Model, tasks: Suite, items: Path | None, *, again: bool) -> _Measurement:
     from mentor_edge.engines.open import identity_of, open_engine
     from mentor_edge.evaluation.evaluate import evaluate as run_evaluation
     from mentor_edge.evaluation.evaluate import finished_evaluation
 
     identity = identity_of(model.target, model.model)
     path = items or _default_items(model.name, tasks, identity)
-    if not again and (finished := finished_evaluation(path, tasks, identity, limits)):
+    if not again and (finished := finished_evaluation(path, tasks, identity)):
         console.print("this was measured before; use --again to measure it again")
         return _Measurement(finished, model.title, path)
-    with open_engine(model.target, model=model.model, api_key=model.api_key) as engine, StageProgress() as progress:
+    opened = open_engine(
+        model.target, model=model.model, api_key=model.api_key, threads=model.threads, context_length=model.context
+    )
+    with opened as engine, StageProgress() as progress:
         evaluation = run_evaluation(
             engine,
             tasks,
-            limits=limits,
             items=path,
             identity=identity,
             again=again,
             progress=progress,
-            on_note=lambda note: console.print(note, markup=False, soft_wrap=True),
+            on_note=lambda note: console.print(note, soft_wrap=True),
         )
     return _Measurement(evaluation, model.title, path)
 
@@ -211,7 +238,7 @@ def _overlap_with_training(target: Path, tasks: Suite) -> ContaminationReport | 
     try:
         return contamination(tasks_trained_on(runs[0]), tasks.tasks)
     except MentorEdgeError as error:
-        console.print(f"not compared with the training tasks: {error.problem}", markup=False, soft_wrap=True)
+        console.print(f"not compared with the training tasks: {error.problem}", soft_wrap=True)
         return None
 
 

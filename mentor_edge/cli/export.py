@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from mentor_edge.cli.options import Json, Tools
+from mentor_edge.cli.options import Json, MaxTokens, MaxTurnTokens, Threads, Tools, changed_limits
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import RunError
 
@@ -80,6 +81,9 @@ def export(
         list[str] | None,
         typer.Option("--onnx-option", metavar="KEY=VALUE", help="A setting of genai's builder; repeatable."),
     ] = None,
+    max_turn_tokens: MaxTurnTokens = None,
+    max_tokens: MaxTokens = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Merge, convert, quantize, compare with the model, and ship only what passes the gate (exit 3: failed, 4:
@@ -91,7 +95,8 @@ def export(
 
     target = target or newest_run()
     with ExitStack() as open_tools:
-        tasks, _ = load_tasks(suite, data, limit, tools or [], open_tools)
+        tasks = load_tasks(suite, data, limit, tools or [], open_tools)
+        tasks = replace(tasks, limits=changed_limits(tasks.limits, max_turn_tokens, max_tokens, None))
         with StageProgress() as progress:
             source, calibration = _source(target, merge_base)
             artifact = export_model(
@@ -106,6 +111,7 @@ def export(
                 converter=converter,
                 exporter=exporter,
                 onnx_options=_pairs("--onnx-option", onnx_options),
+                threads=threads,
                 calibration=calibration,
                 progress=progress,
             )
@@ -124,7 +130,7 @@ def newest_run() -> Path:
     runs = sorted([*RUNS.glob("*/run.json"), *RUNS.glob("*/*/run.json")], key=lambda path: path.stat().st_mtime)
     if not runs:
         raise RunError(f"there is no finished run in {RUNS}/", "name a run or a Hugging Face directory")
-    console.print(f"exporting the newest run, {runs[-1].parent}", markup=False)
+    console.print(f"exporting the newest run, {runs[-1].parent}")
     return runs[-1].parent
 
 

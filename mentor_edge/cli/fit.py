@@ -9,6 +9,7 @@ import typer
 
 from mentor_edge.cli.options import Json, Overrides
 from mentor_edge.cli.screen import StageProgress, console, print_json
+from mentor_edge.readable import duration, figure
 
 
 def fit(
@@ -21,7 +22,7 @@ def fit(
     from mentor_edge.recipes import recipe_from_yaml
 
     def note(sentence: str) -> None:
-        console.print(f"note: {sentence}", markup=False)
+        console.print(f"note: {sentence}")
 
     recipe = recipe_from_yaml(config, overrides or [])
     with StageProgress() as progress:
@@ -30,11 +31,11 @@ def fit(
     console.print(
         f"{run.recipe} on {run.tasks.used} tasks ({rejected} references left out"
         + (f", see {run.directory / 'rejected.jsonl'}" if rejected else "")
-        + f"), {run.seconds:.0f} s: {run.directory}"
+        + f"), {duration(run.seconds)}: {run.directory}"
     )
     last = run.training_log()[-1]
     numbers = {key: value for key, value in last.items() if isinstance(value, int | float)}
-    console.print("last step: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()))
+    console.print("last step: " + ", ".join(f"{key} {figure(value)}" for key, value in numbers.items()))
     if as_json:
         tasks = run.tasks.model_dump()
         training = None if run.training is None else run.training.model_dump()

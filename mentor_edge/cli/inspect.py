@@ -44,7 +44,7 @@ def inspect(
     from mentor_edge.preflight import inspect_student
 
     report = inspect_student(target, template=template)
-    console.print(f"[bold]{escape(report.target)}[/bold]  {report.kind}", soft_wrap=True)
+    console.print(f"[bold]{escape(report.target)}[/bold]  {report.kind}", soft_wrap=True, markup=True)
     _print_facts(report)
     if report.template is not None:
         _print_template(report.template)
@@ -68,7 +68,7 @@ def _print_facts(report: StudentReport) -> None:
         table.add_row(name, escape(value))
     for each in report.formats:
         table.add_row(each.format.upper(), _support(each))
-    console.print(table)
+    console.print(table, markup=True)
 
 
 def _facts(report: StudentReport) -> Iterator[tuple[str, str]]:
@@ -126,9 +126,9 @@ def _print_template(template: TemplateReport) -> None:
         unread = [name for name, entry in template.read_back.items() if not entry.equal]
         read = f"{_BAD} not {', '.join(unread)}" if unread else f"{_GOOD} with every kind of arguments"
         table.add_row("the parser reads its calls", read)
-    console.print(table)
+    console.print(table, markup=True)
     if template.spelling:
-        console.print("  [bold]how it writes a call[/bold]")
+        console.print("  [bold]how it writes a call[/bold]", markup=True)
         console.print(Padding(Text(template.spelling, style="cyan"), (0, 4), expand=False))
 
 
@@ -146,10 +146,10 @@ def _print_uses(report: StudentReport) -> None:
     for name, use in uses.items():
         if not exported or name == "evaluate, run":
             table.add_row(name, _use(use))
-    console.print(table)
+    console.print(table, markup=True)
     for note in (*report.notes, *(report.template.notes if report.template is not None else ())):
-        console.print(f"  - {note}", markup=False, soft_wrap=True)
-    console.print(f"  next: {_next(report)}", markup=False, soft_wrap=True)
+        console.print(f"  - {note}", soft_wrap=True)
+    console.print(f"  next: {_next(report)}", soft_wrap=True)
 
 
 def _use(use: Use) -> str:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from mentor_edge.engines.process.machine import default_threads
+
+if TYPE_CHECKING:
+    from mentor_edge.tasks.types import AgentLimits
 
 Tools = Annotated[
     list[str] | None,
@@ -20,6 +26,46 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+MaxTurnTokens = Annotated[
+    int | None, typer.Option(min=1, help="Most tokens of one turn of the model. Default: the suite's, or 512.")
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most tokens of all turns, tool results included. Default: the suite's, or 2048."),
+]
+MaxRounds = Annotated[
+    int | None, typer.Option(min=1, help="Most turns that may call tools. Default: the suite's, or 6.")
+]
+Context = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Tokens of one conversation. Default: the model's own length, at most 4096 for GGUF and ONNX.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Processor threads. Default: one for models below 64 MB, which more slow down, else OMP_NUM_THREADS or "
+        f"the physical cores of this machine (here {default_threads()}).",
+    ),
+]
+
+
+def changed_limits(
+    limits: AgentLimits, max_turn_tokens: int | None, max_tokens: int | None, max_rounds: int | None
+) -> AgentLimits:
+    """The limits with those that the user gave. A longer turn makes room for itself in the whole conversation."""
+    per_turn = max_turn_tokens or limits.tokens_per_turn
+    return replace(
+        limits,
+        # A suite without rounds, such as bfcl, ends with the first turn in any case.
+        tool_rounds=(max_rounds or limits.tool_rounds) if limits.tool_rounds else 0,
+        tokens_per_turn=per_turn,
+        completion_tokens=max_tokens or max(limits.completion_tokens, per_turn),
+    )
 
 
 def parts(text: str | None) -> list[str] | None:

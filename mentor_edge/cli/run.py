@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
-from mentor_edge.cli.options import Json, Quant, Tools, parts
-from mentor_edge.cli.screen import console, print_json, print_warning
+from mentor_edge.cli.options import (
+    Context,
+    Json,
+    MaxRounds,
+    MaxTokens,
+    MaxTurnTokens,
+    Quant,
+    Threads,
+    Tools,
+    changed_limits,
+    parts,
+)
+from mentor_edge.cli.screen import console, harmless, print_json, print_warning
 from mentor_edge.cli.tables import print_conversation
+from mentor_edge.readable import counted
+
+if TYPE_CHECKING:
+    from mentor_edge.agent import ToolAgent
+    from mentor_edge.messages import Trajectory
 
 
 def run(
@@ -17,23 +34,79 @@ def run(
     question: Annotated[str, typer.Argument(help="The question.")],
     tools: Tools = None,
     quant: Quant = None,
+    max_turn_tokens: MaxTurnTokens = None,
+    max_tokens: MaxTokens = None,
+    max_rounds: MaxRounds = None,
+    context: Context = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model one question and execute its tool calls. Default tools: the calculator's."""
-    from mentor_edge.agent import ToolAgent
+    from mentor_edge.agent import AgentLimits, ToolAgent
     from mentor_edge.cli.targets import resolve_target
     from mentor_edge.tools.catalog import load_tools
 
     path = resolve_target(target, quant)
     # Names of calculator tools may share one option, separated by commas. Commands and paths may contain commas.
     specs = [part for spec in tools or ["calculator"] for part in ([spec] if ":" in spec else parts(spec) or [])]
-    with load_tools(specs) as loaded, ToolAgent.load(path, loaded.tools) as agent:
+    limits = changed_limits(AgentLimits(), max_turn_tokens, max_tokens, max_rounds)
+    with (
+        load_tools(specs) as loaded,
+        ToolAgent.load(path, loaded.tools, limits, threads=threads, context_length=context) as agent,
+    ):
         for warning in agent.warnings:
             print_warning(warning)
         trajectory = agent.run(question)
+        cut = _cut_off(trajectory, agent)
+        used_threads = getattr(agent.engine, "threads", None)
     print_conversation(question, trajectory.messages)
-    console.print(f"[bold]answer[/bold] {trajectory.answer} ({trajectory.ending})")
+    if trajectory.answer is not None:
+        console.print(Text.assemble(("answer", "bold"), f" {harmless(trajectory.answer)}"))
+    if cut is not None:
+        print_warning(cut)
+    elif not trajectory.terminated:
+        print_warning(f"no answer: {trajectory.ending.replace('_', ' ')}")
+    elif trajectory.ending == "malformed":
+        print_warning("no answer: the last turn contains a tool call that cannot be read")
+    if used_threads is not None:
+        console.print(Text(counted(used_threads, "thread"), "dim"))
     if as_json:
-        messages = [message.to_openai() for message in trajectory.messages]
-        answer = {"answer": trajectory.answer, "ending": trajectory.ending, "messages": messages}
-        print_json(answer | {"warnings": list(agent.warnings)})
+        print_json(
+            {
+                "answer": trajectory.answer,
+                "text": trajectory.text,
+                "ending": trajectory.ending,
+                "cut_by": trajectory.cut_by,
+                "prompt_tokens": len(trajectory.prompt_ids),
+                "tokens": trajectory.tokens,
+                "threads": used_threads,
+                "warnings": list(agent.warnings),
+                "messages": [message.to_openai() for message in trajectory.messages],
+            }
+        )
+    if not trajectory.messages:
+        raise typer.Exit(1)
+
+
+def _cut_off(trajectory: Trajectory, agent: ToolAgent) -> str | None:
+    """Which limit cut the conversation off, and what to do; None if none did."""
+    from mentor_edge.messages import Limit
+
+    context = getattr(agent.engine, "context_length", None)
+    of_the_context = "the context" if context is None else f"the context of {context:,}"
+    prompt, limits = len(trajectory.prompt_ids), agent.limits
+    if trajectory.cut_by is None:
+        return None
+    if trajectory.cut_by is Limit.PROMPT:
+        size = f"prompt of {counted(prompt, 'token')}" if prompt else "the prompt"
+        problem = f"{size} does not fit {of_the_context}"
+        return f"{problem}; offer fewer tools, or allow more with --context if the model was trained for it"
+    if trajectory.cut_by is Limit.CONTEXT:
+        return f"cut off: the conversation filled {of_the_context}; allow more with --context"
+    option, value, unit = {
+        Limit.TURN_TOKENS: ("--max-turn-tokens", limits.tokens_per_turn, "token in one turn"),
+        Limit.TOKENS: ("--max-tokens", limits.completion_tokens, "token in all"),
+        Limit.ROUNDS: ("--max-rounds", limits.tool_rounds, "round of tool calls"),
+    }[trajectory.cut_by]
+    noun, _, rest = unit.partition(" ")
+    return f"cut off after {counted(value, noun)} {rest}; raise it with {option}"

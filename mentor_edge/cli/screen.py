@@ -1,18 +1,40 @@
 """Printing: progress with the time left, and JSON. Everything for people goes to standard error, so that standard
-output has nothing but the JSON of `--json`."""
+output has nothing but the JSON of `--json`.
+
+The console reads no markup: what a model, a user or a library wrote is printed as it is, brackets, backslashes and
+colons included. Commands colour text with `rich.text.Text`.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
-console = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
+from mentor_edge.readable import duration, figure
+
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, width=None if sys.stderr.isatty() else 120)
+
+_EVERY = 30.0
+"""Seconds between the lines of a stage on a pipe."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
@@ -20,9 +42,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-def escaped(text: object) -> str:
-    """Text in which rich finds no markup."""
-    return str(text).replace("[", "\\[")
+def harmless(text: str) -> str:
+    """Text of a model or a tool without control characters, which could move the cursor or change colours."""
+    return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text.replace("\r\n", "\n"))
+
+
+def print_error(text: str) -> None:
+    """Print an error after the word "error" in red."""
+    console.print(Text.assemble(("error:", "red"), f" {harmless(text)}"), soft_wrap=True)
 
 
 _warned: set[str] = set()
@@ -30,42 +57,55 @@ _warned: set[str] = set()
 
 def print_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Say loudly that something does not mean what it seems to; once for each text. Fits `warnings.showwarning`."""
-    text = str(message)
+    text = harmless(str(message))
     if text not in _warned:
         _warned.add(text)
-        console.print(f"[bold red]warning:[/bold red] [red]{escaped(text)}[/red]", soft_wrap=True)
+        console.print(Text.assemble(("warning:", "bold red"), " ", (text, "red")), soft_wrap=True)
+
+
+class _RateColumn(ProgressColumn):
+    """Units per second or, for slow stages, seconds per unit."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_rate(task.finished_speed or task.speed or 0.0), "dim")
+
+
+def _rate(per_second: float) -> str:
+    if per_second <= 0:
+        return ""
+    return f"{figure(round(per_second, 1))}/s" if per_second >= 1 else f"{duration(1 / per_second)} each"
 
 
 class StageProgress:
-    """A `mentor_edge.progress.Progress` with one bar per stage; on a pipe, a line when a stage starts and ends."""
+    """A `mentor_edge.progress.Progress` with one bar per stage: units done, rate and time left. On a pipe, it prints a
+    line when a stage starts, every half minute while units finish, and when the stage ends."""
 
     def __init__(self) -> None:
         self._bars = Progress(
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
+            _RateColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
             transient=False,
+            speed_estimate_period=300,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
+        self._stages: dict[str, _StageLines] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if not console.is_terminal:
-            self._print_lines(stage, done, total)
+            if stage not in self._stages:
+                self._stages[stage] = _StageLines(stage, done, total)
+            if self._stages[stage].report(done, total):
+                del self._stages[stage]
             return
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total)
+            self._tasks[stage] = self._bars.add_task(stage, total=total, completed=done)
         self._bars.update(self._tasks[stage], completed=done, total=total)
-
-    def _print_lines(self, stage: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if stage not in self._started:
-            self._started[stage] = now
-            console.print(f"{stage}: started ({total})")
-        if done == total:
-            console.print(f"{stage}: done in {now - self._started.pop(stage):.1f} s")
 
     def __enter__(self) -> StageProgress:
         if console.is_terminal:
@@ -77,3 +117,28 @@ class StageProgress:
     ) -> None:
         if console.is_terminal:
             self._bars.stop()
+
+
+class _StageLines:
+    """The lines of one stage on a pipe."""
+
+    def __init__(self, stage: str, done: int, total: int) -> None:
+        self._stage = stage
+        self._first = done
+        self._started = self._printed = time.monotonic()
+        resumed = f", {done:,} done before" if done else ""
+        console.print(f"{stage}: started ({total:,}{resumed})")
+
+    def report(self, done: int, total: int) -> bool:
+        """Print what is new. Returns whether the stage has ended."""
+        now = time.monotonic()
+        elapsed = now - self._started
+        if done >= total:
+            console.print(f"{self._stage}: done in {duration(elapsed)}")
+            return True
+        if done > self._first and now - self._printed >= _EVERY:
+            self._printed = now
+            speed = (done - self._first) / elapsed
+            left = duration((total - done) / speed)
+            console.print(f"{self._stage}: {done:,} of {total:,}, {_rate(speed)}, about {left} left")
+        return False

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from mentor_edge.cli.screen import console, print_warning
+from mentor_edge.cli.screen import console, harmless, print_warning
 from mentor_edge.evaluation.document import Grid, Strong, message_text
 from mentor_edge.messages import Message
+from mentor_edge.readable import duration
 from mentor_edge.results import QuantizedParity
 
 if TYPE_CHECKING:
@@ -26,26 +27,26 @@ _VERDICT_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 def print_grid(grid: Grid, title: str, *, unwrapped: Sequence[str] = (), verdict: str | None = None) -> None:
     """Print a table. Columns in `unwrapped` stay on one line; the column `verdict` colours its rows."""
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=title, title_justify="left")
     for name in grid.header:
-        table.add_column(escape(name), no_wrap=name in unwrapped)
+        table.add_column(name, no_wrap=name in unwrapped)
     for row in grid.rows:
-        cells = (f"[bold]{escape(cell)}[/bold]" if isinstance(cell, Strong) else escape(cell) for cell in row)
+        cells = (Text(cell, "bold") if isinstance(cell, Strong) else cell for cell in row)
         table.add_row(*cells, style=None if verdict is None else _VERDICT_STYLE[row[grid.header.index(verdict)]])
     console.print(table)
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:
-    """The figures of every domain and split, and how trajectories ended."""
-    from mentor_edge.evaluation.report import figures_grid, statements
+    """What a reader must know first, the figures of every domain and split, and how trajectories ended."""
+    from mentor_edge.evaluation.report import figures_grid, first_lines, statements
 
-    for warning in evaluation.warnings:
+    known = first_lines(evaluation)
+    for warning in known:
         print_warning(warning)
     title = f"{evaluation.suite} {evaluation.version}: {title}"
-    marked = f"{title} (see the warning)" if evaluation.warnings else title
-    print_grid(figures_grid(evaluation), marked, unwrapped=("seconds",))
+    print_grid(figures_grid(evaluation), f"{title} (see the warning)" if known else title, unwrapped=("time",))
     for statement in (*statements(evaluation), f"suite's sha256: {evaluation.sha256}"):
-        console.print(statement, markup=False)
+        console.print(statement)
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -68,7 +69,7 @@ def print_comparison(comparison: Comparison) -> None:
             print_grid(grid, f"{title}; paired differences, points [interval]; bold: excludes zero")
     print_grid(cost_grid(comparison), "costs, means over runs")
     for statement in limits(comparison):
-        console.print(f"- {statement}", markup=False)
+        console.print(f"- {statement}")
 
 
 def print_quickstart(summary: QuickstartSummary, out: Path) -> None:
@@ -78,20 +79,20 @@ def print_quickstart(summary: QuickstartSummary, out: Path) -> None:
 
     print_grid(accuracy_grid(summary), "accuracy, % (greedy, torch)")
     for sentence in (*lift_sentences(summary), summary.overlap):
-        console.print(sentence, markup=False)
+        console.print(sentence)
     title = "gate: merged torch model against the file in llama.cpp"
     print_grid(gate_grid(summary.artifacts), title, verdict="gate")
     conversation = summary.conversation
-    console.print(f"\n[bold]{conversation.file}[/bold] answers (expected: {conversation.expected})")
+    console.print(Text.assemble("\n", (conversation.file, "bold"), f" answers (expected: {conversation.expected})"))
     print_conversation(conversation.question, [Message.from_openai(row) for row in conversation.messages])
-    stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary.seconds.items())
-    console.print(f"\nseconds: {stages}\nwritten: {out / 'report.md'}, {out / 'summary.json'}", markup=False)
+    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in summary.seconds.items())
+    console.print(f"\ntime: {stages}\nwritten: {out / 'report.md'}, {out / 'summary.json'}")
 
 
 def print_conversation(question: str, messages: Sequence[Message]) -> None:
     """A conversation, one line per message."""
     for message in (Message("user", question), *messages):
-        console.print(f"  [dim]{message.role:>9}[/dim]  {escape(message_text(message))}")
+        console.print(Text.assemble("  ", (f"{message.role:>9}", "dim"), f"  {harmless(message_text(message))}"))
 
 
 def print_gate(artifact: Artifact) -> None:
@@ -102,16 +103,15 @@ def print_gate(artifact: Artifact) -> None:
     print_grid(gate_grid(artifact.summary()), f"gate on {manifest.suite.name}", verdict="gate")
     if (choice := manifest.source.choice) is not None:
         solved = ", ".join(f"{base} {correct}" for base, correct in choice.correct.items())
-        console.print(f"merged onto the {choice.base} base (right answers out of {choice.n}: {solved})", markup=False)
+        console.print(f"merged onto the {choice.base} base (right answers out of {choice.n}: {solved})")
     for format, parity in manifest.parity.items():
         console.print(
             f"{format}: after the conversion no logit differs by more than {parity.max_difference:.1e} in "
             f"{parity.positions} positions; template and {parity.text.token_cases} token cases are equal",
-            markup=False,
         )
     for entry in manifest.entries:
-        console.print(f"{entry.format} {entry.quant}: {'; '.join(_facts(entry))}", markup=False, soft_wrap=True)
-    console.print(f"written: {artifact.directory} (its run.md lists the commands to run it)", markup=False)
+        console.print(f"{entry.format} {entry.quant}: {'; '.join(_facts(entry))}", soft_wrap=True)
+    console.print(f"written: {artifact.directory} (its run.md lists the commands to run it)")
 
 
 def _facts(entry: ManifestEntry) -> Iterator[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from mentor_edge.cli.options import Json, Tools
@@ -38,7 +37,7 @@ def validate(
         result = validate_file(file, loaded.by_name, executor, limit=limit, progress=progress)
     _print_failures(result.failures)
     counts = f"{result.tasks} tasks, {result.references} references, {len(result.failures)} failures"
-    console.print(f"{file}: {counts}", markup=False)
+    console.print(f"{file}: {counts}")
     if as_json:
         print_json(result.to_json())
     if result.failures:
@@ -76,11 +75,11 @@ def print_contamination(report: ContaminationReport) -> None:
     table = Table("domain", "n", "equal", f"shared from {report.threshold:g}", "mean share", title=title)
     for domain, counts in report.by_domain.items():
         cells = map(str, (counts.n, counts.exact, counts.overlapping))
-        table.add_row(escape(domain), *cells, f"{counts.mean_share:.3f}")
+        table.add_row(domain, *cells, f"{counts.mean_share:.3f}")
     console.print(table)
     for pair in report.overlaps[:_SHOWN]:
         relation = "equal to" if pair.exact else f"{pair.share:.2f} of its {report.n}-grams in"
-        console.print(f"  {pair.evaluation_id}: {relation} {pair.training_id}", markup=False)
+        console.print(f"  {pair.evaluation_id}: {relation} {pair.training_id}")
     if len(report.overlaps) > _SHOWN:
         console.print(f"  and {len(report.overlaps) - _SHOWN} more")
 
@@ -90,7 +89,7 @@ def _print_failures(failures: Sequence[ReferenceFailure]) -> None:
         return
     table = Table("line", "task", "reference", "reason")
     for row in failures[:_SHOWN]:
-        table.add_row(str(row.line), escape(row.id), str(row.reference or "-"), escape(row.reason))
+        table.add_row(str(row.line), row.id, str(row.reference or "-"), row.reason)
     console.print(table)
     if len(failures) > _SHOWN:
         console.print(f"and {len(failures) - _SHOWN} more (--json lists all)")

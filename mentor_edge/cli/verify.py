@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from mentor_edge.cli.options import Json
 from mentor_edge.cli.screen import console, print_json
@@ -21,7 +22,7 @@ def verify(
 
     problems = find_problems(directory)
     for problem in problems:
-        console.print(f"[red]bad[/red] {problem}", soft_wrap=True)
+        console.print(Text.assemble(("bad", "red"), f" {problem}"), soft_wrap=True)
     if not problems:
         console.print(f"all {len(Manifest.read(directory).sha256)} files of {directory} match its manifest")
     if as_json:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # the child processes need only `Generation`
     from mentor_edge.chat import ChatTemplate
-    from mentor_edge.messages import Message
+    from mentor_edge.messages import Limit, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,8 @@ class Reply:
     """The turn contains something that looks like a tool call but cannot be read."""
     tokens: int
     """Tokens that the model wrote."""
+    cut_by: Limit | None = None
+    """The limit that cut the turn; None if it is finished, or if only the dialogue knows."""
 
 
 @runtime_checkable

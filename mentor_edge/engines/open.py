@@ -28,7 +28,12 @@ def is_endpoint(target: str | Path) -> bool:
 
 @contextmanager
 def open_engine(
-    target: str | Path, *, model: str | None = None, api_key: str | None = None
+    target: str | Path,
+    *,
+    model: str | None = None,
+    api_key: str | None = None,
+    threads: int | None = None,
+    context_length: int | None = None,
 ) -> Iterator[Engine | ChatEngine]:
     """Open the model at `target`; its runtime is closed when the context ends.
 
@@ -38,6 +43,10 @@ def open_engine(
             its manifest.
         model: the name of the endpoint's model; not needed if it serves only one.
         api_key: sent to the endpoint.
+        threads: processor threads of the runtime; an endpoint ignores them. Default: one for models below 64 MB, which
+            more threads slow down, else `OMP_NUM_THREADS` or the machine's physical cores.
+        context_length: tokens of one conversation; an endpoint ignores it. Default: the model's own length, of which
+            llama.cpp and onnxruntime-genai use at most 4,096.
 
     Raises:
         EngineError: when there is no model at `target`, or its runtime cannot load it.
@@ -55,17 +64,17 @@ def open_engine(
     if path.is_file():
         from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 
-        with LlamaCppEngine(path) as llama:
+        with LlamaCppEngine(path, threads=threads, context_length=context_length) as llama:
             yield llama
     elif (path / "genai_config.json").is_file():
         from mentor_edge.engines.onnx.engine import OnnxEngine
 
-        with OnnxEngine(path) as onnx:
+        with OnnxEngine(path, threads=threads, context_length=context_length) as onnx:
             yield onnx
     elif (path / "config.json").is_file():
         from mentor_edge.engines.torch.engine import TransformersEngine  # loads torch
 
-        yield TransformersEngine.load(path)
+        yield TransformersEngine.load(path, threads=threads, context_length=context_length)
     else:
         raise _not_a_model(path)
 

@@ -7,16 +7,18 @@ import logging
 from collections.abc import Callable, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import ChatEngine, Engine
+from mentor_edge.evaluation.cut_off import CutOff, cut_offs
 from mentor_edge.evaluation.journal import Header, Journal, partial_path, read_items, write_items
 from mentor_edge.evaluation.outcome import Outcome, outcome_of
 from mentor_edge.evaluation.summary import Counts, by_domain, by_split
 from mentor_edge.inspection.tool_use import engine_warnings, warn
+from mentor_edge.messages import Trajectory
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.execution.executor import ToolExecutor
@@ -44,6 +46,10 @@ class Evaluation:
     """Tasks that ran at the same time; None if no engine ran."""
     warnings: tuple[str, ...] = ()
     """Why the figures do not mean what they seem to, such as a chat template that drops the tools."""
+    context_length: int | None = None
+    """Tokens that one conversation could have; None if the engine does not know."""
+    threads: int | None = None
+    """Processor threads of the engine; None if it does not know."""
 
     def counts(self, *, split: str | None = None, domain: str | None = None) -> Counts:
         """Items and right answers of all tasks, or of one split or domain."""
@@ -67,6 +73,15 @@ class Evaluation:
         """Conversations that ended with an unreadable tool call."""
         return sum(outcome.malformed for outcome in self.outcomes)
 
+    def cut_offs(self) -> list[CutOff]:
+        """Which limits cut conversations off, and how to raise them."""
+        return cut_offs(self.outcomes, self.limits, self.context_length)
+
+    @property
+    def cut_off(self) -> int:
+        """Conversations that a limit cut off before the model could finish."""
+        return sum(outcome.cut_by is not None for outcome in self.outcomes)
+
     @property
     def unknown_tools(self) -> int:
         """Conversations that called a tool that was not offered."""
@@ -83,6 +98,8 @@ class Evaluation:
             limits=self.limits,
             batch_size=self.batch_size,
             warnings=self.warnings,
+            context_length=self.context_length,
+            threads=self.threads,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -91,6 +108,10 @@ class Evaluation:
             "n": len(self.outcomes),
             "splits": {split: figures.to_json() for split, figures in by_split(self.outcomes).items()},
             "domains": {domain: figures.to_json() for domain, figures in by_domain(self.outcomes).items()},
+            "cut_off": [
+                {"limit": cut.limit.value, "count": cut.count, "severe": cut.severe, "statement": cut.statement}
+                for cut in self.cut_offs()
+            ],
         }
 
     def write_jsonl(self, path: str | Path) -> None:
@@ -113,6 +134,8 @@ class Evaluation:
             limits=header.limits,
             batch_size=header.batch_size,
             warnings=header.warnings,
+            context_length=header.context_length,
+            threads=header.threads,
         )
 
 
@@ -133,9 +156,9 @@ def evaluate(
     Tasks with an `answer` run the whole tool loop and are right if the final answer is. Tasks with `accepted_calls`
     (BFCL) stop after the first turn without executing anything, and are right if its calls are.
 
-    With `items`, the outcomes go to a file. While the evaluation runs they are in ITEMS.partial, batch by batch, and
-    the same call after a kill runs only the missing batches. A finished file of the same suite, limits and `identity`
-    is read back instead, unless it has a journal. A file of another measurement is replaced.
+    With `items`, the outcomes go to a file. While the evaluation runs they are in ITEMS.partial, each as soon as its
+    conversation ends, and the same call after a kill runs only the missing tasks. A finished file of the same suite,
+    limits and `identity` is read back instead, unless it has a journal. A file of another measurement is replaced.
 
     A model whose chat template drops tools, calls or results is measured, but the evaluation, its file and its reports
     carry a warning, and Python gets it as a `MentorEdgeWarning`.
@@ -157,14 +180,26 @@ def evaluate(
     Raises:
         EngineError: when the runtime dies.
         StudentError: when the chat template refuses a prompt.
-        OutputError: when `items` cannot be written. Finished batches stay in the journal.
+        OutputError: when `items` cannot be written. Finished tasks stay in the journal.
         TaskError: when `items` is not a file of outcomes.
         ValueError: for `items` without `identity`.
     """
     limits = limits or suite.limits
     warnings = engine_warnings(engine) if any(task.tools for task in suite.tasks) else ()
     warn(warnings)
-    plan = Evaluation(suite.name, suite.version, suite.sha256, (), identity, limits, engine.batch_size, warnings)
+    plan = Evaluation(
+        suite.name,
+        suite.version,
+        suite.sha256,
+        (),
+        identity,
+        limits,
+        engine.batch_size,
+        warnings,
+        # An endpoint knows neither.
+        getattr(engine, "context_length", None),
+        getattr(engine, "threads", None),
+    )
     batches = _batches(suite.tasks, limits, engine.batch_size)
     with ExitStack() as stack:
         journal = None
@@ -174,24 +209,28 @@ def evaluate(
             note = on_note or logging.getLogger(__name__).warning
             if (stored := _stored(Path(items), plan, note)) is not None and not again:
                 return stored
-            ids = [[task.id for _, task in batch.tasks] for batch in batches]
+            ids = [task.id for task in suite.tasks]
             journal = stack.enter_context(Journal(Path(items), plan.header, ids, note))
-            if again and len(journal.batches) == len(batches):
+            if again and len(journal.outcomes) == len(ids):
                 journal.restart()  # the last measurement finished, and was killed before it removed its journal
         executor = executor or stack.enter_context(ToolExecutor())
-        finished = [] if journal is None else list(journal.batches)
+        finished = {} if journal is None else dict(journal.outcomes)
         stage = f"evaluate on {suite.name}"
-        for batch in batches[len(finished) :]:
-            progress(stage, sum(map(len, finished)), len(suite.tasks))
-            tasks = [task for _, task in batch.tasks]
-            trajectories = run_conversations(engine, tasks, executor, batch.limits)
-            finished.append(
-                [outcome_of(task, trajectory) for task, trajectory in zip(tasks, trajectories, strict=True)]
-            )
+        progress(stage, len(finished), len(suite.tasks))
+
+        def record(tasks: Sequence[Task], index: int, trajectory: Trajectory) -> None:
+            outcome = outcome_of(tasks[index], trajectory)
+            finished[outcome.task_id] = outcome
             if journal is not None:
-                journal.append(finished[-1])
-        progress(stage, len(suite.tasks), len(suite.tasks))
-        evaluation = replace(plan, outcomes=_in_suite_order(batches, finished))
+                journal.append(outcome)
+            progress(stage, len(finished), len(suite.tasks))
+
+        for batch in batches:
+            if missing := [task for task in batch.tasks if task.id not in finished]:
+                run_conversations(engine, missing, executor, batch.limits, on_end=partial(record, missing))
+                if journal is not None:
+                    journal.sync()
+        evaluation = replace(plan, outcomes=tuple(finished[task.id] for task in suite.tasks))
         if items is not None and journal is not None:
             evaluation.write_jsonl(items)
             journal.remove()
@@ -200,9 +239,9 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Tasks that run at the same time, with their indices in the suite."""
+    """Tasks that run at the same time. An interrupted evaluation resumes with the same batches, less what it has."""
 
-    tasks: Sequence[tuple[int, Task]]
+    tasks: Sequence[Task]
     limits: AgentLimits
 
 
@@ -210,16 +249,10 @@ def _batches(tasks: Sequence[Task], limits: AgentLimits, size: int) -> list[_Bat
     """Tasks that run the whole loop, then tasks that end after the first turn, `size` at a time."""
     batches = []
     for first_turn_only in (False, True):
-        chosen = [(i, task) for i, task in enumerate(tasks) if (task.accepted_calls is not None) == first_turn_only]
+        chosen = [task for task in tasks if (task.accepted_calls is not None) == first_turn_only]
         batch_limits = replace(limits, tool_rounds=0) if first_turn_only else limits
         batches += [_Batch(chosen[start : start + size], batch_limits) for start in range(0, len(chosen), size)]
     return batches
-
-
-def _in_suite_order(batches: Sequence[_Batch], finished: Sequence[Sequence[Outcome]]) -> tuple[Outcome, ...]:
-    indices = chain.from_iterable((index for index, _ in batch.tasks) for batch in batches)
-    by_index = dict(zip(indices, chain.from_iterable(finished), strict=True))
-    return tuple(by_index[index] for index in range(len(by_index)))
 
 
 def finished_evaluation(
@@ -228,7 +261,8 @@ def finished_evaluation(
     """The evaluation in the file `items`, or None if it measured something else or a newer one has begun (there is a
     journal).
 
-    A different batch size is accepted: it changes only the last digits of a logit.
+    Another batch size, context or number of threads is accepted: they change only the last digits of a logit, and a
+    conversation that needs more context was cut off and says so.
     Raises: TaskError when `items` is not a file of outcomes.
     """
     limits = limits or suite.limits
@@ -236,12 +270,15 @@ def finished_evaluation(
     return _stored(Path(items), plan, lambda note: None)
 
 
+# Warnings follow from the model, which the identity stands for.
+_OF_THE_RUNTIME: dict[str, Any] = {"batch_size": None, "context_length": None, "threads": None, "warnings": ()}
+
+
 def _stored(items: Path, plan: Evaluation, note: Callable[[str], None]) -> Evaluation | None:
     if not items.exists():
         return None
     stored = Evaluation.from_jsonl(items)  # even to replace it: a file of anything else must not be overwritten
-    # Warnings follow from the model, which the identity stands for.
-    if replace(stored, outcomes=(), batch_size=None, warnings=()) != replace(plan, batch_size=None, warnings=()):
+    if replace(stored, outcomes=(), **_OF_THE_RUNTIME) != replace(plan, outcomes=(), **_OF_THE_RUNTIME):
         note(f"{items} contains another measurement; this one replaces it when it is finished")
         return None
     return None if partial_path(items).exists() else stored

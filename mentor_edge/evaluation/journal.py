@@ -3,9 +3,10 @@
 A finished file is JSON lines: `{"evaluation": HEADER}`, then one outcome per task, in the suite's order. `Header`
 records what was measured.
 
-PATH.partial is the journal: the same header, then outcomes in the order in which batches ran. Every batch is on disk
-before the next one starts. Resuming keeps whole batches and drops a half-written one. Batches keep their boundaries, so
-no figure depends on where the evaluation was killed.
+PATH.partial is the journal: the same header, then outcomes in the order in which conversations ended. Each is written
+when its conversation ends, and a whole batch is on the disk before the next one starts: a kill loses the conversations
+in progress, a power failure at most a batch. Resuming drops a half-written row and keeps the batches. Only the
+interrupted batch runs with fewer rows, which can change the last digits of a logit.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ class Header(Result):
     """Tasks that ran at the same time; None if no engine ran."""
     warnings: tuple[str, ...] = ()
     """Why the figures do not mean what they seem to, such as a chat template that drops the tools."""
+    context_length: int | None = None
+    """Tokens that one conversation could have; None if the engine does not know."""
+    threads: int | None = None
+    """Processor threads of the engine; None if it does not know."""
 
     def to_json(self) -> dict[str, Any]:
         """The header as a dictionary."""
@@ -93,19 +98,17 @@ def _header(row: Any) -> Header:
 
 
 class Journal:
-    """PATH.partial, open and locked while an evaluation runs. `batches` has the outcomes of the finished batches.
+    """PATH.partial, open and locked while an evaluation runs. `outcomes` has the finished ones by task.
 
-    `task_ids` are the ids of every batch, in the order in which batches run. A journal of another measurement is
-    emptied, and `on_note` is called. Use it as a context manager; it removes the file if no batch was finished.
+    `task_ids` are the ids of the suite's tasks. A journal of another measurement is emptied, and `on_note` is called.
+    Use it as a context manager; it removes the file if no task was finished.
 
     Raises: OutputError when the file cannot be written or another process is writing it.
     """
 
-    def __init__(
-        self, path: Path, header: Header, task_ids: Sequence[Sequence[str]], on_note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, path: Path, header: Header, task_ids: Sequence[str], on_note: Callable[[str], None]) -> None:
         self.path = partial_path(path)
-        self.batches: list[list[Outcome]] = []
+        self.outcomes: dict[str, Outcome] = {}
         with explained_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a+b")
@@ -129,7 +132,7 @@ class Journal:
                     ) from error
             time.sleep(_LOCK_SECONDS / 20)
 
-    def _resume(self, header: Header, task_ids: Sequence[Sequence[str]], on_note: Callable[[str], None]) -> None:
+    def _resume(self, header: Header, task_ids: Sequence[str], on_note: Callable[[str], None]) -> None:
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
         first = json.dumps(_header_row(header)).encode() + b"\n"
@@ -141,27 +144,31 @@ class Journal:
             self._file.truncate(0)
             self._write(first)
             return
-        end = 1  # the first line that is not kept
-        for ids in task_ids:
-            batch = _parsed(lines[end : end + len(ids)])
-            if [outcome.task_id for outcome in batch] != list(ids):
+        missing = set(task_ids)
+        for outcome in _parsed(lines[1:]):
+            if outcome.task_id not in missing:
                 break
-            self.batches.append(batch)
-            end += len(ids)
-        self._file.truncate(sum(map(len, lines[:end])))
+            missing.remove(outcome.task_id)
+            self.outcomes[outcome.task_id] = outcome
+        self._file.truncate(sum(map(len, lines[: 1 + len(self.outcomes)])))
 
-    def append(self, outcomes: Sequence[Outcome]) -> None:
-        """Add a batch; it is on disk when this returns. Raises: OutputError."""
+    def append(self, outcome: Outcome) -> None:
+        """Add an outcome; it survives the end of this process when this returns. Raises: OutputError."""
         with explained_write_errors(self.path):
-            self._write(b"".join(json.dumps(outcome.to_json()).encode() + b"\n" for outcome in outcomes))
-        self.batches.append(list(outcomes))
+            self._write(json.dumps(outcome.to_json()).encode() + b"\n")
+        self.outcomes[outcome.task_id] = outcome
+
+    def sync(self) -> None:
+        """Wait until the outcomes are on the disk. Raises: OutputError."""
+        with explained_write_errors(self.path):
+            os.fsync(self._file.fileno())
 
     def restart(self) -> None:
-        """Forget every batch. Raises: OutputError."""
+        """Forget every outcome. Raises: OutputError."""
         with explained_write_errors(self.path):
             self._file.seek(0)
             self._file.truncate(len(self._file.readline()))
-        self.batches.clear()
+        self.outcomes.clear()
 
     def remove(self) -> None:
         """Remove the file, after a finished file has replaced it."""
@@ -170,7 +177,6 @@ class Journal:
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._file.flush()
-        os.fsync(self._file.fileno())
 
     def _close(self) -> None:
         with suppress(OSError):  # closing flushes, which fails on a full disk
@@ -180,8 +186,8 @@ class Journal:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        # Look at the file, not at `batches`: Ctrl-C may come between writing a batch and adding it to the list.
-        if not self.batches and not self._has_outcomes():
+        # Look at the file, too: Ctrl-C may come between writing an outcome and remembering it.
+        if not self.outcomes and not self._has_outcomes():
             self.remove()
         self._close()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from mentor_edge.messages import Ending, Message, Trajectory
+from mentor_edge.messages import Ending, Limit, Message, Trajectory
 from mentor_edge.rewards import is_correct
 from mentor_edge.tasks.answers.passages import passage_metrics
 from mentor_edge.tasks.call_matching import match_calls
@@ -80,6 +80,10 @@ class Outcome:
     """Names of the tools offered."""
     prompt: Messages = ()
     """The prompt, in OpenAI's format."""
+    cut_by: Limit | None = None
+    """The limit that cut the conversation off before the model could finish; None if none did."""
+    prompt_tokens: Count = 0
+    """Tokens of the rendered prompt; 0 if they were not counted."""
 
     def to_json(self) -> dict[str, Any]:
         """The row of an items file."""
@@ -91,7 +95,7 @@ class Outcome:
         """Raises: ValueError naming the field that is missing or has an invalid value."""
         if not isinstance(row, dict):
             raise ValueError(f"expected an object, found {type(row).__name__}")
-        if missing := [f.name for f in fields(Outcome) if f.name not in row]:
+        if missing := [f.name for f in fields(Outcome) if f.name not in row and f.name not in _ADDED_LATER]:
             raise ValueError(f"{missing[0]}: missing")
         try:
             return _ADAPTER.validate_python(row)
@@ -102,6 +106,8 @@ class Outcome:
             raise ValueError(f"{name}: {reason}") from error
 
 
+_ADDED_LATER = frozenset({"cut_by", "prompt_tokens"})
+"""Fields that the rows of older versions lack."""
 _ADAPTER = TypeAdapter(Outcome)
 
 
@@ -133,6 +139,8 @@ def outcome_of(task: Task, trajectory: Trajectory) -> Outcome:
         messages=trajectory.messages,
         seconds=round(trajectory.seconds, 4),
         metrics=_metrics(task, trajectory),
+        cut_by=trajectory.cut_by,
+        prompt_tokens=len(trajectory.prompt_ids),
         **_of_task(task),
     )
 

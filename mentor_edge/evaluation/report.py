@@ -16,12 +16,13 @@ from mentor_edge.evaluation.document import (
 )
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.evaluation.summary import Summary, by_domain, by_split
+from mentor_edge.readable import duration
 
 _NOTES = (
     "Intervals are Wilson's, at 95 %. Malformed: ended with an unreadable tool call, which is never right. "
-    "Unknown: called a tool that was not offered.",
-    "Calls, turns and tokens are means per task. Seconds are percentiles (50/90/99) of the time from the start of a "
-    "task's batch to its end.",
+    "Cut off: a limit ended the conversation, which is never right. Unknown: called a tool that was not offered.",
+    "Calls, turns and tokens are means per task. Time: percentiles (50 / 90 / 99) from the start of a task's batch to "
+    "its end.",
 )
 
 
@@ -38,12 +39,15 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, note
         "suite": f"{evaluation.suite} {evaluation.version}, {len(evaluation.outcomes)} tasks",
         "suite's hash": evaluation.sha256,
         "model": evaluation.identity,
-        "limits": "none" if limits is None else ", ".join(f"{name} {value}" for name, value in asdict(limits).items()),
+        "threads": "unknown" if evaluation.threads is None else str(evaluation.threads),
+        "limits": "none"
+        if limits is None
+        else ", ".join(f"{name} {value:,}" for name, value in asdict(limits).items()),
     }
     lines = [
         f"# {evaluation.suite}: {title}",
         "",
-        *(line for warning in evaluation.warnings for line in (f"**Warning: {warning}**", "")),
+        *(line for warning in first_lines(evaluation) for line in (f"**Warning: {warning}**", "")),
         *(f"- {name}: {value}" for name, value in facts.items()),
         "",
         *markdown_table(Grid(grid.header, [[cell.replace("|", r"\|") for cell in row] for row in grid.rows])),
@@ -77,12 +81,13 @@ def figures_grid(evaluation: Evaluation) -> Grid:
         "right %",
         "95 % interval",
         "malformed %",
+        "cut off %",
         "unknown %",
         *(f"{m} %" for m in metrics),
         "calls",
         "turns",
         "tokens",
-        "seconds",
+        "time",
     ]
     return Grid(header, [_row(label, figures, metrics) for label, figures in groups])
 
@@ -95,22 +100,30 @@ def _row(label: str, figures: Summary, metrics: list[str]) -> list[str]:
         _percent(figures.accuracy),
         f"{_percent(figures.low)} to {_percent(figures.high)}",
         _percent(figures.malformed_rate),
+        _percent(figures.cut_off_rate),
         _percent(figures.unknown_tool_rate),
         *(_percent(figures.metrics[name]) if name in figures.metrics else "-" for name in metrics),
         f"{figures.calls:.2f}",
         f"{figures.turns:.2f}",
-        "-" if figures.tokens is None else f"{figures.tokens:.0f}",
-        "-" if seconds is None else "/".join(f"{value:.2g}" for value in seconds.values()),
+        "-" if figures.tokens is None else f"{figures.tokens:,.0f}",
+        "-" if seconds is None else " / ".join(duration(value) for value in seconds.values()),
     ]
 
 
+def first_lines(evaluation: Evaluation) -> list[str]:
+    """What a reader must know before the figures: they come first in every report."""
+    return [*evaluation.warnings, *(cut.statement for cut in evaluation.cut_offs() if cut.severe)]
+
+
 def statements(evaluation: Evaluation) -> Iterator[str]:
-    """How trajectories ended and how many predictions are missing, per split."""
+    """How trajectories ended and how many predictions are missing, per split, and what few conversations were cut off
+    by."""
     for split, figures in by_split(evaluation.outcomes).items():
         parts = [f"{count} {ending.replace('_', ' ')}" for ending, count in figures.endings.items()]
         if figures.missing:
             parts.append(f"{figures.missing} without a prediction, counted as wrong")
         yield f"{split}: {', '.join(parts)}"
+    yield from (cut.statement for cut in evaluation.cut_offs() if not cut.severe)
 
 
 def _percent(proportion: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mentor_edge.evaluation.outcome import MISSING, Outcome
 from mentor_edge.evaluation.statistics import wilson
-from mentor_edge.messages import Ending
+from mentor_edge.messages import Ending, Limit
 from mentor_edge.results import Result
 
 
@@ -45,6 +45,12 @@ class Summary:
     """Tasks that called a tool that was not offered, right or wrong."""
     unknown_tool_rate: float
     """Their share."""
+    cut_off: int
+    """Tasks that a limit cut off before the model could finish."""
+    cut_off_rate: float
+    """Their share."""
+    cut_by: Mapping[str, int]
+    """How many of them each limit cut off (see `mentor_edge.messages.Limit`)."""
     missing: int
     """Tasks without a prediction; always wrong."""
     endings: Mapping[str, int]
@@ -73,6 +79,7 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
     malformed = sum(outcome.malformed for outcome in outcomes)
     unknown_tool = sum(outcome.unknown_tool for outcome in outcomes)
     endings = Counter(outcome.ending for outcome in outcomes)
+    cut_by = Counter(outcome.cut_by for outcome in outcomes if outcome.cut_by is not None)
     names = dict.fromkeys(name for outcome in outcomes for name in outcome.metrics)
     return Summary(
         n=n,
@@ -84,6 +91,9 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
         malformed_rate=malformed / n,
         unknown_tool=unknown_tool,
         unknown_tool_rate=unknown_tool / n,
+        cut_off=cut_by.total(),
+        cut_off_rate=cut_by.total() / n,
+        cut_by={limit.value: cut_by[limit] for limit in Limit if cut_by[limit]},
         missing=sum(outcome.error == MISSING for outcome in outcomes),
         endings={ending.value: endings[ending] for ending in Ending if endings[ending]},
         calls=fmean(outcome.calls for outcome in outcomes),

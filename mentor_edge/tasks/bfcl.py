@@ -19,7 +19,7 @@ from mentor_edge.tasks.types import AgentLimits, Suite, Task, never_executed
 from mentor_edge.tools.types import Tool
 
 VERSION = "v4-2026.3.23"
-LIMITS = AgentLimits(tool_rounds=0, tokens_per_turn=256, completion_tokens=512)
+LIMITS = AgentLimits(tool_rounds=0, tokens_per_turn=1024, completion_tokens=1024)
 """Limits of one conversation: one turn, and no call is executed."""
 CATEGORIES = ("simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance")
 

@@ -32,7 +32,7 @@ from mentor_edge.tasks.nano.teacher import trajectory_of
 from mentor_edge.tasks.types import AgentLimits, Suite, Task
 
 VERSION = "1"
-LIMITS = AgentLimits(tool_rounds=8, tokens_per_turn=192, completion_tokens=1024)
+LIMITS = AgentLimits(tool_rounds=8, tokens_per_turn=512, completion_tokens=2048)
 """Limits of one conversation, wide enough for every reference."""
 DEFAULT_COUNTS: Mapping[str, int] = {
     "one_step": 100,

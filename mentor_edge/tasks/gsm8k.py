@@ -24,7 +24,7 @@ from mentor_edge.tools.calculator import CALCULATOR, normalized
 
 INSTRUCTION = r"Put the final answer in \boxed{}."
 VERSION = "1"
-LIMITS = AgentLimits(tool_rounds=12, tokens_per_turn=192, completion_tokens=1024)
+LIMITS = AgentLimits(tool_rounds=12, tokens_per_turn=1024, completion_tokens=3072)
 """Limits of one conversation, wide enough for every reference."""
 
 TOOLS = tuple(sorted(CALCULATOR, key=lambda tool: tool.name))

@@ -29,7 +29,7 @@ from mentor_edge.tools.types import Tool
 
 INSTRUCTION = r"Search as often as you need. Put the final answer, in as few words as possible, in \boxed{}."
 VERSION = "1"
-LIMITS = AgentLimits(tool_rounds=8, tokens_per_turn=256, completion_tokens=8192)
+LIMITS = AgentLimits(tool_rounds=8, tokens_per_turn=512, completion_tokens=8192)
 """Limits of one conversation: room for eight searches."""
 
 

@@ -77,9 +77,9 @@ class AgentLimits:
 
     tool_rounds: int = 6
     """How many turns may call tools. With 0, the first calls end the conversation and nothing is executed."""
-    tokens_per_turn: int = 256
+    tokens_per_turn: int = 512
     """How many tokens the model may write in one turn."""
-    completion_tokens: int = 1024
+    completion_tokens: int = 2048
     """How many tokens all turns may have together. Tool results count too if the engine counts them."""
 
 

@@ -172,7 +172,7 @@ def test_progress_and_temperature_are_passed_on(executor):
     run_conversations(
         engine, [task("question")] * 5, executor, LIMITS, temperature=0.7, progress=lambda *report: done.append(report)
     )
-    assert done == [("conversations", count, 5) for count in (2, 4, 5)] and set(engine.temperatures) == {0.7}
+    assert done == [("conversations", count, 5) for count in (1, 2, 3, 4, 5)] and set(engine.temperatures) == {0.7}
     assert run_conversations(engine, [], executor, LIMITS) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -27,19 +28,30 @@ from mentor_edge.tasks.types import Suite
 
 
 class CountingEngine(ScriptedEngine):
-    """Records the size of every requested batch, and runs `at_batch[n]` before the n-th."""
+    """Records the size of every requested batch. Runs `at_batch[n]` before the n-th, and `at_turn[n]` before the n-th
+    request for turns."""
 
-    def __init__(self, *arguments, at_batch=None, **options) -> None:
+    def __init__(self, *arguments, at_batch=None, at_turn=None, **options) -> None:
         super().__init__(*arguments, **options)
         self.batches: list[int] = []
         self.at_batch = at_batch or {}
+        self.at_turn = at_turn or {}
 
     @contextmanager
     def open(self, size: int) -> Iterator[Conversations]:
         self.at_batch.get(len(self.batches), lambda: None)()
         self.batches.append(size)
         with super().open(size) as conversations:
-            yield conversations
+            yield _Hooked(self, conversations)
+
+
+class _Hooked:
+    def __init__(self, engine: CountingEngine, conversations: Conversations) -> None:
+        self._engine, self._conversations = engine, conversations
+
+    def extend(self, *arguments):
+        self._engine.at_turn.get(len(self._engine.temperatures), lambda: None)()
+        return self._conversations.extend(*arguments)
 
 
 def mixed_suite() -> Suite:
@@ -51,7 +63,7 @@ def mixed_suite() -> Suite:
 
 
 MIXED = mixed_suite()
-SCRIPT = {f"<sum-{i}>": [ADD, rf"\boxed{{{i % 5}}}"] for i in range(7)} | {
+SCRIPT = {f"<sum-{i}>": [ADD, rf"\boxed{{{i % 5}}}"][i == 1 :] for i in range(7)} | {
     task.prompt[0].content: ["No."] for task in MIXED.tasks if task.accepted_calls is not None
 }
 BATCHES = [3, 3, 1, 3]
@@ -92,8 +104,9 @@ def uninterrupted(tmp_path_factory) -> Evaluation:
 
 
 def main(items: str, mode: str) -> None:
-    """A child process: an evaluation that stops in its third batch until it is killed, or cannot write it."""
-    if mode == "kill":
+    """A child process: an evaluation that stops in its third batch, or in the second turn of its first one, until it is
+    killed; or that cannot write its third batch."""
+    if mode != "full":
 
         def stop() -> None:
             Path(items).with_name("ready").touch()
@@ -105,7 +118,8 @@ def main(items: str, mode: str) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, size + 40))
 
     try:
-        measure(Path(items), engine(at_batch={2: stop}))
+        hooks = {"at_turn": {1: stop}} if mode == "kill in batch" else {"at_batch": {2: stop}}
+        measure(Path(items), engine(**hooks))
     except OutputError as error:
         sys.exit(f"OutputError: {error}")
 
@@ -129,8 +143,22 @@ def test_a_killed_evaluation_resumes_and_repeats_nothing(tmp_path, uninterrupted
     one = engine()
     evaluation = measure(items, one, progress=lambda _, count, total: done.append(count))
     assert evaluation == uninterrupted and evaluation.to_json()["splits"].keys() == {"id", "ood"}
-    assert one.batches == BATCHES[2:] and done == [6, 7, 10]
+    assert one.batches == BATCHES[2:] and done == [6, 7, 8, 9, 10]
     assert Evaluation.from_jsonl(items) == uninterrupted and not partial.exists()
+
+
+def test_a_kill_loses_only_the_conversations_in_progress(tmp_path, uninterrupted):
+    items, partial = tmp_path / "items.jsonl", tmp_path / "items.jsonl.partial"
+    with child(items, "kill in batch") as process:
+        while not (tmp_path / "ready").exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    _, row = map(json.loads, partial.read_text().splitlines())
+    assert row["task_id"] == "sum-1", "the only conversation of the first batch that ends in its first turn"
+    one = engine()
+    assert measure(items, one) == uninterrupted
+    assert one.batches == [2, *BATCHES[1:]], "the batches keep their boundaries"
 
 
 def test_outcomes_lost_to_a_full_disk_are_measured_again(tmp_path, uninterrupted):
@@ -167,8 +195,7 @@ def test_a_journal_cut_anywhere_yields_the_same_evaluation(data, journal, uninte
     one = engine()
     assert measure(items, one, on_note=lambda note: None) == uninterrupted
     whole_rows = content.count(b"\n") - 1
-    finished = 3 if whole_rows >= 7 else max(0, whole_rows) // 3
-    assert one.batches == BATCHES[finished:]
+    assert sum(one.batches) == 10 - max(0, whole_rows), "nothing is measured twice"
     assert Evaluation.from_jsonl(items) == uninterrupted
 
 

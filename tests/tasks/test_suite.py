@@ -47,10 +47,10 @@ def test_the_hash_leaves_out_the_limits() -> None:
 
 def test_every_suite_has_its_own_limits() -> None:
     assert nano.evaluation_suite({}).limits == AgentLimits(5, 48, 256)
-    assert calculator.evaluation_suite({}).limits == AgentLimits(8, 192, 1024)
-    assert gsm8k.load(DATA / "gsm8k_excerpt.jsonl").limits == AgentLimits(12, 192, 1024)
-    assert bfcl.load(DATA / "bfcl").limits == AgentLimits(0, 256, 512)
-    assert AgentLimits(8, 256, 8192) == musique.LIMITS
+    assert calculator.evaluation_suite({}).limits == AgentLimits(8, 512, 2048)
+    assert gsm8k.load(DATA / "gsm8k_excerpt.jsonl").limits == AgentLimits(12, 1024, 3072)
+    assert bfcl.load(DATA / "bfcl").limits == AgentLimits(0, 1024, 1024)
+    assert AgentLimits(8, 512, 8192) == musique.LIMITS
 
 
 def test_a_users_suite_has_the_default_limits(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.llama_cpp.replies import Fallback, LoadedModel, QuantizeReply, TensorInfo
+from mentor_edge.engines.process.defaults import batch_size_for, threads_for
 from mentor_edge.engines.process.worker import RuntimeWorker, WorkerEngine
 from mentor_edge.errors import EngineError
 
@@ -73,9 +74,10 @@ class LlamaCppEngine(WorkerEngine):
     Args:
         path: the file.
         context_length: tokens of one conversation; None is the model's own length, at most 4096.
-        batch_size: conversations decoded at once. It is lowered to the number whose KV caches fit in memory (4 GiB
-            together, or half of the machine's).
-        threads: one is faster than two for nano models.
+        batch_size: conversations decoded at once; None is 64 for small models, else 8 (`process.defaults`). It is
+            lowered to the number whose KV caches fit in memory (4 GiB together, or half of the machine's).
+        threads: None is one for small models, else `OMP_NUM_THREADS` or the machine's physical cores. The number does
+            not change any logit.
         kv: the type of the KV cache, "f16" or "f32"; "f16" changes logits in the third digit.
         flash_attention: also changes logits in the third digit.
         use_extra_buffers: False avoids weight repacking and AMX, for builds that crash with them.
@@ -93,8 +95,8 @@ class LlamaCppEngine(WorkerEngine):
         path: str | Path,
         *,
         context_length: int | None = None,
-        batch_size: int = 64,
-        threads: int = 1,
+        batch_size: int | None = None,
+        threads: int | None = None,
         kv: str = "f16",
         flash_attention: bool = False,
         use_extra_buffers: bool = True,
@@ -102,6 +104,9 @@ class LlamaCppEngine(WorkerEngine):
     ) -> None:
         if not Path(path).is_file():
             raise EngineError(f"no such file: {path}", "give the path of a .gguf file")
+        weights = Path(path).stat().st_size
+        batch_size = batch_size_for(weights) if batch_size is None else batch_size
+        self.threads = threads = threads_for(weights) if threads is None else threads
         if batch_size < 1 or threads < 1:
             raise EngineError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}")
         super().__init__(Path(path), LlamaWorker(timeout))

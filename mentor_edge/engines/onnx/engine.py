@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentor_edge.engines.onnx.directory import OnnxDirectory
+from mentor_edge.engines.process.defaults import threads_for
 from mentor_edge.engines.process.limits import CONTEXT_DEFAULT, kv_budget
 from mentor_edge.engines.process.worker import RuntimeWorker, WorkerEngine
 from mentor_edge.errors import EngineError
@@ -36,7 +37,8 @@ class OnnxEngine(WorkerEngine):
         batch_size: conversations open at once. They are decoded one after another and each has a whole cache, so a
             large number costs memory and saves no time. It is lowered to the number whose caches fit in memory (4 GiB
             together, or half of the machine's).
-        threads: for the operators of the graph.
+        threads: for the operators of the graph; None is one for small models, else `OMP_NUM_THREADS` or the machine's
+            physical cores.
         timeout: seconds that onnxruntime-genai may stay silent during a request.
 
     Raises:
@@ -51,9 +53,12 @@ class OnnxEngine(WorkerEngine):
         *,
         context_length: int | None = None,
         batch_size: int = 8,
-        threads: int = 1,
+        threads: int | None = None,
         timeout: float = 600.0,
     ) -> None:
+        if threads is None:
+            threads = threads_for(sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()))
+        self.threads = threads
         if batch_size < 1 or threads < 1:
             raise EngineError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}")
         directory = OnnxDirectory.read(Path(path))

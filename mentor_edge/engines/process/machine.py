@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_PROCESSORS = Path("/sys/devices/system/cpu")
 
 
 def memory_bytes() -> int:
@@ -37,6 +38,32 @@ def processors() -> float:
             if int(quota) > 0:
                 shares.append(int(quota) / int(period))
     return min(shares)
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, at least one. Two processors of one core count once, because runtimes gain
+    nothing from the second; a cgroup's share of the processors is rounded down."""
+    try:
+        usable = os.sched_getaffinity(0)
+    except AttributeError:  # not on Linux
+        return max(1, min(psutil.cpu_count(logical=False) or 1, int(processors())))
+    cores = {_core(number) for number in usable}
+    return max(1, min(len(cores), int(processors())))
+
+
+def _core(processor: int) -> tuple[str, ...]:
+    """What identifies the core of a processor; the processor itself if the system does not tell."""
+    topology = _PROCESSORS / f"cpu{processor}" / "topology"
+    try:
+        return tuple((topology / name).read_text().strip() for name in ("physical_package_id", "core_id"))
+    except OSError:
+        return (str(processor),)
+
+
+def default_threads() -> int:
+    """Threads of a runtime by default: `OMP_NUM_THREADS` if it is set, else the machine's physical cores."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(chosen) if chosen.isdecimal() and int(chosen) > 0 else physical_cores()
 
 
 def processor_flags() -> frozenset[str]:

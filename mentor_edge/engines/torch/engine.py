@@ -18,6 +18,8 @@ from typing import Any
 import torch
 
 from mentor_edge.engines.base import Generation, Sampling
+from mentor_edge.engines.process.defaults import batch_size_for
+from mentor_edge.engines.process.machine import default_threads
 from mentor_edge.engines.torch.attention import FAMILIES, INSTEAD, attention_mask, attention_windows
 from mentor_edge.engines.torch.loading import end_ids_of, load_student, template_of
 from mentor_edge.engines.torch.ragged_cache import RaggedCache, concatenated
@@ -65,10 +67,37 @@ class TransformersEngine:
             self._try_loop()
 
     @classmethod
-    def load(cls, path: str | Path, *, batch_size: int = 64) -> TransformersEngine:
-        """Load a student and open it. Raises: StudentError."""
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        batch_size: int | None = None,
+        context_length: int | None = None,
+        threads: int | None = None,
+    ) -> TransformersEngine:
+        """Load a student and open it.
+
+        Args:
+            path: as in `load_student`.
+            batch_size: conversations decoded at once; None is 64 for small models and on a GPU, else 8.
+            context_length: tokens of one conversation; None is the model's own length.
+            threads: torch's threads, for this process as a whole; None keeps torch's own number, or lowers it to
+                `OMP_NUM_THREADS` or the physical cores that this process may use.
+
+        Raises:
+            StudentError: when it cannot be loaded or driven.
+        """
+        torch.set_num_threads(threads or min(torch.get_num_threads(), default_threads()))
         model, tokenizer = load_student(path)
-        return cls(model.eval(), tokenizer, batch_size=batch_size)
+        if batch_size is None:
+            weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+            batch_size = batch_size_for(weights) if model.device.type == "cpu" else 64
+        return cls(model.eval(), tokenizer, batch_size=batch_size, context_length=context_length)
+
+    @property
+    def threads(self) -> int:
+        """Torch's threads on the CPU."""
+        return torch.get_num_threads()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []

@@ -1,0 +1,47 @@
+"""Figures as people read them: durations, sizes, counts."""
+
+from __future__ import annotations
+
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+
+
+def duration(seconds: float) -> str:
+    """A duration with two units at most: "42 ms", "0.42 s", "4.2 s", "42 s", "7 min 3 s", "2 h 5 min"."""
+    if 0.0005 <= seconds < 0.0995:
+        return f"{1000 * seconds:.0f} ms"
+    if 0.0995 <= seconds < 9.95:
+        return f"{seconds:.2g} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return _two_units(whole, 60, "min", "s")
+    minutes = round(seconds / 60)
+    return _two_units(minutes, 60, "h", "min")
+
+
+def _two_units(amount: int, size: int, large: str, small: str) -> str:
+    whole, rest = divmod(amount, size)
+    return f"{whole:,} {large}" + (f" {rest} {small}" if rest else "")
+
+
+def size(count: int) -> str:
+    """A number of bytes in decimal units: "812 B", "1.2 GB"."""
+    value = float(count)
+    for unit in _UNITS:
+        if round(value) < 1000 or unit == _UNITS[-1]:
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.2g} {unit}"
+
+
+def figure(value: float) -> str:
+    """A number with four significant digits: "12,345", "0.4213", "2e-05"; large ones have no exponent."""
+    if abs(value) < 1000:
+        return f"{value:.4g}"
+    return f"{value:,.0f}"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun, in the plural with "s" unless the number is 1: "1 prompt", "12,345 tokens"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
