@@ -50,7 +50,7 @@ def inspect_student(
         ConfigError: The run's config.yaml cannot be read.
     """
     kind, facts = _facts(target)
-    probed = None if facts.template is None else probe_template(facts.template)
+    probed = _probed(facts)
     formats = _formats(facts.config) if facts.config else ()
     reason, name = _template_problem(probed), fitting_template(facts.encode)
     trained = kind in ("Hugging Face directory", "run")
@@ -122,6 +122,13 @@ def _from_hub(name: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise StudentError(f"there is no directory {name}, and the hub does not provide it: {reason}") from error
+
+
+def _probed(facts: StudentFacts) -> TemplateReport | None:
+    try:
+        return None if facts.template is None else probe_template(facts.template)
+    except StudentError as error:
+        raise StudentError(f"{facts.path} cannot be used: {error.problem}", error.hint) from error
 
 
 def _formats(config: Mapping[str, Any]) -> tuple[FormatSupport, ...]:

@@ -56,7 +56,7 @@ def _shards(directory: Path, index: Path) -> list[Path]:
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StudentError(f"cannot read {index}: {error!r}", again) from error
+        raise StudentError(f"cannot read {index}: {type(error).__name__}: {error}", again) from error
     if foreign := [name for name in names if not _is_plain_name(name) or not name.endswith(".safetensors")]:
         raise StudentError(
             f"{index} names {sorted(map(str, foreign))[0]!r} as a shard",

@@ -115,10 +115,9 @@ def _end_tokens(path: Path, config: Mapping[str, Any], tokenizer: Tokenizer, eos
     generation = path / "generation_config.json"
     stated = (read_json_object(generation) if generation.is_file() else config).get("eos_token_id")
     own = tokenizer.token_to_id(eos) if eos else None
-    try:
-        ids = end_ids(own, stated)
-    except TypeError as error:
-        raise StudentError(f"{path} states the end token {stated!r}", _COPY_AGAIN) from error
+    if not all(isinstance(number, int) for number in (stated if isinstance(stated, list) else [stated or 0])):
+        raise StudentError(f"{path} states the end token {stated!r}, which is not a number", _COPY_AGAIN)
+    ids = end_ids(own, stated)
     return {number: tokenizer.id_to_token(number) or "" for number in sorted(ids, key=lambda n: (n != own, n))}
 
 

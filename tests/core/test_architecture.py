@@ -21,6 +21,7 @@ HEAVY = (
 LIGHT = (
     "mentor_edge", "mentor_edge.agent", "mentor_edge.cli", "mentor_edge.cli.app", "mentor_edge.evaluation.evaluate",
     "mentor_edge.engines.llama_cpp.engine", "mentor_edge.engines.onnx.engine", "mentor_edge.engines.open",
+    "mentor_edge.inspection.template", "mentor_edge.inspection.tool_use", "mentor_edge.preflight",
     "mentor_edge.recipes", "mentor_edge.recipes.comparison.files", "mentor_edge.recipes.comparison.plan",
     "mentor_edge.recipes.comparison.summarise", "mentor_edge.rewards", "mentor_edge.tasks.answers.judge",
     "mentor_edge.tasks.bfcl", "mentor_edge.tasks.gsm8k", "mentor_edge.tasks.jsonl", "mentor_edge.tasks.registry",

@@ -1,0 +1,245 @@
+"""`inspect_student` states the facts of every kind of student without loading its weights, and damage in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.changed_templates import REFUSED
+from helpers.small_artifacts import make_artifact
+from helpers.tiny_models import make_student, make_tokenizer
+from mentor_edge import inspect_student
+from mentor_edge.errors import MentorEdgeError
+from mentor_edge.export.gguf.convert import convert
+from mentor_edge.inspection.student_report import Ability, StudentReport
+from mentor_edge.recipes.run import Run, TaskCounts
+
+SIZES = {"num_hidden_layers": 1, "intermediate_size": 256}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_student(tmp_path_factory.mktemp("student") / "model", "llama", **SIZES)
+
+
+@pytest.fixture
+def student(original: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(original, tmp_path / "model"))
+
+
+def edit(path: Path, **changes: Any) -> None:
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in (values | changes).items() if value is not ...}))
+
+
+def onnx_directory(student: Path, directory: Path) -> Path:
+    """What onnxruntime-genai's builder leaves besides a real graph."""
+    directory.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (student / name).is_file():
+            shutil.copy(student / name, directory / name)
+    decoder = {"filename": "model.onnx", "head_size": 64, "num_hidden_layers": 1, "num_key_value_heads": 2}
+    model = {"type": "llama", "context_length": 512, "eos_token_id": 2, "decoder": decoder}
+    (directory / "genai_config.json").write_text(json.dumps({"model": model}))
+    (directory / "model.onnx").write_bytes(b"graph")
+    return directory
+
+
+def test_a_directory(original: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    report = inspect_student(original)
+    model = AutoModelForCausalLM.from_pretrained(original)
+    assert (report.kind, report.directory, report.architecture) == (
+        "Hugging Face directory", str(original), "LlamaForCausalLM",
+    )  # fmt: skip
+    assert report.parameters == model.num_parameters() and report.dtypes == {"F32": report.parameters}
+    assert report.bytes == (original / "model.safetensors").stat().st_size
+    assert (report.context_length, report.tied, report.own_head) == (512, True, False)
+    assert [token.text for token in report.end_tokens] == ["<|im_end|>"]
+    assert report.template is not None and report.template.problems == () and report.notes == ()
+    assert [(each.format, each.supported, each.detail) for each in report.formats] == [
+        ("gguf", True, "Llama"),
+        ("onnx", True, "Llama"),
+    ]
+    assert {report.train.ability, report.evaluate.ability, report.export.ability} == {Ability.YES}
+    assert report.usable
+    assert StudentReport.model_validate_json(report.model_dump_json()) == report
+    assert report.to_json()["template"]["problems"] == []
+
+
+def test_a_gguf_file(original: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    convert(original, file)
+    report, source = inspect_student(file), inspect_student(original)
+    assert (report.kind, report.architecture, report.formats) == ("GGUF file", "llama", ())
+    assert report.template == source.template and report.end_tokens == source.end_tokens
+    assert (report.context_length, report.own_head, report.bytes) == (512, False, file.stat().st_size)
+    assert report.usable and report.evaluate.ability is Ability.YES
+
+
+def test_an_onnx_directory(original: Path, tmp_path: Path) -> None:
+    report = inspect_student(onnx_directory(original, tmp_path / "onnx"))
+    assert (report.kind, report.architecture, report.context_length) == ("ONNX directory", "llama", 512)
+    assert report.template == inspect_student(original).template
+    assert report.usable and report.parameters is None
+
+
+def test_a_run(student: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    counts = TaskCounts(suite="sums", sha256="0" * 64, used=1, rejected=0)
+    (directory / "config.yaml").write_text("recipe: sft\n")
+    with pytest.raises(MentorEdgeError, match=r"run\.json is missing"):
+        inspect_student(directory)
+    (directory / "metrics.jsonl").write_text('{"step": 1}\n')
+    Run(directory, "sft", str(student), 0, counts, 1.0).save()
+    report = inspect_student(directory)
+    assert (report.kind, report.directory) == ("run", str(student))
+    assert any("not merged yet" in note for note in report.notes)
+    shutil.copytree(student, directory / "merged")
+    report = inspect_student(directory)
+    assert report.directory == str(directory / "merged") and report.notes == () and report.usable
+
+
+def test_a_template_without_tools_is_refused_or_marked(student: Path, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = REFUSED["tools"]
+    tokenizer.save_pretrained(student)
+    report = inspect_student(student)
+    abilities = (report.train.ability, report.evaluate.ability, report.export.ability)
+    assert abilities == (Ability.NO, Ability.WARNS, Ability.NO) and not report.usable
+    assert all("drops the offered tools" in use.reason for use in (report.train, report.evaluate, report.export))
+    assert "hermes" in report.train.way_out
+    exported = inspect_student(onnx_directory(student, tmp_path / "onnx"))
+    assert exported.evaluate.ability is Ability.WARNS and not exported.usable
+
+
+def test_a_student_without_a_template_names_the_way_out(student: Path) -> None:
+    (student / "chat_template.jinja").unlink()
+    report = inspect_student(student)
+    assert report.template is None and not report.usable
+    assert report.train.reason == "it has no chat template" and "template: hermes" in report.train.way_out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architectures": ["Phi3ForCausalLM"]}, "cannot convert the architecture Phi3ForCausalLM"),
+        ({"hidden_act": "gelu"}, "cannot convert the activation 'gelu'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope scaling 'dynamic'"),
+        ({"num_attention_heads": "four"}, "num_attention_heads = 'four'"),
+        ({"architectures": []}, "cannot convert the architecture none"),
+    ],
+)
+def test_what_cannot_be_exported_is_known_from_the_configuration(student: Path, changes: Any, words: str) -> None:
+    edit(student / "config.json", **changes)
+    gguf = inspect_student(student).formats[0]
+    assert not gguf.supported and words in gguf.detail and "--converter" in gguf.way_out
+
+
+def test_an_unknown_architecture_can_be_trained_but_not_exported(student: Path) -> None:
+    edit(student / "config.json", architectures=["Phi3ForCausalLM"])
+    report = inspect_student(student)
+    assert (report.train.ability, report.export.ability) == (Ability.YES, Ability.NO)
+    assert "--converter" in report.export.way_out and "--exporter transformers" in report.export.way_out
+
+
+def test_a_head_that_contradicts_the_flag_is_noted(tmp_path: Path) -> None:
+    own = make_student(tmp_path / "own", tied=False, **SIZES, head_dim=64)
+    edit(own / "config.json", tie_word_embeddings=True)
+    report = inspect_student(own)
+    assert (report.tied, report.own_head) == (True, True) and "a head of their own" in report.notes[0]
+    edit(own / "config.json", tie_word_embeddings=False)
+    assert inspect_student(own).notes == ()
+
+
+def test_turns_that_end_with_another_token_are_noted(student: Path) -> None:
+    template = student / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_end|>", "<|endoftext|>"))
+    assert "ends turns with '<|endoftext|>', but the end tokens are <|im_end|>" in inspect_student(student).notes[0]
+    tokens = json.loads((student / "tokenizer.json").read_text())["added_tokens"]
+    other = next(token["id"] for token in tokens if token["content"] == "<|endoftext|>")
+    edit(student / "generation_config.json", eos_token_id=[other, 2])
+    assert inspect_student(student).notes == ()
+
+
+def test_sharded_weights_are_counted_and_a_missing_shard_is_named(tmp_path: Path) -> None:
+    sharded = make_student(tmp_path / "sharded", shard_size="600KB", **SIZES, head_dim=64)
+    whole = inspect_student(sharded)
+    shards = sorted(sharded.glob("model-*.safetensors"))
+    assert len(shards) > 1 and whole.train.ability is Ability.YES
+    shards[0].unlink()
+    report = inspect_student(sharded)
+    assert f"lists {shards[0].name}, which is missing" in report.train.reason and report.train.ability is Ability.NO
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no configuration": (lambda path: (path / "config.json").unlink(), "config.json is missing"),
+    "configuration cut off": (lambda path: (path / "config.json").write_text('{"a": '), "config.json is damaged"),
+    "configuration is a list": (lambda path: (path / "config.json").write_text("[]"), "not a JSON object"),
+    "no tokenizer": (lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer"),
+    "tokenizer cut off": (lambda path: (path / "tokenizer.json").write_text("{"), "tokenizer.json is damaged"),
+    "tokenizer settings cut off": (lambda path: (path / "tokenizer_config.json").write_text("{"), "is damaged"),
+    "end token is text": (lambda path: edit(path / "generation_config.json", eos_token_id=["x"]), "end token"),
+    "template is not text": (
+        lambda path: (path / "chat_template.jinja").write_bytes(b"\xff\xfe"), "cannot read",
+    ),
+    "template is not Jinja": (
+        lambda path: (path / "chat_template.jinja").write_text("{% if %}"), "not valid Jinja",
+    ),
+}  # a table  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_one_clear_error(student: Path, name: str) -> None:
+    damage, words = DAMAGE[name]
+    damage(student)
+    with pytest.raises(MentorEdgeError, match=words) as raised:
+        inspect_student(student)
+    assert "\n" not in raised.value.problem and str(student) in raised.value.problem
+
+
+WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "none": (lambda path: (path / "model.safetensors").unlink(), "there is no model.safetensors"),
+    "cut off": (lambda path: (path / "model.safetensors").write_bytes(b"\x10\x00"), "is damaged"),
+    "pickles": (
+        lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"), "may run code",
+    ),
+    "index": (
+        lambda path: (path / "model.safetensors").rename(path / "model.safetensors.index.json"), "cannot read",
+    ),
+    "no end token": (lambda path: edit(path / "tokenizer_config.json", eos_token=None), "no end-of-turn token"),
+}  # a table  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_student_that_cannot_be_loaded_is_refused_with_the_reason(student: Path, name: str) -> None:
+    damage, words = WEIGHTS[name]
+    damage(student)
+    report = inspect_student(student)
+    assert report.train.ability is report.evaluate.ability is report.export.ability is Ability.NO
+    assert words in report.train.reason and len(report.train.reason) < 400 and not report.usable
+
+
+def test_what_is_not_a_student_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("hello")
+    for target, words in {
+        "nowhere": "there is no file or directory",
+        str(tmp_path / "empty"): "config.json is missing",
+        str(adapter): "an adapter without its base",
+        str(tmp_path / "notes.txt"): "not a GGUF file",
+        str(make_artifact(tmp_path / "artifact")): "an artifact with several models",
+    }.items():
+        with pytest.raises(MentorEdgeError, match=words):
+            inspect_student(target)
