@@ -1,0 +1,20 @@
+"""Which part of a turn is thinking. Calls in it are drafts, unless nothing follows."""
+
+from __future__ import annotations
+
+import re
+
+CLOSING = (
+    r"</think>|</thinking>|</thought>|</reasoning>|\[/think\]|</seed:think>|<\|end_thinking\|>|<channel\|>"
+    r"|◁/think▷|<\|end\|><\|start\|>assistant|<\|channel\|>final<\|message\|>"
+)
+"""A pattern without groups, in lower case. Only the closing tag decides: after a template that ends the prompt with the
+opening one, the model writes no other. The last two are gpt-oss's."""
+
+CLOSES = re.compile(CLOSING, re.IGNORECASE)
+OPENS = re.compile(
+    r"\s{0,64}(?:<think>|<thinking>|<thought>|<reasoning>|\[think\]|<seed:think>|<\|start_thinking\|>"
+    r"|<\|channel>thought|◁think▷|<\|channel\|>analysis)",
+    re.IGNORECASE,
+)
+"""How a turn begins that thinks."""

@@ -1,0 +1,227 @@
+"""Finding calls in a turn, from left to right: tags, functions, fences, JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from mentor_edge.tool_calls import thinking, xml_calls
+from mentor_edge.tool_calls.json_calls import JsonReader, NotJsonError
+from mentor_edge.tool_calls.offered import OfferedTools
+from mentor_edge.tool_calls.python_calls import (
+    KEYWORD_FOLLOWS,
+    STARTS_CALL,
+    STARTS_LIST,
+    extent,
+    is_call_list,
+    read_python,
+)
+from mentor_edge.tool_calls.reading import (
+    UNREADABLE,
+    Calls,
+    UnreadableCallError,
+    after_separators,
+    after_space,
+)
+from mentor_edge.tool_calls.tagged import OPENING, TOOL_CALL_CLOSE, read_content, read_tagged
+
+_CALL_FENCES = frozenset(
+    {"tool_call", "tool_calls", "tool_code", "tool", "function_call", "function_calls", "functions"}
+)
+"""Languages of a fence that announce calls. In other fences, text is a call only if it has the form of one."""
+_FENCE_INFO = re.compile(r"[ \t]{0,8}([\w+.-]{0,32})[ \t]{0,64}\n?")
+_STARTS = re.compile(
+    rf"(?P<tag>{OPENING})|(?P<function><function[=\s]|<invoke\s)|(?P<fence>`{{3,}}|~{{3,}})"
+    r"|(?P<json>\{\s{0,64}\"|\[\s{0,64}\{\s{0,64}\")",
+    re.IGNORECASE,
+)
+_STARTS_OR_ENDS_THINKING = re.compile(rf"{_STARTS.pattern}|(?P<thinking>{thinking.CLOSING})", re.IGNORECASE)
+_END_OF_TURN = re.compile(
+    r"\s*(?:(?:<\|(?:eom_id|eot_id|im_end|end|call|endoftext|end_of_text|end_of_role)\|>|<end_of_turn>|</s>|<eos>)\s*)*\Z",
+    re.IGNORECASE,
+)
+_LINK_OR_FORMULA = re.compile(r"\(|\s{0,8}[=≈<>+*/^·×-]")
+_MAX_DRAFTS = 16
+"""Unreadable drafts in thinking after which no more are read: each may cost as much as the whole text."""
+
+
+class Scanner:
+    """Reads the calls in one text."""
+
+    found_in_sentence: bool
+    """Whether JSON was found that has the form of a call, but is part of a sentence."""
+
+    def __init__(self, text: str, offered: OfferedTools) -> None:
+        self.text = text
+        self.offered = offered
+        self.found_in_sentence = False
+        self._json = JsonReader(text)
+
+    def calls(self) -> Iterator[Calls]:
+        """The calls from left to right. Raises: one of `UNREADABLE` at the first unreadable call."""
+        position = 0
+        while start := _STARTS.search(self.text, position):
+            read = self._read(start)
+            if isinstance(read, Calls):
+                yield read
+            position = read.end if isinstance(read, Calls) else read
+
+    def ends_of_thinking(self) -> list[int]:
+        """Zero, then where each part of thinking ends. A closing tag inside a call's arguments is none."""
+        ends = [0]
+        position = drafts = 0
+        if not thinking.CLOSES.search(self.text):
+            return ends
+        while start := _STARTS_OR_ENDS_THINKING.search(self.text, position):
+            position = start.end()
+            if start["thinking"]:
+                ends.append(position)
+            elif drafts < _MAX_DRAFTS:
+                try:
+                    read = self._read(start)
+                    position = read.end if isinstance(read, Calls) else read
+                except UNREADABLE:
+                    drafts += 1
+        return ends
+
+    def _read(self, start: re.Match[str]) -> Calls | int:
+        """The calls that begin here; or where to search on, if none does. Raises: one of `UNREADABLE`."""
+        match start.lastgroup:
+            case "tag":
+                return read_tagged(self.text, start, self._json, self.offered)
+            case "function":
+                return self._function(start)
+            case "fence":
+                return self._fence(start)
+        return self._bare_json(start)
+
+    def _function(self, start: re.Match[str]) -> Calls | int:
+        opening = xml_calls.OPENING.match(self.text, start.start())
+        if not opening:
+            return start.end()
+        read = xml_calls.read_function(self.text, opening, self.offered)
+        # Qwen3-Coder often leaves out the opening tag, but not the closing one.
+        end = after_space(self.text, read.end)
+        if self.text.startswith(TOOL_CALL_CLOSE, end):
+            return replace(read, end=end + len(TOOL_CALL_CLOSE), spelling=read.spelling + TOOL_CALL_CLOSE)
+        return read
+
+    def _bare_json(self, start: re.Match[str]) -> Calls | int:
+        try:
+            read, end = self._json.calls(start.start(), self.offered, tagged=False)
+        except NotJsonError:
+            return start.end()
+        if read is not None and not self._ends_line(end):
+            self.found_in_sentence = True
+            read = None
+        return end if read is None else read
+
+    def _ends_line(self, position: int) -> bool:
+        if _END_OF_TURN.match(self.text, position):
+            return True
+        end = self.text.find("\n", position)
+        return not self.text[position : end if end >= 0 else None].strip(" \t;,")
+
+    def _fence(self, start: re.Match[str]) -> Calls | int:
+        info = _FENCE_INFO.match(self.text, start.end())
+        assert info is not None  # it matches the empty text
+        language, position = info[1].lower(), after_space(self.text, info.end())
+        announced = language in _CALL_FENCES
+        read: Calls | None = None
+        if announced:
+            read = self._announced(position, start[0])
+        elif self.text.startswith(("{", "["), position) and not STARTS_LIST.match(self.text, position):
+            try:
+                read, end = self._json.calls(position, self.offered, tagged=False)
+            except NotJsonError:
+                return position
+            if read is None:
+                return end
+        else:
+            read = self._python_lines(position, start[0])
+        if read is None:
+            return position
+        end = after_space(self.text, read.end)
+        closed = self.text.startswith(start[0], end)
+        if not (closed or self._ends_line(read.end)):
+            self.found_in_sentence = True
+            return read.end
+        spelling = f"{start[0]}{info[1]} {read.spelling} {start[0]}"
+        return Calls(read.calls, start.start(), end + len(start[0]) if closed else read.end, spelling)
+
+    def _announced(self, position: int, fence: str) -> Calls:
+        """Every call up to the end of the fence. Raises: one of `UNREADABLE`."""
+        parts: list[Calls] = []
+        while not parts or not (position == len(self.text) or self.text.startswith(fence, position)):
+            parts.append(read_content(self.text, position, self._json, self.offered))
+            position = after_separators(self.text, parts[-1].end)
+        return _joined(parts)
+
+    def _python_lines(self, position: int, fence: str) -> Calls | None:
+        """The calls of offered tools in Python, if the fence contains nothing else."""
+        parts: list[Calls] = []
+        while not parts or not (position == len(self.text) or self.text.startswith(fence, position)):
+            if not (STARTS_LIST.match(self.text, position) or STARTS_CALL.match(self.text, position)):
+                return None
+            try:
+                read = read_python(self.text, position, self.offered)
+            except UNREADABLE:
+                return None
+            if not all(self.offered.offers(call.name) for call in read.calls):
+                return None
+            parts.append(read)
+            position = after_separators(self.text, read.end)
+        return _joined(parts)
+
+
+def _joined(parts: list[Calls]) -> Calls:
+    calls = tuple(call for part in parts for call in part.calls)
+    spelling = " ".join(dict.fromkeys(part.spelling for part in parts)) + (" ..." if len(parts) > 1 else "")
+    return Calls(calls, parts[0].start, parts[-1].end, spelling)
+
+
+def whole_list(text: str, offered: OfferedTools) -> list[Calls]:
+    """The calls of a turn that consists of lists in Python, `[f(a=1), g(b=2)]`; none for any other text.
+
+    Raises: one of `UNREADABLE` for a turn that begins like such a list, but cannot be read.
+    """
+    parts: list[Calls] = []
+    position = after_space(text, 0)
+    while start := STARTS_LIST.match(text, position):
+        keywords = KEYWORD_FOLLOWS.match(text, start.end()) is not None
+        try:
+            end = extent(text, position)
+        except UNREADABLE:
+            if keywords and "](" not in text[start.end() : start.end() + 1024]:
+                raise
+            return []
+        last = _END_OF_TURN.match(text, after_separators(text, end)) is not None
+        if not last and (_LINK_OR_FORMULA.match(text, end) or not keywords):
+            return []
+        if not keywords and not (is_call_list(text[position:end]) and _may_be_tools(start[0], offered)):
+            return []
+        parts.append(read_python(text, position, offered))
+        position = after_separators(text, end)
+        if last:
+            return parts
+    if parts:
+        raise UnreadableCallError("a list of calls, then something else")
+    return []
+
+
+def whole_call(text: str, offered: OfferedTools) -> list[Calls]:
+    """The call of a tool that was not offered, if it is the whole turn: `f(a=1)`. None is certain without any tools."""
+    start = STARTS_CALL.match(text, after_space(text, 0))
+    if not (start and offered.parameters and KEYWORD_FOLLOWS.match(text, start.end())):
+        return []
+    try:
+        read = read_python(text, start.start(), offered)
+    except UNREADABLE:
+        return []
+    return [read] if _END_OF_TURN.match(text, read.end) else []
+
+
+def _may_be_tools(start: str, offered: OfferedTools) -> bool:
+    """Whether the first name in a list is an offered tool, or nothing is known about the tools."""
+    return not offered.parameters or offered.offers(start.strip("[( \t\n"))
