@@ -73,13 +73,14 @@ def open_dialogues(
     prompts = engine.encode(
         [engine.template.render(c.prompt, c.tool_schemas, add_generation_prompt=True) for c in conversations]
     )
+    tools = [conversation.tool_schemas for conversation in conversations]
     fitting = [row for row, ids in enumerate(prompts) if len(ids) < engine.context_length]
     if not fitting:
-        yield TokenDialogues(engine, None, prompts, {}, limits, temperature)
+        yield TokenDialogues(engine, None, prompts, {}, limits, temperature, tools)
         return
     with engine.open(len(fitting)) as batch:
         slots = {row: slot for slot, row in enumerate(fitting)}
-        yield TokenDialogues(engine, batch, prompts, slots, limits, temperature)
+        yield TokenDialogues(engine, batch, prompts, slots, limits, temperature, tools)
 
 
 class TokenDialogues:
@@ -96,9 +97,11 @@ class TokenDialogues:
         slots: dict[int, int],
         limits: AgentLimits,
         temperature: float,
+        tools: Sequence[Sequence[dict[str, Any]]],
     ) -> None:
         self._engine = engine
         self._batch = batch
+        self._tools = tools
         self._slots = slots
         self._limits = limits
         self._sampling = Sampling(limits.tokens_per_turn, temperature)
@@ -121,7 +124,7 @@ class TokenDialogues:
         for row, turn, text in zip(active, turns, texts, strict=True):
             cut_by = None if turn.finished else self._limit_reached(row, turn)
             self._record(row, turn.token_ids, sampled=True)
-            parsed = parse_turn(text)
+            parsed = parse_turn(text, self._tools[row])
             turns_of[row] = Reply(parsed.message, turn.finished, parsed.malformed, len(turn.token_ids), cut_by)
         return [turns_of[row] for row in rows]
 

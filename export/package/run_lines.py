@@ -81,7 +81,7 @@ question = Message("user", "How is the weather in Rome?")
 prompt = template.render([question], [get_weather.to_openai()], add_generation_prompt=True)
 ids = model.tokenize(prompt.encode(), add_bos=False, special=True)
 reply = model.create_completion(ids, max_tokens=256, temperature=0, repeat_penalty=1)
-print(parse_turn(reply["choices"][0]["text"]))
+print(parse_turn(reply["choices"][0]["text"], [get_weather.to_openai()]))
 ```
 
 With llama.cpp's programs, which render the same template but parse calls in their own way:
@@ -132,7 +132,8 @@ while not generator.is_done():
     generator.generate_next_token()
     turn.append(int(generator.get_next_tokens()[0]))
 turn = [token for token in turn if token not in directory.end_ids]
-print(parse_turn(directory.tokenizer.decode(turn, skip_special_tokens=False)))
+text = directory.tokenizer.decode(turn, skip_special_tokens=False)
+print(parse_turn(text, [get_weather.to_openai()]))
 ```
 """
 

@@ -16,9 +16,9 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from mentor_edge.engines.base import ChatRequest, Reply, Sampling
+from mentor_edge.engines.openai_message import read_turn, without_surrogates
 from mentor_edge.errors import EngineError
 from mentor_edge.messages import Message, ToolCall
-from mentor_edge.tool_calls import TOOL_CALL_CLOSE, TOOL_CALL_OPEN, ParsedTurn, parse_turn
 
 SEED = 0
 
@@ -119,7 +119,7 @@ class EndpointEngine:
             ) from error
         try:
             choice = answer["choices"][0]
-            turn = read_turn(choice["message"])
+            turn = read_turn(choice["message"], arguments.get("tools", ()))
             tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
             raise self._unexpected(answer, "a chat completion") from error
@@ -245,42 +245,6 @@ def only_model(base_url: str, api_key: str | None = None) -> str:
     return models[0]
 
 
-def read_turn(message: Mapping[str, Any]) -> ParsedTurn:
-    """Read the turn in an assistant message of OpenAI's format.
-
-    If the server found calls, they are spelled as models write them and parsed again, so that one set of rules decides
-    for every runtime which arguments can be read. If it found none, the content is parsed. Reasoning is ignored. Never
-    raises for a message that is an object.
-    """
-    content = _content(message.get("content"))
-    calls = message.get("tool_calls")
-    if not calls or not isinstance(calls, list):
-        return parse_turn(content)
-    functions = [call.get("function") if isinstance(call, dict) else None for call in calls]
-    spelled = "".join(TOOL_CALL_OPEN + json.dumps(_function(function)) + TOOL_CALL_CLOSE for function in functions)
-    turn = parse_turn(spelled)
-    if turn.malformed:
-        return ParsedTurn(Message("assistant", content + spelled), malformed=True)
-    return ParsedTurn(Message("assistant", content, turn.message.tool_calls), malformed=False)
-
-
-def _function(function: Any) -> Any:
-    if not isinstance(function, dict):
-        return function
-    return {"name": function.get("name"), "arguments": function.get("arguments") or {}}  # "" if there are none
-
-
-def _content(content: Any) -> str:
-    if isinstance(content, list):  # some servers send parts
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return _clean(content) if isinstance(content, str) else ""
-
-
-def _clean(text: str) -> str:
-    """Without lone surrogates, which JSON can express and no request can carry."""
-    return text.encode(errors="replace").decode()
-
-
 def _wire_names(tools: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Map the name of each tool to one that the API allows."""
     names = {tool["function"]["name"]: _wire_name(tool["function"]["name"]) for tool in tools}
@@ -303,7 +267,7 @@ def _wire_messages(messages: Sequence[Message], names: Mapping[str, str]) -> lis
     waiting: list[str] = []
     calls_so_far = 0
     for message in messages:
-        wire: dict[str, Any] = {"role": message.role, "content": _clean(message.content)}
+        wire: dict[str, Any] = {"role": message.role, "content": without_surrogates(message.content)}
         if message.tool_calls:
             # Nine letters and digits: Mistral's templates accept no other ids.
             waiting = [f"call{calls_so_far + i:05d}" for i in range(len(message.tool_calls))]

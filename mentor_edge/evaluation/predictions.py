@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mentor_edge.engines.endpoint import read_turn
+from mentor_edge.engines.openai_message import read_turn
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.evaluation.outcome import missing_outcome, outcome_of
 from mentor_edge.files import sha256_of
@@ -79,7 +79,7 @@ def score_predictions(path: str | Path, suite: Suite) -> Evaluation:
 
 
 def _of_text(row: _Prediction, task: Task) -> Trajectory:
-    return _trajectory([parse_turn(row.text)])
+    return _trajectory([parse_turn(row.text, task.tool_schemas)])
 
 
 def _of_calls(row: _Prediction, task: Task) -> Trajectory:
@@ -92,16 +92,16 @@ def _of_answer(row: _Prediction, task: Task) -> Trajectory:
 
 
 def _of_messages(row: _Prediction, task: Task) -> Trajectory:
-    turns = [_turn(message, i) for i, message in enumerate(row.messages)]
+    turns = [_turn(message, i, task) for i, message in enumerate(row.messages)]
     if not turns or isinstance(turns[0], Message):
         raise ValueError("messages: expected the assistant's turn first; leave out the prompt")
     return _trajectory(turns[:1] if task.accepted_calls is not None else turns)
 
 
-def _turn(message: dict[str, Any], index: int) -> ParsedTurn | Message:
+def _turn(message: dict[str, Any], index: int, task: Task) -> ParsedTurn | Message:
     role = message.get("role")
     if role == "assistant":
-        return read_turn(message)
+        return read_turn(message, task.tool_schemas)
     if role != "tool":
         raise ValueError(f"messages[{index}].role: expected assistant or tool, found {shown(role)}")
     result = parse_row(_ToolMessage, message, "messages", index)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from helpers.paths import ROOT
 from mentor_edge.errors import GateFailed, GateInconclusive, MentorEdgeError
 from mentor_edge.export.gate import MARGIN
 from mentor_edge.export.gguf.families import FAMILIES as GGUF_FAMILIES
 from mentor_edge.export.onnx.families import FAMILIES as ONNX_FAMILIES
-from mentor_edge.messages import ToolCall
-from mentor_edge.tool_calls import parse_turn
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -40,19 +36,6 @@ def test_rope_scalings() -> None:
     spelled = {"linear": "linear", "yarn": "yarn", "llama3": "Llama 3's"}
     bullet = limit("GGUF export")
     assert known == spelled.keys() and all(word in bullet for word in spelled.values())
-
-
-def test_the_parser_reads_the_listed_forms() -> None:
-    forms = re.findall(r"`([^`]+)`", limit("The parser"))
-    assert len(forms) == 3
-    for form in forms:
-        turn = parse_turn(form)
-        assert turn.message.tool_calls == (ToolCall("f", {"a": 1}),) and not turn.malformed
-
-
-@pytest.mark.parametrize("form", ["<function=f><parameter=a>1</parameter></function>", "<tool_call>f(a=1)</tool_call>"])
-def test_the_parser_reads_no_other_form(form: str) -> None:
-    assert parse_turn(form).message.tool_calls == ()
 
 
 def test_exit_codes() -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from helpers.endpoint_server import ADD_TEXT, KEY, Answer, calls, completion, refusal, scripted, serving
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.base import ChatRequest, Reply, Sampling
-from mentor_edge.engines.endpoint import EndpointEngine, checked_url, only_model, read_turn
+from mentor_edge.engines.endpoint import EndpointEngine, checked_url, only_model
 from mentor_edge.engines.open import identity_of, open_engine
+from mentor_edge.engines.openai_message import read_turn
 from mentor_edge.errors import EngineError
 from mentor_edge.evaluation.evaluate import evaluate
 from mentor_edge.messages import Ending, Message, ToolCall
@@ -121,6 +122,18 @@ ADD = ToolCall("add", {"a": 2, "b": 3})
         (calls(("add", '{"a": 2, "b": 3}'), ("sqrt", '{"x": 4}')), "", (ADD, ToolCall("sqrt", {"x": 4})), False),
         (calls(("add", {"a": 2, "b": 3})), "", (ADD,), False),  # an object, as some servers send
         (calls(("now", ""), ("now", None)), "", (ToolCall("now", {}),) * 2, False),
+        (calls(("now", "{}"), ("now", "null")), "", (ToolCall("now", {}),) * 2, False),
+        (calls(("add", json.dumps('{"a": 2, "b": 3}'))), "", (ADD,), False),  # encoded twice
+        ({"tool_calls": calls(("add", {"a": 2, "b": 3}))["tool_calls"][0]}, "", (ADD,), False),
+        ({"tool_calls": [{"name": "add", "arguments": {"a": 2, "b": 3}}]}, "", (ADD,), False),
+        ({"tool_calls": [{"function": {"name": "now"}}]}, "", (ToolCall("now", {}),), False),
+        ({"content": "", "function_call": {"name": "add", "arguments": '{"a": 2, "b": 3}'}}, "", (ADD,), False),
+        ({"content": [{"type": "text", "text": ADD_TEXT}]}, "", (ADD,), False),
+        # A call that the server left in the reasoning.
+        ({"content": None, "reasoning_content": f"I add. {ADD_TEXT}"}, None, (ADD,), False),
+        ({"content": " ", "reasoning": ADD_TEXT}, None, (ADD,), False),
+        ({"reasoning_content": "I add. <tool_call>{"}, None, (), True),
+        ({"content": "", "reasoning_content": "hm"}, "", (), False),
         (calls(("add", '{"a": 2, "b": 3}')) | {"content": "I add."}, "I add.", (ADD,), False),
         (calls(("say", json.dumps({"x": TAGS}))), "", (ToolCall("say", {"x": TAGS}),), False),
         # Our parser finds the calls that the server did not.
@@ -135,6 +148,9 @@ ADD = ToolCall("add", {"a": 2, "b": 3})
         (calls((None, "{}")), None, (), True),
         ({"tool_calls": [{"type": "custom"}]}, None, (), True),
         ({"tool_calls": ["add"]}, None, (), True),
+        (calls(("add", '{"a": 2}{"a": 3}')), None, (), True),
+        (calls(("add", [])), None, (), True),
+        ({"function_call": "add"}, None, (), True),
     ],
 )  # a table  # fmt: skip
 def test_turns_are_read_by_the_one_parser(message, content, found, malformed):

@@ -225,4 +225,4 @@ def test_the_python_blocks_run_unchanged(
         prompt = engine.template.render([question], [get_weather.to_openai()], add_generation_prompt=True)
         (generation,) = batch.extend([0], engine.encode([prompt]), Sampling(256))
         ids = [token for token in generation.token_ids if token not in engine.end_ids]
-        assert done.stdout.strip() == str(parse_turn(engine.decode([ids])[0]))
+        assert done.stdout.strip() == str(parse_turn(engine.decode([ids])[0], [get_weather.to_openai()]))
