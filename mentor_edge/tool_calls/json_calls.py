@@ -15,7 +15,7 @@ ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "params", "kwargs",
 CERTAIN_KEYS = frozenset({"arguments", "parameters"})
 """With `name`, one of these makes an object a call, whatever the name. The others need the name of an offered tool."""
 _ACCOMPANYING = frozenset({"id", "type", "index", "call_id", "tool_call_id"})
-"""Keys beside the name that are no arguments."""
+"""Keys beside the name that do not count as arguments."""
 
 _DECODER = json.JSONDecoder()
 _FIRST_DECODES = 65_536
@@ -86,7 +86,7 @@ class JsonReader:
 
 
 def calls_of_value(value: Any, offered: OfferedTools, *, tagged: bool) -> tuple[list[ToolCall], str] | None:
-    """The calls that a decoded value describes and how they are written; None if it is no call.
+    """The calls that a decoded value describes and how they are written; None for any other value.
 
     Args:
         value: the decoded JSON.

@@ -102,7 +102,7 @@ def read_tagged(text: str, opening: re.Match[str], reader: JsonReader, offered: 
     if not calls:
         raise UnreadableCallError("no call between the tags")
     content = " ".join(dict.fromkeys(spellings)) + (" ..." if len(spellings) > 1 else "")
-    # A closing tag that may be missing is no part of the spelling: for some models it is the end-of-turn token.
+    # The spelling leaves out a closing tag that may be missing: for some models it is the end-of-turn token.
     return Calls(tuple(calls), opening.start(), end, f"{opening[0]}{content}{closing if tag.must_close else ''}")
 
 
