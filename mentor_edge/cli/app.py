@@ -1,7 +1,7 @@
 """The `mentor-edge` program: its commands and its exit codes. Nothing heavy is imported before a command runs.
 
 Exit codes: 0 done; 1 an error, described in one or two lines; 2 wrong usage; 3 the gate failed; 4 the gate is
-inconclusive; 130 interrupted.
+inconclusive; 130 interrupted, 143 terminated (SIGTERM), 129 hung up: only what the same command resumes is left.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from typing import NoReturn
 
 # Before torch or llama.cpp load: two busy-waiting OpenMP threads on a shared machine run a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -32,6 +33,7 @@ from mentor_edge.cli.quickstart import quickstart
 from mentor_edge.cli.report import report
 from mentor_edge.cli.run import run
 from mentor_edge.cli.screen import console, print_error, print_warning
+from mentor_edge.cli.stopping import Stopping
 from mentor_edge.cli.verify import verify
 from mentor_edge.errors import MentorEdgeError, MentorEdgeWarning
 
@@ -54,6 +56,8 @@ _HOW_TO_RESUME = {
     "evaluate": "; to resume, run the same command again",
     "export": "; run the same command again: it reuses what its gate has measured",
 }
+_STOPPED: dict[object, str] = {130: "interrupted", 143: "terminated", 129: "hung up"}
+"""130 is typer's exit code for Ctrl-C."""
 
 
 def main() -> None:
@@ -64,19 +68,25 @@ def main() -> None:
         warnings.filterwarnings("always", category=MentorEdgeWarning)
         warnings.showwarning = print_warning
         logging.disable(logging.WARNING)
+    stopping = Stopping()
+    stopping.listen()
     try:
         app()
-    except MentorEdgeError as error:
-        if debug:
-            raise
-        print_error(str(error))
-        sys.exit(error.exit_code)
     except SystemExit as end:
-        if end.code == 130:  # typer's exit code for Ctrl-C
-            console.print(f"interrupted{_HOW_TO_RESUME.get(''.join(sys.argv[1:2]), '')}")
-        raise
+        _exit(stopping.exit_code or end.code)
     except Exception as error:
+        if stopping.exit_code is not None:  # the signal went to the child processes, too, and one died of it
+            _exit(stopping.exit_code)
         if debug:
             raise
+        if isinstance(error, MentorEdgeError):
+            print_error(str(error))
+            sys.exit(error.exit_code)
         print_error(f"{type(error).__name__}: {error}\nset MENTOR_EDGE_DEBUG=1 to see the traceback")
         sys.exit(1)
+
+
+def _exit(code: str | int | None) -> NoReturn:
+    if code in _STOPPED:
+        console.print(f"{_STOPPED[code]}{_HOW_TO_RESUME.get(''.join(sys.argv[1:2]), '')}")
+    sys.exit(code)

@@ -56,7 +56,9 @@ def inspect(
 
 
 def _grid(title: str) -> Table:
-    table = Table(show_header=False, title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+    table = Table(
+        show_header=False, title=Text.from_markup(title), title_justify="left", box=box.SIMPLE, padding=(0, 1)
+    )
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     return table

@@ -97,6 +97,7 @@ def uninterrupted(nano_student: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 MOMENTS = {
     "conversion": (signal.SIGKILL, ".out.{pid}.partial/.model-f32.gguf.*.partial", 1),
+    "conversion, terminated": (signal.SIGTERM, ".out.{pid}.partial/.model-f32.gguf.*.partial", 1),
     "quantization": (signal.SIGINT, ".out.{pid}.partial/*model-q8_0.gguf*", 0),
     "gate, source": (signal.SIGKILL, ".out.gate/source.jsonl.partial", 20_000),
     "gate, file": (signal.SIGINT, ".out.gate/gguf-q8_0.jsonl.partial", 20_000),
@@ -116,9 +117,9 @@ def wait_for_moment(moment: str, directory: Path, process: subprocess.Popen[str]
     wait_for(reached, process)
 
 
-def assert_one_line_was_printed(directory: Path) -> None:
+def assert_one_line_was_printed(directory: Path, word: str = "interrupted") -> None:
     *progress, last = stderr_of(directory).strip().splitlines()
-    assert last == "interrupted; run the same command again: it reuses what its gate has measured"
+    assert last == f"{word}; run the same command again: it reuses what its gate has measured"
     assert all(": started (" in line or ": done in " in line for line in progress)
 
 
@@ -134,7 +135,7 @@ def test_a_killed_export_looks_unfinished_and_the_same_command_finishes_it(
             wait_for_moment(moment, tmp_path, process)
             if not moment.startswith(("gate", "packaging")):  # these end too soon for a delay
                 time.sleep(delays.uniform(0, 0.05))
-            os.killpg(process.pid, sent) if sent is signal.SIGINT else process.kill()
+            os.killpg(process.pid, sent) if sent is signal.SIGINT else process.send_signal(sent)
             code = process.wait(timeout=30)
         wait_for(lambda: not descendants(tmp_path))
         if moment == "packaging" and out.exists():  # it ended before the signal arrived
@@ -144,9 +145,9 @@ def test_a_killed_export_looks_unfinished_and_the_same_command_finishes_it(
             continue
         assert_nothing_looks_finished(tmp_path)
         left = {path.name for path in tmp_path.iterdir()} - {".out.gate"}  # the measured outcomes
-        if sent is signal.SIGINT:
-            assert code == 130 and left == set(), moment
-            assert_one_line_was_printed(tmp_path)
+        if sent is not signal.SIGKILL:
+            assert (code, left) == (128 + sent, set()), moment
+            assert_one_line_was_printed(tmp_path, "terminated" if sent is signal.SIGTERM else "interrupted")
         else:  # the leftovers of earlier attempts are gone
             assert code == -signal.SIGKILL and left <= {f".out.{process.pid}.partial"}, moment
         measured = {path.name: path.read_text() for path in tmp_path.glob(".out.gate/*.jsonl")}

@@ -2,17 +2,19 @@ r"""Final answers: extracting one from a model's text and comparing it with the 
 
 When two answers are equal:
 
-- Numbers: the values are equal within a relative 1e-6, however they are written ("1,200", "1e3", "\frac{1}{2}",
-  "1 1/2", "1.5 million"). Two integers written out must agree in every digit.
+- Numbers: the values are equal within a relative 1e-6, however they are written ("1,200", "1e3", "1.2 x 10^-3",
+  "\frac{1}{2}", "1½", "1.5 million", "twenty-five", "about 5"). Two integers written out must agree in every digit.
 - Units: "18 dollars" is "18" and "5 km" is "5", but "5 km" is not "5 m": units are compared if both sides have one.
-  Units are not converted. A percent sign is a unit: "40%" is "40", because accepted answers often leave the sign out,
-  and it is not "0.4".
+  Synonyms are equal ("km/h" and "kph", "USD 5" and "$5"); nothing is converted. A percent sign is a unit: "40%" is
+  "40", because accepted answers often leave the sign out, and it is not "0.4".
 - Words: they are the same, ignoring case, spaces, an article before them and a punctuation mark after them.
 - Tuples and intervals: the brackets are equal, and the items in order. Sets: the items are equal in any order. A list
   without brackets can be either.
 - "x = 5" is "5", but not "y = 5".
 - Other mathematics: math-verify decides; see `mentor_edge.tasks.answers.formulas`.
-- Dates, scores and ranges ("3-2") are text.
+- Dates with the month in words, or as 2020-06-05, are compared as dates. Other dates, scores and ranges are text.
+
+docs/answers.md has a table of equal answers and of near-misses; a test executes it.
 """
 
 from __future__ import annotations

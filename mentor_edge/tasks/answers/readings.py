@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from mentor_edge.tasks.answers import formulas, units
+from mentor_edge.tasks.answers.characters import plain
+from mentor_edge.tasks.answers.words import date_in_words, number_in_words
 
 # Commas only group thousands ("1,2" is not a number). No two parts can match the same digits: linear in any text.
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
@@ -34,32 +36,39 @@ def canonical_digits(integer: str) -> str:
 
 # Text ----------------------------------------------------------------------------------------------------------------
 
-_SYMBOLS = str.maketrans(
-    {
-        "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u00d7": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/",
-        "\u2044": "/", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
-        "\u222a": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "θ": r"\theta ", "²": "^2", "³": "^3",
-        "½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "º": "°",
-        "\u2018": "'", "\u2019": "'", "“": '"', "”": '"', "\uff05": "%", "\uff08": "(", "\uff09": ")", "\uff0c": ",",
-    }
-)  # a table  # fmt: skip
 _ESCAPED = re.compile(r"(?<!\\)\\([%$#&_ ])")
 _REWRITTEN = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])\.?|\\!"), ""),
-    (re.compile(r"(?<=\d)\\,(?=\d{3})|\{,\}"), ","),
+    (re.compile(r"(?<=\d)\\,(?=\d{3})|\{,\}|(?<=\d)['_](?=\d{3}(?!\d))"), ","),
     (re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\degrees?(?![A-Za-z])"), "°"),
-    (re.compile(r"\*\*(?=[\d({])"), "^"),
+    (re.compile(r"\*\*\s*(?=[-+]?[\d({])"), "^"),
+    (re.compile(r"(?<![<>=!])>="), r"\\ge "),
+    (re.compile(r"<="), r"\\le "),
+    (re.compile(r"!="), r"\\ne "),
     (re.compile(r"\\?\b(?:infinity|infty|oo|inf)\b"), r"\\infty "),
     (re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])"), r"\\pi "),
     (re.compile(r"(?<![\\A-Za-z])sqrt(?![A-Za-z])\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
 ]
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm)\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm|boldsymbol|bm|emph|mathsf|boxed|fbox)\s*\{([^{}]*)\}"
+)
 _LAST_TEXT = re.compile(_TEXT.pattern + r"(\s*\^\s*\{?-?[1-3]\}?)?\s*\.?$")
 _LABEL = re.compile(r"([A-Za-z](?:_\w|'|\([a-z]\))?|\([a-z](?:, ?[a-z])+\))\s*(?:=|\\in(?![A-Za-z]))\s*(?=[^\s=])")
 _CONJUNCTION = re.compile(r"\s+(?:and|or)\s+", re.IGNORECASE)
 _FIRST_CONJUNCTION = re.compile(r"(?:and|or)\s+", re.IGNORECASE)
+_PREFIX = re.compile(
+    r"\s*(?:(?:the\s+)?(?:final\s+|correct\s+)?answer\s*(?:is|:|=)\s*:?|[:=](?![=:]))\s*(?=\S)", re.IGNORECASE
+)
+_APPROXIMATELY = re.compile(
+    r"\s*(?:approximately|approx\.?|about|around|roughly|circa|ca\.|~|\\approx(?![A-Za-z])|\\sim(?![A-Za-z]))\s*"
+    rf"(?=[-+]?\s*(?:[{units.MONEY}€£¥₹¢]\s*)?[\d.]|\\d?frac)",
+    re.IGNORECASE,
+)
+_FEET_OR_INCHES = re.compile(r"([-+]?\d[\d.,/ ]*)(['\"])", re.ASCII)
+_ABBREVIATED = re.compile(r"\b([ap])\.\s?m\.?(?!\w)", re.IGNORECASE)
+_DOT = re.compile(r"\.(?!\d)")
 _ARTICLE = re.compile(r"(?<!\w)(?:an?|the)\s+(?=\w\w)")
 
 
@@ -73,8 +82,8 @@ def squeezed(text: str) -> str:
 
 
 def _cleaned(text: str) -> str:
-    if not text.isascii():
-        text = "".join(str(int(c)) if c.isdecimal() and c > "\x7f" else c for c in text.translate(_SYMBOLS))
+    text = plain(text).strip()
+    text = _PREFIX.sub("", text, count=1) if _PREFIX.match(text) else text
     # An escaped dollar means money. So do other dollars, unless they come in pairs, as around LaTeX.
     text = _ESCAPED.sub(lambda match: {"$": units.MONEY, " ": r"\ "}.get(match[1], match[1]), text)
     if text.count("$") % 2 == 0:
@@ -83,6 +92,9 @@ def _cleaned(text: str) -> str:
     for ends in (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ('"', '"'), ("`", "`"):
         if len(text) > len("".join(ends)) and text.startswith(ends[0]) and text.endswith(ends[1]):
             text = text[len(ends[0]) : -len(ends[1])].strip()
+    text = _APPROXIMATELY.sub("", text, count=1) if _APPROXIMATELY.match(text) else text
+    if feet := _FEET_OR_INCHES.fullmatch(text):
+        text = f"{feet[1]} {'ft' if feet[2] == chr(39) else 'in'}"
     for pattern, new in _REWRITTEN:
         text = pattern.sub(new, text)
     return text.strip()
@@ -90,17 +102,21 @@ def _cleaned(text: str) -> str:
 
 # Numbers -------------------------------------------------------------------------------------------------------------
 
+_POWER = (
+    r"(?:\{\s*(?P<power>[-+]?\d{1,3})\s*\}|\(\s*(?P<round_power>[-+]?\d{1,3})\s*\)|(?P<short_power>[-+]?\d{1,3}(?!\d)))"
+)
 _QUANTITY = re.compile(
-    rf"""(?P<sign>[-+]?)\s*(?P<money>[{units.MONEY}€£¥₹¢]?)\s*(?P<inner_sign>[-+]?)\s*
+    rf"""(?P<sign>[-+]?)\s*(?P<money>{units.CURRENCY}|)\s*(?P<inner_sign>[-+]?)\s*
     (?:(?P<whole>\d+)?\s*\\frac\s*(?:\{{\s*(?P<top>-?{_DIGITS})\s*\}}|(?P<short_top>\d))
        \s*(?:\{{\s*(?P<bottom>{_DIGITS})\s*\}}|(?P<short_bottom>\d))
     |(?:(?P<plain_whole>\d+)\s+)?(?P<plain_top>{_DIGITS})\s*/\s*(?P<plain_bottom>{_DIGITS})
-    |(?P<numeral>\d{{1,3}}(?:\ \d{{3}})+(?!\d)|{_DIGITS})
-       (?:\s*(?:\\times|\\cdot|[*x])\s*10\s*\^\s*(?:\{{\s*(?P<power>[-+]?\d{{1,3}})\s*\}}|(?P<short_power>\d{{1,3}})))?
+    |(?P<continental>\d{{1,3}}(?:\.\d{{3}})+,\d\d(?!\d))
+    |(?P<numeral>\d{{1,3}}(?:\ \d{{3}})+(?!\d)(?:\.\d+)?|{_DIGITS})
+       (?:\s*(?:\\times|\\cdot|[*xX])\s*10\s*\^\s*{_POWER})?
     )(?P<rest>.*)""",
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
-_POWER_OF_TEN = re.compile(r"10\s*\^\s*(?:\{\s*(-?\d{1,3})\s*\}|(\d{1,3}))", re.ASCII)
+_POWER_OF_TEN = re.compile(rf"(?P<sign>[-+]?)\s*10\s*\^\s*{_POWER}(?P<rest>.*)", re.ASCII | re.DOTALL)
 
 
 class _Quantity(NamedTuple):
@@ -113,22 +129,29 @@ class _Quantity(NamedTuple):
 def _quantity(text: str) -> _Quantity | None:
     power = _POWER_OF_TEN.fullmatch(text)
     if power:
-        ten = float(f"1e{power[1] or power[2]}")
-        return _Quantity(ten, "", "", text) if math.isfinite(ten) else None
+        ten, ending = float(f"{power['sign']}1e{_exponent(power)}"), units.unit_of(power["rest"])
+        if ending is not None and math.isfinite(ten):
+            formula = text.removesuffix(power["rest"])
+            return _Quantity(ten * ending[0], "", ending[1], "" if ending[0] != 1 else formula)
+        return None
     match = _QUANTITY.fullmatch(text)
     if not match or (match["sign"] and match["inner_sign"]):
         return None
-    ending = units.unit_of(match["rest"])
+    money = units.currency_name(match["money"])
+    ending = units.money_scale(match["rest"]) if money else None
+    ending = ending or units.unit_of(match["rest"])
     if ending is None:
         return None
     scale, unit = ending
+    # Without a currency, "1.234,50" may be a list.
+    if match["continental"] and not (money or unit in units.CURRENCY_NAMES):
+        return None
     value = _value(match)
     if value is None:
         return None
     negative = "-" in (match["sign"], match["inner_sign"])
-    money = units.UNIT_NAMES.get(match["money"], "")
     numeral = (match["numeral"] or "").replace(" ", ",")
-    written_out = scale == 1 and not (match["power"] or match["short_power"]) and INTEGER.fullmatch(numeral)
+    written_out = scale == 1 and not _exponent(match) and INTEGER.fullmatch(numeral)
     integer = canonical_digits("-" * negative + numeral) if written_out else ""
     value *= -scale if negative else scale
     top, bottom = match["top"] or match["short_top"], match["bottom"] or match["short_bottom"]
@@ -139,13 +162,20 @@ def _quantity(text: str) -> _Quantity | None:
     return _Quantity(value, integer, unit if unit == money or not money else money + unit, formula)
 
 
+def _exponent(match: re.Match[str]) -> str:
+    """The exponent of ten in a match of _POWER, empty if there is none."""
+    return match["power"] or match["round_power"] or match["short_power"] or ""
+
+
 def _value(match: re.Match[str]) -> float | None:
     """The number in a match of _QUANTITY, without sign and scale."""
     value: float | None
     if match["numeral"]:
         value = finite_number(match["numeral"].replace(" ", ""))
         if value is not None:
-            value *= float(f"1e{match['power'] or match['short_power'] or 0}")
+            value *= float(f"1e{_exponent(match) or 0}")
+    elif match["continental"]:
+        value = finite_number(match["continental"].replace(".", "").replace(",", "."))
     else:
         whole = finite_number(match["whole"] or match["plain_whole"] or "0")
         top = finite_number(match["top"] or match["short_top"] or match["plain_top"])
@@ -194,6 +224,10 @@ def read(text: str, nested: int = 0) -> Reading:
         return Reading(
             squeezed(body), unit=unit, number=quantity.value, integer=quantity.integer, formula=quantity.formula
         )
+    if (date := date_in_words(body)) is not None:
+        return Reading(f"date {date}")
+    if (number := number_in_words(body)) is not None:
+        return replace(read(number[0], nested + 1), unit=number[1])
     if nested < _MOST_NESTED:
         collection = _collection(body, nested)
         if collection is not None:
@@ -205,7 +239,8 @@ def read(text: str, nested: int = 0) -> Reading:
                 return replace(last, label="".join(label[1].split()), unit=unit or last.unit)
     if formulas.is_formula(body):
         return Reading(squeezed(body), unit=unit, formula=body)
-    words = _ARTICLE.sub("", body.replace(",", " ").casefold().strip("'\"*_ ")).rstrip(".!?;:")
+    words = _DOT.sub("", _ABBREVIATED.sub(r"\1m", body))
+    words = _ARTICLE.sub("", words.replace(",", " ").casefold().strip("'\"*_ ")).rstrip("!?;:")
     return Reading(squeezed(words) or text)
 
 

@@ -14,25 +14,60 @@ _SCALES = {
     "billion": 1e9,
     "trillion": 1e12,
 }
-UNIT_NAMES = {
-    "$": "dollar", MONEY: "dollar", "usd": "dollar", "buck": "dollar", "€": "euro", "eur": "euro", "£": "pound",
-    "gbp": "pound", "lb": "pound", "lbs": "pound", "¥": "yen", "₹": "rupee", "¢": "cent", "percent": "%", "pct": "%",
+CURRENCY_NAMES = frozenset({
+    "dollar", "euro", "pound", "yen", "rupee", "cent", "cad", "aud", "nzd", "hkd", "sgd", "chf", "cny", "krw", "brl",
+    "sek", "nok", "dkk", "pln", "mxn", "zar", "rub", "try",
+})  # a table  # fmt: skip
+_CURRENCIES = {
+    f"us{MONEY}": "dollar", "usd": "dollar", MONEY: "dollar", "€": "euro", "eur": "euro", "£": "pound", "gbp": "pound",
+    "¥": "yen", "jpy": "yen", "₹": "rupee", "inr": "rupee", "rs.": "rupee", "rs": "rupee", "¢": "cent",
+    f"ca{MONEY}": "cad", f"c{MONEY}": "cad", f"au{MONEY}": "aud", f"a{MONEY}": "aud", f"nz{MONEY}": "nzd",
+    f"hk{MONEY}": "hkd", f"s{MONEY}": "sgd", f"r{MONEY}": "brl", "₩": "krw", "₽": "rub", "₺": "try", "rmb": "cny",
+} | {name: name for name in CURRENCY_NAMES if len(name) == 3 and name != "yen"}  # a table  # fmt: skip
+CURRENCY = "(?:" + "|".join(re.escape(sign) for sign in sorted(_CURRENCIES, key=len, reverse=True)) + ")"
+CURRENCY = f"(?i:{CURRENCY})"
+"""A pattern for a currency before a number: a sign, or a code such as "USD" or "US$"."""
+_MONEY_SCALES = {"k": 1e3, "m": 1e6, "mn": 1e6, "mm": 1e6, "b": 1e9, "bn": 1e9, "t": 1e12, "tn": 1e12}
+_SYNONYMS = (
+    (re.compile(r"\bper\s+cent\b"), "percent"),
+    (re.compile(r"\b(?:us|u\.s\.|american)\s+dollars?\b"), "dollars"),
+    (re.compile(r"\bcanadian\s+dollars?\b"), "cad"),
+    (re.compile(r"\baustralian\s+dollars?\b"), "aud"),
+    (re.compile(r"(?<=[a-z]{2})\.(?=\s|$|/)"), ""),
+    (re.compile(r"(?<=[a-z])-(?=[a-z])"), " "),
+    (re.compile(r"\bmph\b"), "mi/h"),
+    (re.compile(r"\b(?:kmh|kph|kmph)\b"), "km/h"),
+    (re.compile(r"\bmi/hr?\b"), "mi/h"),
+    (re.compile(r"\b(mm|cm|dm|m|km|in|ft|yd|mi)([23])(?!\d)"), r"\1^\2"),
+)
+UNIT_NAMES = _CURRENCIES | {
+    "buck": "dollar", "lb": "pound", "lbs": "pound", "percent": "%", "pct": "%",
     "percentage": "%", "degree": "°", "deg": "°", "celsius": "c", "fahrenheit": "f", "kelvin": "k", "kilometer": "km",
-    "kilometre": "km", "meter": "m", "metre": "m", "centimeter": "cm", "centimetre": "cm", "millimeter": "mm",
-    "millimetre": "mm", "inch": "in", "inches": "in", "feet": "ft", "foot": "ft", "yard": "yd", "mile": "mi",
-    "kilogram": "kg", "gram": "g", "milligram": "mg", "ounce": "oz", "liter": "l", "litre": "l", "milliliter": "ml",
-    "millilitre": "ml", "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "second": "s", "sec": "s", "per": "/",
+    "kilometre": "km", "kms": "km", "meter": "m", "metre": "m", "mtr": "m", "centimeter": "cm", "centimetre": "cm",
+    "millimeter": "mm", "millimetre": "mm", "micrometer": "μm", "micrometre": "μm", "micron": "μm",
+    "nanometer": "nm", "nanometre": "nm", "inch": "in", "inches": "in", "feet": "ft", "foot": "ft", "yard": "yd",
+    "yds": "yd", "mile": "mi", "kilogram": "kg", "kilogramme": "kg", "kilo": "kg", "kgs": "kg", "gram": "g",
+    "gramme": "g", "gms": "g", "gm": "g", "milligram": "mg", "microgram": "μg", "tonne": "t", "ounce": "oz",
+    "liter": "l", "litre": "l", "ltr": "l", "ltrs": "l", "milliliter": "ml", "millilitre": "ml", "gallon": "gal",
+    "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "mins": "min", "second": "s", "sec": "s", "secs": "s",
+    "millisecond": "ms", "yr": "year", "yrs": "year", "wk": "week", "wks": "week", "mo": "month", "mos": "month",
+    "volt": "v", "watt": "w", "kilowatt": "kw", "megawatt": "mw", "hertz": "hz", "kilohertz": "khz",
+    "megahertz": "mhz", "gigahertz": "ghz", "newton": "n", "joule": "j", "kilojoule": "kj", "megajoule": "mj",
+    "pascal": "pa", "kilopascal": "kpa", "ampere": "amp", "calorie": "cal", "kilocalorie": "kcal",
+    "kilobyte": "kb", "megabyte": "mb", "gigabyte": "gb", "terabyte": "tb", "per": "/",
     "people": "person", "men": "man", "women": "woman", "children": "child",
 }  # a table  # fmt: skip
 # One or two letters are a factor ("3x", "2 ab"), unless they are one of _SHORT_UNITS. Letters that touch the number
 # must be one of _GLUED_UNITS: "5m" may be a product.
 _SHORT_UNITS = frozenset({
     "m", "g", "s", "l", "h", "n", "j", "w", "v", "k", "c", "f", "in", "ft", "yd", "mi", "of", "am", "pm", "hz", "pa",
-    "kj", "mw", "kw", "gb", "mb", "tb", "hr", "lb", "oz", "a", "an",
+    "kj", "mj", "mw", "kw", "gb", "mb", "kb", "tb", "hr", "lb", "oz", "a", "an", "sq", "cu", "gm", "yr", "wk", "mo",
+    "nm", "ms", "t", "μm", "μg",
 })  # a table  # fmt: skip
 _GLUED_UNITS = frozenset({
     "km", "cm", "mm", "kg", "mg", "ml", "hz", "ft", "yd", "oz", "lb", "lbs", "hr", "hrs", "min", "sec", "am", "pm",
-    "mph", "kmh", "kph", "kwh", "usd", "eur", "gbp", "gb", "mb",
+    "mph", "kmh", "kph", "kmph", "kwh", "usd", "eur", "gbp", "jpy", "inr", "cad", "aud", "chf", "gb", "mb", "kb", "tb",
+    "khz", "mhz", "ghz", "μm", "nm", "kms", "kgs", "mins", "secs", "yrs", "wks", "percent", "pct", "kj", "kw", "gal",
 })  # a table  # fmt: skip
 # Words after which the number before them is not the whole answer.
 _NOT_UNITS = frozenset({
@@ -47,25 +82,44 @@ _UNIT_PART = re.compile(r"[^\W\d_]+|\^\s*\{?\s*-?[1-3]\s*\}?|\S")
 _LONGEST_UNIT = 60
 
 
+def currency_name(sign: str) -> str:
+    """The name of the currency that a sign or code before a number denotes; "" for no sign."""
+    return _CURRENCIES[sign.lower()] if sign else ""
+
+
+def money_scale(text: str) -> tuple[float, str] | None:
+    """The scale that one or two letters after an amount of money denote: "$1.5M". None for anything else."""
+    scale = _MONEY_SCALES.get(text.strip().rstrip(".").lower())
+    return None if scale is None else (scale, "")
+
+
 def unit_of(text: str) -> tuple[float, str] | None:
     """The scale and the unit that the text after a number denotes ("" for no unit). None if it is not a unit."""
-    rest = text.strip().rstrip(".,;:")
+    rest = text.strip().rstrip(".,;:").casefold()
     if len(rest) > _LONGEST_UNIT:
         return None
+    for pattern, new in _SYNONYMS:
+        rest = pattern.sub(new, rest)
     scale, square = 1.0, ""
     unit: list[str] = []
-    parts = _UNIT_PART.findall(rest.casefold())
+    parts = _UNIT_PART.findall(rest)
     for index, part in enumerate(parts):
         if part[0].isalpha():
             if part in _SCALES and not unit:
                 scale *= _SCALES[part]
                 continue
+            if part in ("squared", "cubed") and unit and unit[-1] != "/":
+                unit.append("^3" if part == "cubed" else "^2")
+                continue
             glued = index == 0 and not text[0].isspace()
             known = part in _GLUED_UNITS or (not glued and part in _SHORT_UNITS)
             if part in _NOT_UNITS or not (known or (len(part) > 2 and not glued)):
                 return None
-            if part in ("square", "sq", "cubic"):
-                square = "^3" if part == "cubic" else "^2"
+            if part in ("square", "sq", "cubic", "cu"):
+                square = "^3" if part.startswith("cu") else "^2"
+                continue
+            if part in ("a", "an") and unit and unit[-1] != "/":  # "dollars a day"
+                unit.append("/")
                 continue
             if part in ("a", "an", "of", "the"):
                 continue
@@ -73,8 +127,12 @@ def unit_of(text: str) -> tuple[float, str] | None:
             unit.append(UNIT_NAMES.get(part, UNIT_NAMES.get(single, single)) + square)
             square = ""
         elif part[0] == "^" and unit:
-            unit.append("".join(c for c in part if c not in "{} "))
-        elif part in "%°/" + MONEY + "€£¥₹¢":
+            exponent = "".join(c for c in part if c not in "{} ")
+            if exponent.startswith("^-"):  # "m s^-1" is "m/s"
+                unit[-1:] = ["/", unit[-1], exponent.replace("-", "").removesuffix("^1")]
+            else:
+                unit.append(exponent)
+        elif part in "%°/" + MONEY + "€£¥₹¢₩₽₺":
             unit.append(UNIT_NAMES.get(part, part))
         else:
             return None
