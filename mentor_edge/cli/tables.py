@@ -52,7 +52,7 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
 def print_comparison(comparison: Comparison) -> None:
     """Tables of accuracies, paired differences and costs, and what they do not show."""
     from mentor_edge.recipes.comparison.text import (
-        MAIN_SPLITS,
+        MAIN_DOMAINS,
         accuracy_grid,
         cost_grid,
         difference_grid,
@@ -60,7 +60,7 @@ def print_comparison(comparison: Comparison) -> None:
         noise_title,
     )
 
-    columns = [split for split in MAIN_SPLITS if split in comparison.scopes]
+    columns = [domain for domain in MAIN_DOMAINS if domain in comparison.scopes]
     for noise in comparison.teacher_noise:
         title = noise_title(noise)
         print_grid(accuracy_grid(comparison, noise, columns), f"{title}; accuracy, % [interval]")

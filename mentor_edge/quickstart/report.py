@@ -18,7 +18,7 @@ def accuracy_grid(summary: QuickstartSummary) -> Grid:
     by_domain = {"id": [model.id for model in models]}
     by_domain |= {domain: [model.ood[domain] for model in models] for domain in models[0].ood}
     rows = [[domain, str(counts[0].n), *map(_percent, counts)] for domain, counts in by_domain.items()]
-    return Grid(["split", "n", *summary.accuracy], rows)
+    return Grid(["domain", "n", *summary.accuracy], rows)
 
 
 def lift_sentences(summary: QuickstartSummary) -> list[str]:
@@ -27,7 +27,7 @@ def lift_sentences(summary: QuickstartSummary) -> list[str]:
     for name, lift in summary.lift.items():
         low, high = lift.ci
         sentences.append(
-            f"{name} - base on {'+'.join(lift.splits)}: {100 * lift.delta:+.2f} points, "
+            f"{name} - base on {'+'.join(lift.domains)}: {100 * lift.delta:+.2f} points, "
             f"95 % interval [{100 * low:+.2f}, {100 * high:+.2f}], n {lift.n}"
         )
     return sentences

@@ -290,7 +290,7 @@ def _accuracy(answers: Answers) -> Accuracy:
 
 
 def _lift(before: Answers, after: Answers) -> Lift:
-    """The paired change over the OOD splits that a student of this size can do at all, with a 95 % interval."""
+    """The paired change over the OOD domains that a student of this size can do at all, with a 95 % interval."""
     from mentor_edge.evaluation.statistics import paired_difference
     from mentor_edge.tasks.nano.suites import CORE_OOD
 

@@ -18,10 +18,10 @@ class Accuracy(Result):
 
 
 class Lift(Result):
-    """The paired change of a trained student against its base, over the out-of-domain splits it can do at all."""
+    """The paired change of a trained student against its base, over the out-of-domain domains it can do at all."""
 
-    splits: tuple[str, ...]
-    """The splits that are pooled."""
+    domains: tuple[str, ...]
+    """The domains that are pooled."""
     n: int
     """Tasks."""
     delta: float
@@ -34,10 +34,10 @@ class Lift(Result):
     """Tasks that only the trained student solves."""
 
     @classmethod
-    def of(cls, splits: tuple[str, ...], difference: PairedDifference) -> Lift:
+    def of(cls, domains: tuple[str, ...], difference: PairedDifference) -> Lift:
         """The lift with the figures of a paired difference."""
         return cls(
-            splits=splits,
+            domains=domains,
             n=difference.n,
             delta=difference.delta,
             ci=(difference.low, difference.high),

@@ -2,7 +2,7 @@
 
 For one run, or one run against another, `mentor_edge.evaluation.statistics` has intervals that need no resampling.
 
-A replicate draws bases with replacement, then seeds within every drawn base, then items within every split. Items are
+A replicate draws bases with replacement, then seeds within every drawn base, then items within every domain. Items are
 crossed with the runs: a replicate uses the same items for every run and for both sides of a difference. The interval
 is the range between two percentiles of the replicates' scores.
 
@@ -39,7 +39,7 @@ REPLICATES = 4000
 CONFIDENCE = 0.95
 
 Runs = Sequence[Sequence[Mapping[str, ArrayLike]]]
-"""`runs[base][seed][split]` is 0 or 1 per item. Every run has the same items in the same order."""
+"""`runs[base][seed][domain]` is 0 or 1 per item. Every run has the same items in the same order."""
 
 _CHUNK = 500
 _DIGITS = 12
@@ -70,27 +70,27 @@ class Interval:
 
 def accuracy_interval(
     runs: Runs,
-    splits: Sequence[str],
+    domains: Sequence[str],
     *,
     confidence: float = CONFIDENCE,
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Interval:
-    """The mean over `splits` of the accuracy on each, averaged over seeds, then over bases.
+    """The mean over `domains` of the accuracy on each, averaged over seeds, then over bases.
 
     The same arguments give the same interval. The order of seeds changes it by no more than the noise of resampling.
-    Raises: ValueError if there are no bases or no splits, a base has no runs, a split has no items, runs have different
+    Raises: ValueError if there are no bases or no domains, a base has no runs, a domain has no items, runs have different
     items, values are not 0 or 1, `confidence` is outside (0, 1), or there are fewer than 2 replicates.
     """
     sizes = _sizes(runs)
-    scores = {split: _matrix(runs, sizes, split) for split in splits}
+    scores = {domain: _matrix(runs, sizes, domain) for domain in domains}
     return _interval(scores, sizes, confidence, replicates, seed)
 
 
 def difference_interval(
     a: Runs,
     b: Runs,
-    splits: Sequence[str],
+    domains: Sequence[str],
     *,
     confidence: float = CONFIDENCE,
     replicates: int = REPLICATES,
@@ -110,11 +110,11 @@ def difference_interval(
             raise ValueError(f"base {base}: {left} seeds on one side, {right} on the other")
         sizes.append(max(left, right))
     scores = {}
-    for split in splits:
-        left_matrix, right_matrix = _matrix(a, sizes, split), _matrix(b, sizes, split)
+    for domain in domains:
+        left_matrix, right_matrix = _matrix(a, sizes, domain), _matrix(b, sizes, domain)
         if left_matrix.shape != right_matrix.shape:
-            raise ValueError(f"split {split!r}: the two sides have different items")
-        scores[split] = left_matrix - right_matrix
+            raise ValueError(f"domain {domain!r}: the two sides have different items")
+        scores[domain] = left_matrix - right_matrix
     return _interval(scores, sizes, confidence, replicates, seed)
 
 
@@ -126,19 +126,19 @@ def _sizes(runs: Runs) -> list[int]:
     return sizes
 
 
-def _matrix(runs: Runs, sizes: Sequence[int], split: str) -> NDArray[np.float32]:
-    """Runs x items of one split. The single run of a base is repeated to match the other side."""
+def _matrix(runs: Runs, sizes: Sequence[int], domain: str) -> NDArray[np.float32]:
+    """Runs x items of one domain. The single run of a base is repeated to match the other side."""
     rows: list[NDArray[Any]] = []
     for base, size in zip(runs, sizes, strict=True):
         for run in base if len(base) == size else [base[0]] * size:
-            if split not in run:
-                raise ValueError(f"a run lacks the split {split!r}")
-            rows.append(np.asarray(run[split]))
+            if domain not in run:
+                raise ValueError(f"a run lacks the domain {domain!r}")
+            rows.append(np.asarray(run[domain]))
     if any(row.ndim != 1 or row.shape != rows[0].shape or not row.size for row in rows):
-        raise ValueError(f"split {split!r}: every run needs the same items, at least one")
+        raise ValueError(f"domain {domain!r}: every run needs the same items, at least one")
     matrix = np.stack(rows).astype(np.float32)
     if not np.isin(matrix, (0, 1)).all():
-        raise ValueError(f"split {split!r}: an item is right (1) or wrong (0)")
+        raise ValueError(f"domain {domain!r}: an item is right (1) or wrong (0)")
     return matrix
 
 
@@ -146,15 +146,15 @@ def _interval(
     scores: Mapping[str, NDArray[np.float32]], sizes: Sequence[int], confidence: float, replicates: int, seed: int
 ) -> Interval:
     if not scores:
-        raise ValueError("a score needs at least one split")
+        raise ValueError("a score needs at least one domain")
     if not 0 < confidence < 1 or replicates < 2:
         raise ValueError(f"confidence {confidence} must be between 0 and 1, replicates {replicates} at least 2")
     resampled = np.zeros((replicates, sum(sizes)))
     observed = np.zeros(sum(sizes))
-    for split, matrix in scores.items():
+    for domain, matrix in scores.items():
         items = matrix.shape[1]
         # Sums of small whole numbers are exact in float32 in any order.
-        resampled += (_item_counts(split, items, replicates, seed).astype(np.float32) @ matrix.T) / float(items)
+        resampled += (_item_counts(domain, items, replicates, seed).astype(np.float32) @ matrix.T) / float(items)
         observed += matrix.sum(axis=1, dtype=np.float64) / items
     values = _rounded((resampled * _run_weights(sizes, replicates, seed)).sum(axis=1) / len(scores))
     low, high = _rounded(np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2]))
@@ -170,13 +170,13 @@ def _rounded(values: Any) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=16)
-def _item_counts(split: str, items: int, replicates: int, seed: int) -> NDArray[np.uint8]:
+def _item_counts(domain: str, items: int, replicates: int, seed: int) -> NDArray[np.uint8]:
     """Replicates x items: how often each replicate draws each item.
 
-    The draws depend on the split's name, so that splits of the same size are resampled independently and the order of
-    splits does not matter. Counts are approximately Poisson with mean 1: none exceeds 255 in practice.
+    The draws depend on the domain's name, so that domains of the same size are resampled independently and the order of
+    domains does not matter. Counts are approximately Poisson with mean 1: none exceeds 255 in practice.
     """
-    random = np.random.default_rng([seed, 1, zlib.crc32(split.encode())])
+    random = np.random.default_rng([seed, 1, zlib.crc32(domain.encode())])
     counts = np.empty((replicates, items), np.uint8)
     for start in range(0, replicates, _CHUNK):
         rows = min(_CHUNK, replicates - start)

@@ -35,7 +35,7 @@ class Cell:
     """Noise of the teacher. None if the method does not use the teacher's traces: the cell then counts under
     every noise."""
     right: Annotated[dict[str, AnswerBits], Field(min_length=1)]
-    """Right or wrong for every item, by split."""
+    """Right or wrong for every item, by domain."""
     updates: NonNegativeInt
     """Optimizer updates."""
     tokens: NonNegativeInt

@@ -36,14 +36,14 @@ class RunScore(Result):
 
 
 class Accuracy(_Estimate):
-    """The accuracy of one method on one split, or on a pooled score ("core", "ood")."""
+    """The accuracy of one method on one domain, or on a pooled score ("core", "ood")."""
 
     teacher_noise: str | None
     """The noise whose table shows this row."""
     method: str
     """The method."""
-    split: str
-    """The split or the pooled score."""
+    domain: str
+    """The domain or the pooled score."""
     n_items: int
     """Items that every run answered."""
     n_runs: int
@@ -53,7 +53,7 @@ class Accuracy(_Estimate):
 
 
 class Difference(_Estimate):
-    """The paired difference of two methods, `method` minus `against`, on one split or pooled score."""
+    """The paired difference of two methods, `method` minus `against`, on one domain or pooled score."""
 
     teacher_noise: str | None
     """The noise whose table shows this row."""
@@ -63,8 +63,8 @@ class Difference(_Estimate):
     """The method on the left."""
     against: str
     """The method on the right."""
-    split: str
-    """The split or the pooled score."""
+    domain: str
+    """The domain or the pooled score."""
     per_base: dict[str, float]
     """The difference on every base."""
     excludes_zero: bool
@@ -159,12 +159,12 @@ class Comparison(Result):
     """Seeds of the runs."""
     teacher_noise: tuple[str | None, ...]
     """The teacher's noises; (None,) if no method uses the teacher."""
-    splits: tuple[str, ...]
-    """Splits of the suite."""
+    domains: tuple[str, ...]
+    """Domains of the suite."""
     items: dict[str, int]
-    """Items by split."""
+    """Items by domain."""
     core: tuple[str, ...]
-    """Splits of the headline score."""
+    """Domains of the headline score."""
     statistics: IntervalSettings
     """How the intervals were computed."""
     missing: tuple[str, ...]
@@ -172,9 +172,9 @@ class Comparison(Result):
     multiplicity: Multiplicity
     """How many differences are shown, and how many intervals exclude zero."""
     accuracy: tuple[Accuracy, ...]
-    """Accuracy of every method on every split."""
+    """Accuracy of every method on every domain."""
     differences: tuple[Difference, ...]
-    """Paired differences on every split."""
+    """Paired differences on every domain."""
     costs: tuple[Cost, ...]
     """Costs of every method."""
     curves: tuple[Curve, ...]
@@ -184,8 +184,8 @@ class Comparison(Result):
 
     @property
     def scopes(self) -> list[str]:
-        """The splits and the pooled scores, in the order of a table's columns."""
-        return list(dict.fromkeys(row.split for row in self.accuracy))
+        """The domains and the pooled scores, in the order of a table's columns."""
+        return list(dict.fromkeys(row.domain for row in self.accuracy))
 
     def to_json(self) -> dict[str, Any]:
         """The content of comparison.json. Settings cannot replace a figure."""

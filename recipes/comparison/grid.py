@@ -12,7 +12,7 @@ from mentor_edge.errors import RunError
 from .cell import BASE, Cell, cell_name
 
 Answers = dict[str, NDArray[np.uint8]]
-"""Split -> 0 or 1 per item: the answers of one run."""
+"""Domain -> 0 or 1 per item: the answers of one run."""
 RunsByBase = dict[str, dict[int | None, Answers]]
 """Base -> seed -> answers: the runs of one method under one noise."""
 
@@ -28,7 +28,7 @@ class Grid:
     def __init__(self, cells: Sequence[Cell]) -> None:
         if not cells:
             raise RunError("there are no cells to summarise")
-        self.items = {split: len(answers) for split, answers in cells[0].right.items()}
+        self.items = {domain: len(answers) for domain, answers in cells[0].right.items()}
         self.bases = sorted({cell.base for cell in cells})
         self.seeds = sorted({cell.seed for cell in cells if cell.seed is not None})
         methods = dict.fromkeys(cell.method for cell in cells)
@@ -43,7 +43,7 @@ class Grid:
     def _add(self, cell: Cell) -> None:
         if (cell.method == BASE) != (cell.seed is None) or (cell.method == BASE and cell.teacher_noise is not None):
             raise RunError(f"{cell.name}: only an untrained base has no seed, and it has no noise")
-        if {split: len(answers) for split, answers in cell.right.items()} != self.items:
+        if {domain: len(answers) for domain, answers in cell.right.items()} != self.items:
             raise RunError(
                 f"{cell.name} has different items from the first cell", "evaluate all cells on the same suite"
             )
@@ -55,9 +55,9 @@ class Grid:
         by_seed = by_base.setdefault(cell.base, {})
         if cell.seed in by_seed:
             raise RunError(f"{cell.name} appears twice")
-        # Put the splits of every cell in the same order, so that sums agree to the last bit.
+        # Put the domains of every cell in the same order, so that sums agree to the last bit.
         by_seed[cell.seed] = {
-            split: np.frombuffer(cell.right[split].encode(), np.uint8) - ord("0") for split in self.items
+            domain: np.frombuffer(cell.right[domain].encode(), np.uint8) - ord("0") for domain in self.items
         }
 
     def own_noises(self, method: str) -> list[str | None]:

@@ -51,7 +51,7 @@ def _draw_accuracy(comparison: Comparison) -> Figure:
         rows = of_noise(comparison.accuracy, noise)
         for i, method in enumerate(methods):
             of_method = [row for row in rows if row.method == method]
-            positions = [columns.index(row.split) + 0.7 * ((i + 0.5) / len(methods) - 0.5) for row in of_method]
+            positions = [columns.index(row.domain) + 0.7 * ((i + 0.5) / len(methods) - 0.5) for row in of_method]
             centers = [100 * row.estimate for row in of_method]
             # By rounding, a bound can be on the wrong side of the estimate; error bars must not have negative lengths.
             below = [max(0.0, 100 * (row.estimate - row.low)) for row in of_method]
@@ -77,7 +77,7 @@ def _draw_accuracy(comparison: Comparison) -> Figure:
 def _draw_differences(comparison: Comparison) -> Figure:
     """A forest plot of the pairs on core: first those against the base, then the focus method's, then the rest."""
     noises = comparison.teacher_noise
-    core = [row for row in comparison.differences if row.split == "core"]
+    core = [row for row in comparison.differences if row.domain == "core"]
     pairs = list(dict.fromkeys((row.method, row.against) for row in core))
     labels = [without_formulas(f"{method} - {against}") for method, against in pairs]
     figure = new_figure(2.5 + 3.2 * len(noises), 1.2 + 0.24 * len(pairs))

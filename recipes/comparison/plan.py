@@ -239,7 +239,7 @@ class ComparisonPlan:
 
     @property
     def core(self) -> tuple[str, ...]:
-        """The splits of the headline score."""
+        """The domains of the headline score."""
         if self.evaluation["suite"] == "nano":
             return CORE_OOD
         suite = self.suite()
@@ -331,7 +331,7 @@ def _training(recipe: type[Recipe]) -> Any:
 
 @functools.cache
 def _nano_draw(draw: int, training_tasks: int, limit: int | None) -> Suite:
-    """One draw of the nano splits, with at most `limit` items of each. It repeats no question of the first
+    """One draw of the nano domains, with at most `limit` items of each. It repeats no question of the first
     `training_tasks` training tasks of any seed, and none of the draw for reported figures.
     """
     excluded: list[Task] = [

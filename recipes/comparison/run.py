@@ -240,7 +240,7 @@ def _cpu_seconds() -> float:
 
 
 def _answers(student: str, runs: Sequence[Run], plan: ComparisonPlan) -> dict[str, str]:
-    """Right or wrong per item of every split, greedily, in float32 torch."""
+    """Right or wrong per item of every domain, greedily, in float32 torch."""
     from mentor_edge.engines.torch.engine import TransformersEngine
 
     evaluation = evaluate(TransformersEngine.load(runs[-1].merged() if runs else student), plan.suite())

@@ -40,14 +40,14 @@ class _Resampling:
     replicates: int
     seed: int
 
-    def accuracy(self, runs: Sequence[Sequence[Answers]], splits: Sequence[str]) -> Interval:
-        return accuracy_interval(runs, splits, confidence=self.confidence, replicates=self.replicates, seed=self.seed)
+    def accuracy(self, runs: Sequence[Sequence[Answers]], domains: Sequence[str]) -> Interval:
+        return accuracy_interval(runs, domains, confidence=self.confidence, replicates=self.replicates, seed=self.seed)
 
     def difference(
-        self, left: Sequence[Sequence[Answers]], right: Sequence[Sequence[Answers]], splits: Sequence[str]
+        self, left: Sequence[Sequence[Answers]], right: Sequence[Sequence[Answers]], domains: Sequence[str]
     ) -> Interval:
         return difference_interval(
-            left, right, splits, confidence=self.confidence, replicates=self.replicates, seed=self.seed
+            left, right, domains, confidence=self.confidence, replicates=self.replicates, seed=self.seed
         )
 
 
@@ -64,26 +64,26 @@ def summarise(
 ) -> Comparison:
     """Compute everything in comparison.json from the cells.
 
-    Besides each split there are two pooled scores: "core", the mean of the `core` splits' accuracies, and "ood", the
-    mean over all splits but "id". Differences are `method` minus `against`, as proportions (0.02 is two points). Every
+    Besides each domain there are two pooled scores: "core", the mean of the `core` domains' accuracies, and "ood", the
+    mean over all domains but "id". Differences are `method` minus `against`, as proportions (0.02 is two points). Every
     method is compared with the base, `focus` with every other method, and the others with "sft" and "sparse".
     `settings` (suite, configuration, versions) is copied. The same cells always yield the same comparison, even after
     a round trip through JSON.
 
     With `allow_missing`, a difference uses the pairs of base and seed that both sides have.
 
-    Raises: RunError if cells are missing (it names them), appear twice, have different items or lack a core split.
+    Raises: RunError if cells are missing (it names them), appear twice, have different items or lack a core domain.
     """
     grid = Grid(cells)
-    if absent := [split for split in core if split not in grid.items] or ([] if core else ["any"]):
-        raise RunError(f"the core score needs splits that no cell has: {', '.join(absent)}")
+    if absent := [domain for domain in core if domain not in grid.items] or ([] if core else ["any"]):
+        raise RunError(f"the core score needs domains that no cell has: {', '.join(absent)}")
     if clash := {"core", "ood"} & set(grid.items):
-        raise RunError(f"a split may not be called {clash.pop()!r}: that is the name of a pooled score")
+        raise RunError(f"a domain may not be called {clash.pop()!r}: that is the name of a pooled score")
     missing = grid.missing()
     if missing and not allow_missing:
         raise RunError(f"{len(missing)} cells are missing: {'; '.join(missing)}", "train and evaluate them first")
-    scopes = {split: (split,) for split in grid.items} | {"core": tuple(core)}
-    if ood := tuple(split for split in grid.items if split != "id"):
+    scopes = {domain: (domain,) for domain in grid.items} | {"core": tuple(core)}
+    if ood := tuple(domain for domain in grid.items if domain != "id"):
         scopes["ood"] = ood
     resampling = _Resampling(confidence, replicates, seed)
     differences = tuple(_differences(grid, scopes, focus, resampling))
@@ -94,7 +94,7 @@ def summarise(
         bases=tuple(grid.bases),
         seeds=tuple(grid.seeds),
         teacher_noise=tuple(grid.noises),
-        splits=tuple(grid.items),
+        domains=tuple(grid.items),
         items=grid.items,
         core=tuple(core),
         statistics=IntervalSettings(
@@ -115,7 +115,7 @@ def summarise(
 
 
 def _multiplicity(differences: Sequence[Difference]) -> Multiplicity:
-    distinct = {(row.method, row.against, row.split, row.own_noise) for row in differences}
+    distinct = {(row.method, row.against, row.domain, row.own_noise) for row in differences}
     return Multiplicity(
         shown=len(differences),
         distinct=len(distinct),
@@ -133,27 +133,27 @@ def _accuracies(grid: Grid, scopes: Mapping[str, Sequence[str]], resampling: _Re
             if not keys:
                 continue
             runs = [[by_base[base][s] for b, s in keys if b == base] for base in dict.fromkeys(b for b, _ in keys)]
-            for scope, splits in scopes.items():
+            for scope, domains in scopes.items():
                 key = (method, grid.own_noise(method, noise), scope)
-                interval = computed[key] = computed.get(key) or resampling.accuracy(runs, splits)
+                interval = computed[key] = computed.get(key) or resampling.accuracy(runs, domains)
                 yield Accuracy(
                     teacher_noise=noise,
                     method=method,
-                    split=scope,
+                    domain=scope,
                     estimate=interval.estimate,
                     low=interval.low,
                     high=interval.high,
                     levels=interval.levels,
-                    n_items=sum(grid.items[split] for split in splits),
+                    n_items=sum(grid.items[domain] for domain in domains),
                     n_runs=len(keys),
                     per_run=tuple(
-                        RunScore(base=base, seed=s, estimate=_score(by_base[base][s], splits)) for base, s in keys
+                        RunScore(base=base, seed=s, estimate=_score(by_base[base][s], domains)) for base, s in keys
                     ),
                 )
 
 
-def _score(run: Answers, splits: Sequence[str]) -> float:
-    return fmean(float(run[split].mean()) for split in splits)
+def _score(run: Answers, domains: Sequence[str]) -> float:
+    return fmean(float(run[domain].mean()) for domain in domains)
 
 
 def _pairs(methods: Sequence[str], focus: str) -> list[tuple[str, str]]:
@@ -184,15 +184,15 @@ def _differences(
             a = [[left[base][seed] for seed in common[base]] for base in bases]
             b = [[right[base][seed if seed in right[base] else None] for seed in common[base]] for base in bases]
             own = grid.own_noise(method, noise) or grid.own_noise(against, noise)
-            for scope, splits in scopes.items():
+            for scope, domains in scopes.items():
                 key = (method, against, own, scope)
-                interval = computed[key] = computed.get(key) or resampling.difference(a, b, splits)
+                interval = computed[key] = computed.get(key) or resampling.difference(a, b, domains)
                 yield Difference(
                     teacher_noise=noise,
                     own_noise=own,
                     method=method,
                     against=against,
-                    split=scope,
+                    domain=scope,
                     estimate=interval.estimate,
                     low=interval.low,
                     high=interval.high,
@@ -200,7 +200,7 @@ def _differences(
                     per_base=dict(zip(bases, interval.per_base, strict=True)),
                     excludes_zero=interval.excludes_zero,
                     n_pairs=sum(map(len, a)),
-                    n_items=sum(grid.items[split] for split in splits),
+                    n_items=sum(grid.items[domain] for domain in domains),
                 )
 
 

@@ -17,12 +17,13 @@ from .comparison import Accuracy, Comparison, Cost, Curve, Difference
 
 TITLE = "Comparison of training methods"
 PICTURES = {
-    "accuracy": "accuracy of every method on every split, with intervals",
-    "differences": "paired differences on the core splits, with intervals and a line at zero",
+    "accuracy": "accuracy of every method on every domain, with intervals",
+    "differences": "paired differences on the core domains, with intervals and a line at zero",
     "curves": "validation accuracy while training: mean over seeds, band from the lowest to the highest seed",
 }
 """Name of a picture -> what it shows."""
-MAIN_SPLITS = ("id", "core", "ood")
+MAIN_DOMAINS = ("id", "core", "ood")
+"""The columns of the short table: the domain `id` and the two pooled scores."""
 
 _Row = TypeVar("_Row", Accuracy, Difference, Cost, Curve)
 
@@ -85,17 +86,17 @@ def difference_text(row: Difference) -> str:
 
 def difference_sentence(row: Difference) -> str:
     """A difference in plain words. It calls one side better only if the interval excludes zero."""
-    method, against, split, digits = row.method, row.against, row.split, _digits(row)
+    method, against, domain, digits = row.method, row.against, row.domain, _digits(row)
     estimate, low, high = (100 * value for value in (row.estimate, row.low, row.high))
     if not row.excludes_zero:
         return (
-            f"no difference shown between {method} and {against} on {split}: {estimate:+z.{digits}f} points "
+            f"no difference shown between {method} and {against} on {domain}: {estimate:+z.{digits}f} points "
             f"[{low:z.{digits}f}, {high:z.{digits}f}] (interval includes zero)"
         )
     verb = "beats"
     if estimate < 0:
         verb, estimate, low, high = "falls behind", -estimate, -high, -low
-    return f"{method} {verb} {against} on {split} by {estimate:.{digits}f} points [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{method} {verb} {against} on {domain} by {estimate:.{digits}f} points [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _digits(row: Difference) -> int:
@@ -114,23 +115,23 @@ def of_noise(rows: Sequence[_Row], noise: str | None) -> list[_Row]:
 
 
 def accuracy_grid(comparison: Comparison, noise: str | None, columns: Sequence[str]) -> Grid:
-    """Methods as rows, splits as columns."""
-    rows = {(row.method, row.split): row for row in of_noise(comparison.accuracy, noise)}
+    """Methods as rows, domains as columns."""
+    rows = {(row.method, row.domain): row for row in of_noise(comparison.accuracy, noise)}
     methods = [method for method in comparison.methods if any(key[0] == method for key in rows)]
     return Grid(
         ["method", *columns],
-        [[method, *(accuracy_text(rows[method, split]) for split in columns)] for method in methods],
+        [[method, *(accuracy_text(rows[method, domain]) for domain in columns)] for method in methods],
     )
 
 
 def difference_grid(comparison: Comparison, noise: str | None, columns: Sequence[str]) -> Grid:
     """Pairs as rows. Cells whose interval excludes zero are strong."""
-    rows = {(row.method, row.against, row.split): row for row in of_noise(comparison.differences, noise)}
+    rows = {(row.method, row.against, row.domain): row for row in of_noise(comparison.differences, noise)}
     cells = {key: (Strong if row.excludes_zero else str)(difference_text(row)) for key, row in rows.items()}
     pairs = list(dict.fromkeys((method, against) for method, against, _ in rows))
     return Grid(
         ["difference", *columns],
-        [[f"{method} - {against}", *(cells[method, against, split] for split in columns)] for method, against in pairs],
+        [[f"{method} - {against}", *(cells[method, against, domain] for domain in columns)] for method, against in pairs],
     )
 
 
@@ -225,7 +226,7 @@ def document(comparison: Comparison) -> list[Block]:
     ]
     for noise in noises:
         blocks += [Heading(3, noise_title(noise)), difference_grid(comparison, noise, columns)]
-        rows = [row for row in of_noise(comparison.differences, noise) if row.split == "core"]
+        rows = [row for row in of_noise(comparison.differences, noise) if row.domain == "core"]
         for text, shown in (("Interval excludes zero:", True), ("Interval includes zero:", False)):
             sentences = [difference_sentence(row) for row in rows if row.excludes_zero is shown]
             blocks += [Paragraph(text), Bullets(sentences or ["none"])]
@@ -259,9 +260,9 @@ def _facts(comparison: Comparison) -> Iterator[str]:
         counts = f"{updates[0]:,}" if len(updates) == 1 else f"{updates[0]:,} to {updates[-1]:,}, see costs"
         yield f"Updates per run: {counts}"
     yield f"Runs evaluated: {len(comparison.cells)}"
-    yield f"Items: {sum(items.values()):,} ({', '.join(f'{split} {n}' for split, n in items.items())})"
+    yield f"Items: {sum(items.values()):,} ({', '.join(f'{domain} {n}' for domain, n in items.items())})"
     yield f"core: mean of the accuracies on {', '.join(comparison.core)}"
-    if ood := [split for split in items if split != "id"]:
+    if ood := [domain for domain in items if domain != "id"]:
         yield f"ood: mean of the accuracies on {', '.join(ood)}"
     used = {level for row in (*comparison.accuracy, *comparison.differences) for level in row.levels}
     levels = [level for level in ("bases", "seeds", "items") if level in used]

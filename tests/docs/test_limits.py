@@ -53,9 +53,9 @@ def test_the_margin() -> None:
 def test_the_quickstart_table_is_that_of_the_last_run() -> None:
     """The figures printed in the README are those of docs/quickstart.md."""
     report = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
-    for split in ("id", "para", "comb", "distract", "names", "long", "irrel", "lookup"):
-        (row,) = re.findall(rf"^│ {split} +│(.*)│$", README, flags=re.MULTILINE)
-        assert f"| {split} | " + " | ".join(cell.strip() for cell in row.split("│")) + " |" in report
+    for domain in ("id", "para", "comb", "distract", "names", "long", "irrel", "lookup"):
+        (row,) = re.findall(rf"^│ {domain} +│(.*)│$", README, flags=re.MULTILINE)
+        assert f"| {domain} | " + " | ".join(cell.strip() for cell in row.split("│")) + " |" in report
     gate = re.findall(r"^│ (q\w+|f32)(?: \(control\))? +│(.*)│$", README, flags=re.MULTILINE)
     assert {name for name, _ in gate} >= {"q8_0", "q4_k_m", "f32", "q2_k"}
     for name, row in gate:

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from mentor_edge.recipes.comparison.bootstrap import accuracy_interval, difference_interval
 
-SPLITS = ("id", "para")
+DOMAINS = ("id", "para")
 
 
 def draw(rate: float, *, bases: int, seeds: int, items: int, seed: int = 0):
     random = np.random.default_rng(seed)
     return [
-        [{split: (random.random(items) < rate).astype(int) for split in SPLITS} for _ in range(seeds)]
+        [{domain: (random.random(items) < rate).astype(int) for domain in DOMAINS} for _ in range(seeds)]
         for _ in range(bases)
     ]
 
@@ -28,12 +28,12 @@ RATES = st.floats(0, 1)
 @given(grid=GRIDS, rate=RATES, other=RATES)
 def test_bounds_surround_the_estimate_and_differences_are_antisymmetric(grid, rate, other):
     a, b = draw(rate, **grid), draw(other, **{**grid, "seed": grid["seed"] + 100})
-    for interval in (accuracy_interval(a, SPLITS, replicates=1000), difference_interval(a, b, SPLITS, replicates=1000)):
+    for interval in (accuracy_interval(a, DOMAINS, replicates=1000), difference_interval(a, b, DOMAINS, replicates=1000)):
         assert interval.low <= interval.estimate + 1e-9 and interval.estimate <= interval.high + 1e-9
-    there, back = difference_interval(a, b, SPLITS, replicates=1000), difference_interval(b, a, SPLITS, replicates=1000)
+    there, back = difference_interval(a, b, DOMAINS, replicates=1000), difference_interval(b, a, DOMAINS, replicates=1000)
     assert (there.estimate, there.low, there.high) == pytest.approx((-back.estimate, -back.high, -back.low), abs=1e-9)
     assert there.estimate == pytest.approx(
-        accuracy_interval(a, SPLITS).estimate - accuracy_interval(b, SPLITS).estimate, abs=1e-9
+        accuracy_interval(a, DOMAINS).estimate - accuracy_interval(b, DOMAINS).estimate, abs=1e-9
     )
 
 
@@ -41,7 +41,7 @@ def test_bounds_surround_the_estimate_and_differences_are_antisymmetric(grid, ra
 @given(grid=GRIDS, rate=RATES)
 def test_a_method_does_not_differ_from_itself(grid, rate):
     runs = draw(rate, **grid)
-    same = difference_interval(runs, runs, SPLITS, replicates=500)
+    same = difference_interval(runs, runs, DOMAINS, replicates=500)
     assert (same.estimate, same.low, same.high, same.excludes_zero) == (0.0, 0.0, 0.0, False)
 
 
@@ -50,7 +50,7 @@ def test_a_method_does_not_differ_from_itself(grid, rate):
 def test_the_order_of_seeds_does_not_matter(rate, seed, order):
     runs = draw(rate, bases=2, seeds=3, items=100, seed=seed)
     shuffled = [[base[i] for i in order] for base in runs]
-    first, second = accuracy_interval(runs, SPLITS), accuracy_interval(shuffled, SPLITS)
+    first, second = accuracy_interval(runs, DOMAINS), accuracy_interval(shuffled, DOMAINS)
     assert first.estimate == pytest.approx(second.estimate, abs=1e-12)
     assert (first.low, first.high) == pytest.approx((second.low, second.high), abs=0.01)  # noise of resampling
 
@@ -89,7 +89,7 @@ def test_spread_of_bases_and_seeds_widens_the_interval():
 
 def test_levels_with_one_unit_are_not_resampled():
     def levels(bases: int, seeds: int) -> tuple[str, ...]:
-        return accuracy_interval(draw(0.5, bases=bases, seeds=seeds, items=9), SPLITS, replicates=50).levels
+        return accuracy_interval(draw(0.5, bases=bases, seeds=seeds, items=9), DOMAINS, replicates=50).levels
 
     assert levels(1, 1) == ("items",)
     assert levels(1, 2) == ("seeds", "items")
@@ -97,15 +97,15 @@ def test_levels_with_one_unit_are_not_resampled():
     assert levels(2, 2) == ("bases", "seeds", "items")
 
 
-def test_a_pooled_score_weighs_splits_equally_and_resamples_them_independently():
+def test_a_pooled_score_weighs_domains_equally_and_resamples_them_independently():
     run = {"id": [1] * 10, "para": [0] * 90}
-    assert accuracy_interval([[run]], SPLITS).estimate == 0.5
+    assert accuracy_interval([[run]], DOMAINS).estimate == 0.5
     half = np.arange(100) % 2
     alone = accuracy_interval([[{"id": half}]], ["id"])
-    pooled = accuracy_interval([[{"id": half, "para": half}]], SPLITS)
+    pooled = accuracy_interval([[{"id": half, "para": half}]], DOMAINS)
     ratio = (pooled.high - pooled.low) / (alone.high - alone.low)
     assert ratio == pytest.approx(np.sqrt(0.5), abs=0.07)
-    assert pooled == accuracy_interval([[{"id": half, "para": half}]], SPLITS[::-1])
+    assert pooled == accuracy_interval([[{"id": half, "para": half}]], DOMAINS[::-1])
 
 
 def test_items_are_paired():
@@ -123,22 +123,22 @@ def test_items_are_paired():
 def test_a_single_run_is_paired_with_every_seed():
     trained, base = draw(0.7, bases=2, seeds=3, items=40), draw(0.4, bases=2, seeds=1, items=40, seed=1)
     repeated = [runs * 3 for runs in base]
-    assert difference_interval(trained, base, SPLITS) == difference_interval(trained, repeated, SPLITS)
-    assert difference_interval(trained, base, SPLITS).levels == ("bases", "seeds", "items")
+    assert difference_interval(trained, base, DOMAINS) == difference_interval(trained, repeated, DOMAINS)
+    assert difference_interval(trained, base, DOMAINS).levels == ("bases", "seeds", "items")
 
 
 def test_bases_may_have_different_numbers_of_seeds():
     runs = draw(0.5, bases=2, seeds=3, items=50)
     fewer = [runs[0], runs[1][:2]]
-    interval = accuracy_interval(fewer, SPLITS)
-    means = [np.mean([np.mean([run[split].mean() for split in SPLITS]) for run in base]) for base in fewer]
+    interval = accuracy_interval(fewer, DOMAINS)
+    means = [np.mean([np.mean([run[domain].mean() for domain in DOMAINS]) for run in base]) for base in fewer]
     assert interval.per_base == pytest.approx(means) and interval.estimate == pytest.approx(np.mean(means))
 
 
 def test_the_seed_decides():
     runs = draw(0.5, bases=2, seeds=2, items=50)
-    assert accuracy_interval(runs, SPLITS, seed=1) == accuracy_interval(runs, SPLITS, seed=1)
-    assert accuracy_interval(runs, SPLITS, seed=1) != accuracy_interval(runs, SPLITS, seed=2)
+    assert accuracy_interval(runs, DOMAINS, seed=1) == accuracy_interval(runs, DOMAINS, seed=1)
+    assert accuracy_interval(runs, DOMAINS, seed=1) != accuracy_interval(runs, DOMAINS, seed=2)
 
 
 def test_items_only_coverage_is_nominal():
@@ -182,7 +182,7 @@ def test_two_bases_and_three_seeds_cover_less_than_nominal_as_the_module_says():
         ([[{"id": [1, 0]}, {"id": [1]}]], [[{"id": [1]}]], "same items"),
         ([[{"id": []}]], [[{"id": []}]], "at least one"),
         ([[{"id": [2]}]], [[{"id": [1]}]], "right"),
-        ([[{"para": [1]}]], [[{"id": [1]}]], "lacks the split 'id'"),
+        ([[{"para": [1]}]], [[{"id": [1]}]], "lacks the domain 'id'"),
     ],
 )
 def test_impossible_inputs_are_refused(a, b, reason):
@@ -190,7 +190,7 @@ def test_impossible_inputs_are_refused(a, b, reason):
         difference_interval(a, b, ["id"])
 
 
-@pytest.mark.parametrize("wrong", [{"confidence": 1.0}, {"replicates": 1}, {"splits": []}])
+@pytest.mark.parametrize("wrong", [{"confidence": 1.0}, {"replicates": 1}, {"domains": []}])
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match=r"must be between|at least one split"):
-        accuracy_interval([[{"id": [1, 0]}]], **{"splits": ["id"], **wrong})
+    with pytest.raises(ValueError, match=r"must be between|at least one domain"):
+        accuracy_interval([[{"id": [1, 0]}]], **{"domains": ["id"], **wrong})

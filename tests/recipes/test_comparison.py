@@ -12,7 +12,7 @@ from mentor_edge.recipes.comparison.cell import Cell
 from mentor_edge.recipes.comparison.comparison import Comparison, Multiplicity
 from mentor_edge.recipes.comparison.summarise import summarise
 
-SPLITS = {"id": 60, "para": 50, "comb": 50, "distract": 50, "names": 40, "long": 40, "irrel": 30, "lookup": 30}
+DOMAINS = {"id": 60, "para": 50, "comb": 50, "distract": 50, "names": 40, "long": 40, "irrel": 30, "lookup": 30}
 BASES = ("nano@0", "nano-broad@0")
 NOISES = ("clean", "heavy")
 RATES = {"base": 0.2, "sft": 0.5, "sparse": 0.5, "mentor": 0.8}
@@ -22,7 +22,7 @@ SETTINGS = {"suite": {"name": "nano", "items": 350}, "versions": {"mentor_edge":
 def make_cell(base: str, method: str, seed: int | None = None, noise: str | None = None, **changes) -> Cell:
     draw = random.Random(f"{base} {method} {seed} {noise}")
     rate = RATES[method]
-    right = {split: "".join("01"[draw.random() < rate] for _ in range(n)) for split, n in SPLITS.items()}
+    right = {domain: "".join("01"[draw.random() < rate] for _ in range(n)) for domain, n in DOMAINS.items()}
     trained = method != "base"
     curve = tuple((step, min(1.0, rate * step / 40 + draw.random() / 50)) for step in (0, 20, 40)) if trained else ()
     cell = Cell(base, method, seed, noise, right, 40 * trained, 9000 * trained, 500 * (method == "mentor"), 1.5, curve)
@@ -53,13 +53,13 @@ def test_the_grid_is_described(comparison):
     assert comparison.version == 1 and comparison.settings["suite"] == SETTINGS["suite"]
     assert comparison.methods == ("base", "sparse", "sft", "mentor")
     assert comparison.bases == tuple(sorted(BASES)) and comparison.seeds == (0, 1)
-    assert comparison.teacher_noise == NOISES and comparison.splits == tuple(SPLITS)
+    assert comparison.teacher_noise == NOISES and comparison.domains == tuple(DOMAINS)
     assert comparison.missing == () and len(comparison.cells) == len(make_grid())
 
 
 def test_accuracies_are_the_means_of_the_runs(comparison):
     cells = [cell for cell in make_grid() if cell.method == "sft" and cell.teacher_noise == "heavy"]
-    row = find(comparison.accuracy, teacher_noise="heavy", method="sft", split="para")
+    row = find(comparison.accuracy, teacher_noise="heavy", method="sft", domain="para")
     expected = [cell.right["para"].count("1") / 50 for cell in cells]
     assert row.estimate == pytest.approx(sum(expected) / 4) and row.low < row.estimate < row.high
     assert (row.n_items, row.n_runs) == (50, 4)
@@ -67,35 +67,35 @@ def test_accuracies_are_the_means_of_the_runs(comparison):
     assert runs == {(cell.base, cell.seed): pytest.approx(rate) for cell, rate in zip(cells, expected, strict=True)}
 
 
-def test_pooled_scores_are_means_of_splits(comparison):
-    def score(split: str) -> float:
-        return find(comparison.accuracy, teacher_noise="clean", method="mentor", split=split).estimate
+def test_pooled_scores_are_means_of_domains(comparison):
+    def score(domain: str) -> float:
+        return find(comparison.accuracy, teacher_noise="clean", method="mentor", domain=domain).estimate
 
     assert score("core") == pytest.approx((score("para") + score("comb") + score("distract")) / 3)
-    assert score("ood") == pytest.approx(sum(score(split) for split in SPLITS if split != "id") / 7)
-    row = find(comparison.accuracy, teacher_noise="clean", method="mentor", split="core")
+    assert score("ood") == pytest.approx(sum(score(domain) for domain in DOMAINS if domain != "id") / 7)
+    row = find(comparison.accuracy, teacher_noise="clean", method="mentor", domain="core")
     assert row.n_items == 150 and row.levels == ("bases", "seeds", "items")
 
 
 def core_rate(method: str, noise: str) -> float:
     cells = [cell for cell in make_grid() if cell.method == method and cell.teacher_noise in (None, noise)]
     return (
-        sum(cell.right[split].count("1") for cell in cells for split in ("para", "comb", "distract")) / 150 / len(cells)
+        sum(cell.right[domain].count("1") for cell in cells for domain in ("para", "comb", "distract")) / 150 / len(cells)
     )
 
 
 def test_known_differences_have_the_right_sign(comparison):
     for noise in NOISES:
         for method, against in [("mentor", "base"), ("mentor", "sft"), ("mentor", "sparse"), ("sft", "base")]:
-            row = find(comparison.differences, teacher_noise=noise, method=method, against=against, split="core")
+            row = find(comparison.differences, teacher_noise=noise, method=method, against=against, domain="core")
             assert row.excludes_zero and row.low > 0
             assert row.estimate == pytest.approx(core_rate(method, noise) - core_rate(against, noise))
             assert row.estimate == pytest.approx(RATES[method] - RATES[against], abs=0.1)
             assert row.estimate == pytest.approx(sum(row.per_base.values()) / 2) and row.n_pairs == 4
 
 
-def test_every_pair_is_compared_once_in_every_split(comparison):
-    rows = [row for row in comparison.differences if row.teacher_noise == "clean" and row.split == "ood"]
+def test_every_pair_is_compared_once_in_every_domain(comparison):
+    rows = [row for row in comparison.differences if row.teacher_noise == "clean" and row.domain == "ood"]
     pairs = [(row.method, row.against) for row in rows]
     assert sorted(pairs) == sorted(
         [
@@ -120,10 +120,10 @@ def test_the_method_in_focus_decides_the_direction():
 
 def test_methods_without_the_teacher_appear_in_every_noise(comparison):
     for method in ("base", "sparse"):
-        clean, heavy = (find(comparison.accuracy, teacher_noise=noise, method=method, split="core") for noise in NOISES)
+        clean, heavy = (find(comparison.accuracy, teacher_noise=noise, method=method, domain="core") for noise in NOISES)
         assert clean.model_copy(update={"teacher_noise": "heavy"}) == heavy
         assert find(comparison.costs, method=method).teacher_noise is None
-    assert find(comparison.accuracy, teacher_noise="clean", method="base", split="id").n_runs == 2
+    assert find(comparison.accuracy, teacher_noise="clean", method="base", domain="id").n_runs == 2
 
 
 def test_identical_cells_differ_by_exactly_zero():
@@ -175,7 +175,7 @@ def test_the_order_of_cells_changes_no_figure(comparison):
     again = summarise(shuffled, settings=SETTINGS)
     for key in ("accuracy", "costs", "curves"):
         assert sorted(map(repr, getattr(again, key))) == sorted(map(repr, getattr(comparison, key)))
-    wanted = {"teacher_noise": "heavy", "method": "mentor", "against": "sft", "split": "ood"}
+    wanted = {"teacher_noise": "heavy", "method": "mentor", "against": "sft", "domain": "ood"}
     assert find(again.differences, **wanted) == find(comparison.differences, **wanted)
 
 
@@ -195,7 +195,7 @@ def test_an_incomplete_grid_can_be_summarised():
     cells = [cell for cell in cells if (cell.method, cell.base) != ("base", "nano-broad@0")]
     comparison = summarise(cells, settings={}, allow_missing=True, replicates=200)
     assert len(comparison.missing) == 3
-    wanted = {"teacher_noise": "clean", "method": "mentor", "split": "core"}
+    wanted = {"teacher_noise": "clean", "method": "mentor", "domain": "core"}
     assert find(comparison.differences, against="sft", **wanted).n_pairs == 3
     assert list(find(comparison.differences, against="base", **wanted).per_base) == ["nano@0"]
     assert find(comparison.accuracy, **wanted).n_runs == 3
@@ -237,7 +237,7 @@ FIRST = make_cell("nano@0", "base")
         ([FIRST, make_cell("nano@0", "sft", None, "clean")], "only an untrained base has no seed"),
         ([FIRST, make_cell("nano@0", "sft", 0, "clean"), make_cell("nano@0", "sft", 1)], "and some without"),
         ([FIRST, make_cell("nano@0", "sft", 0, right={"id": "01"})], "different items from the first cell"),
-        ([make_cell("nano@0", "base", right={"id": "01"})], "core score needs splits that no cell has: para, comb"),
+        ([make_cell("nano@0", "base", right={"id": "01"})], "core score needs domains that no cell has: para, comb"),
         ([make_cell("nano@0", "base", right={**FIRST.right, "ood": "1"})], "may not be called 'ood'"),
     ],
 )

@@ -28,8 +28,8 @@ LINKS = {"accuracy": "a/accuracy.png", "differences": "a/differences.png", "curv
 
 def make_cell(base: str, method: str, seed: int | None = None, noise: str | None = None) -> Cell:
     draw = random.Random(f"{base} {method} {seed} {noise}")
-    splits = ("id", "para", "comb", "distract", "irrel")
-    right = {split: "".join("01"[draw.random() < RATES[method]] for _ in range(60)) for split in splits}
+    domains = ("id", "para", "comb", "distract", "irrel")
+    right = {domain: "".join("01"[draw.random() < RATES[method]] for _ in range(60)) for domain in domains}
     curve = ((0, 0.1), (50, RATES[method])) if method != "base" else ()
     return Cell(base, method, seed, noise, right, 50 * (method != "base"), 12345, 0, 2.25, curve)
 
@@ -61,7 +61,7 @@ def row_of(estimate: float = 0.031, low: float = 0.01, high: float = 0.052) -> D
         own_noise=None,
         method="mentor",
         against="sft",
-        split="core",
+        domain="core",
         estimate=estimate,
         low=low,
         high=high,
@@ -116,7 +116,7 @@ def test_the_numbers_of_markdown_are_those_of_the_file(comparison):
                 if row.teacher_noise != noise:
                     continue
                 name = f"{row.method} - {row.against}" if isinstance(row, Difference) else row.method
-                cell = table[name][row.split]
+                cell = table[name][row.domain]
                 expected = [100 * row.estimate, 100 * row.low, 100 * row.high]
                 assert numbers(cell) == pytest.approx(expected, abs=0.0501)
                 assert cell.startswith("**") == (isinstance(row, Difference) and row.excludes_zero)
@@ -249,7 +249,7 @@ def test_the_page_is_valid_and_self_contained(comparison, pictures):
 def test_the_page_contains_what_the_document_contains(comparison, pictures):
     text = Page(comparison_html(comparison, pictures[0])).text
     for row in comparison.differences:
-        if row.split == "core":
+        if row.domain == "core":
             assert difference_sentence(row) in text
 
 
@@ -259,7 +259,7 @@ def test_the_screen_shows_tables_and_limits(comparison):
     shown = re.sub(r"\s+", " ", capture.get())
     for part in ("Teacher noise: heavy; accuracy", "mentor - sparse", "costs, means over runs", "too narrow", "ood"):
         assert part in shown
-    row = next(r for r in comparison.accuracy if (r.method, r.split) == ("mentor", "core"))
+    row = next(r for r in comparison.accuracy if (r.method, r.domain) == ("mentor", "core"))
     assert f"{100 * row.estimate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]" in shown
 
 

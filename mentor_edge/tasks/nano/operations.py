@@ -21,7 +21,7 @@ class Operation:
     clauses: tuple[str, str, str]
     """Its phrasings: the first is in domain, the others are paraphrases."""
     descriptions: tuple[str, str, str]
-    """Descriptions of a tool that does it; the last one is kept for the `names` split."""
+    """Descriptions of a tool that does it; the last one is kept for the `names` domain."""
     operands: Callable[[random.Random], tuple[int, ...]]
     """Draws the constants of a clause."""
     arguments: Callable[[float, tuple[float, ...]], Mapping[str, Any]]

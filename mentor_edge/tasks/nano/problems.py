@@ -31,7 +31,7 @@ def stable_fraction(text: str) -> float:
 
 
 def held_out_pair(first: str, second: str) -> bool:
-    """Whether this sequence of two operations is reserved for the `comb` split (a quarter of all pairs)."""
+    """Whether this sequence of two operations is reserved for the `comb` domain (a quarter of all pairs)."""
     return stable_fraction(f"{first}>{second}") < 0.25
 
 

@@ -1,4 +1,4 @@
-"""The nano suite: the in-domain split, seven out-of-domain splits, training tasks, and practice for the warm start."""
+"""The nano suite: one in-domain and seven out-of-domain domains, training tasks, and practice for the warm start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OOD_STORIES: dict[str, Style] = {
     "long": Style(lengths={3: 0.5, 4: 0.5}),
 }
 CORE_OOD = ("para", "comb", "distract")
-"""The out-of-domain splits that a student of this size can learn. The headline numbers and the gate use them."""
+"""The out-of-domain domains that a student of this size can learn. The headline numbers and the gate use them."""
 GATED = ("id", *CORE_OOD)
 """The domains that the gate tests."""
 OOD_DOMAINS = (*_OOD_STORIES, "irrel", "lookup")
@@ -53,7 +53,7 @@ PRACTICE: Mapping[str, Practice] = {
 }
 """What each embedded student practises before it is distilled.
 
-"nano" stays near the floor of four of the seven OOD splits. "nano-broad" practises more long chains and missing tools
+"nano" stays near the floor of four of the seven OOD domains. "nano-broad" practises more long chains and missing tools
 and fewer made-up names, which lifts `long`, `irrel` and `lookup`. `names` stays on the floor at any share of made-up
 names (0.2 to 0.95 were tried, up to 720 steps): even among names that it has practised, a student of two layers finds
 the tool of a description no more often than chance."""
@@ -113,7 +113,7 @@ def training_suite(count: int, *, seed: int = 0, noise: Noise = Noise.MILD, refe
 
 
 def evaluation_suite(counts: Mapping[str, int] | None = None, *, seed: int = 0, exclude: Suite | None = None) -> Suite:
-    """Generate the test splits: `counts` tasks of each domain, or `DEFAULT_COUNTS` if None.
+    """Generate the test tasks: `counts` tasks of each domain, or `DEFAULT_COUNTS` if None.
 
     They share no question with each other, nor with `exclude`. Only lookups may repeat a question, over another table.
     """
@@ -137,7 +137,7 @@ def warm_start_stream(seed: int = 0, practice: Practice = PRACTICE["nano"]) -> I
     """Generate endless practice with clean traces: the stand-in for pretraining.
 
     It never contains a held-out pair of operations, a tool name or a good reserved for testing, or a chain of four. It
-    does contain paraphrases, lookups and missing tools: distillation does not cover those splits, but they are not
+    does contain paraphrases, lookups and missing tools: distillation does not cover those domains, but they are not
     unseen.
     """
     rng = random.Random(f"nano warm start {seed}")
