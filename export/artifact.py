@@ -85,7 +85,7 @@ class Artifact:
             n=headline.n,
             delta=headline.delta,
             ci=(headline.low, headline.high),
-            malformed=entry.gate.malformed.artifact,
+            malformed=entry.gate.malformed.exported,
             flips=headline.flips,
             control=entry.role == "control",
             splits=entry.gate.splits,

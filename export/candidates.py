@@ -15,7 +15,6 @@ from mentor_edge.files import sha256_of
 from mentor_edge.progress import Progress, as_stage
 from mentor_edge.results import Calibration, ConversionParity, GgufQuantization, Parity, Quantization, Runtime, Survival
 
-from .delta import require_survival, survival
 from .gguf.convert import convert
 from .gguf.importance_matrix import Encode, ImportanceMatrix, importance_matrix
 from .gguf.quantize import UNQUANTIZED, quantize, tensor_types
@@ -25,6 +24,7 @@ from .onnx.genai_exporter import running_builder
 from .options import ExportOptions
 from .parity.check import check, check_quantized
 from .parity.expected import ExpectedOutputs
+from .survival import measure_survival, require_survival
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Candidate:
     """How it compares with the merged model."""
     calibration: Calibration | None = None
     """The importance matrix, if one was used."""
-    delta: Survival | None = None
+    survival: Survival | None = None
     """How much of the adapter survived, if the base is known."""
     kv: str = "f16"
     """Type of llama.cpp's cache at the gate."""
@@ -174,13 +174,13 @@ def _quantized_gguf(
     written = quantize(f32, target, kind, overrides=overrides, matrix=matrix)
     with LlamaCppEngine(target) as engine:
         parity = check_quantized(context.expected, engine, kind)
-    delta = None
+    survival = None
     if base_f32 is not None:
         base_target = base_f32.with_name(f"base-{kind}.gguf")
         quantize(base_f32, base_target, kind, overrides=overrides, matrix=matrix)
-        delta = survival(f32, target, base_f32, base_target)
+        survival = measure_survival(f32, target, base_f32, base_target)
         base_target.unlink()
-        require_survival(delta, target)
+        require_survival(survival, target)
     return Candidate(
         "gguf",
         kind,
@@ -189,7 +189,7 @@ def _quantized_gguf(
         quantization=written,
         parity=parity,
         calibration=None if matrix is None else matrix.calibration,
-        delta=delta,
+        survival=survival,
     )
 
 
@@ -226,14 +226,14 @@ def onnx_candidates(context: ExportContext) -> Candidates:
             written = write(context.model, target, precision)
             with OnnxEngine(target) as engine:
                 parity = check_quantized(context.expected, engine, precision)
-            delta = None
+            survival = None
             if base is not None:
                 base_target = context.directory / f"base-onnx-{precision}"
                 write(base, base_target, precision)
-                delta = survival(fp32, target, base_fp32, base_target)
+                survival = measure_survival(fp32, target, base_fp32, base_target)
                 shutil.rmtree(base_target)
-                require_survival(delta, target)
-            candidates.append(Candidate("onnx", precision, target, False, written, parity, delta=delta))
+                require_survival(survival, target)
+            candidates.append(Candidate("onnx", precision, target, False, written, parity, survival=survival))
     if base is not None:
         shutil.rmtree(base_fp32)
     if "fp32" not in options.onnx:

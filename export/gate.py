@@ -1,4 +1,4 @@
-"""The gate: the same tasks through the source and through the exported artifact, compared task by task."""
+"""The gate: the same tasks through the source and through the exported model, compared task by task."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from mentor_edge.results import GateReport, SideCounts, SplitReport, Verdict
 
 MARGIN = 0.02
 IRRELEVANCE = "irrelevance"
-"""The split of tasks on which any call is wrong. An artifact that never calls gains there what it loses elsewhere."""
+"""The split of tasks on which any call is wrong. A model that never calls gains there what it loses elsewhere."""
 
 
-def compare(source: Evaluation, artifact: Evaluation, margin: float = MARGIN) -> GateReport:
+def compare(source: Evaluation, exported: Evaluation, margin: float = MARGIN) -> GateReport:
     """Test non-inferiority on every split; the verdict is the worst of them.
 
     A source that solves less than `margin` of a split cannot lose that much, so that split is inconclusive.
 
     Raises: ValueError when the two sides did not run the same tasks.
     """
-    pairs = list(zip(source.outcomes, artifact.outcomes, strict=True))
+    pairs = list(zip(source.outcomes, exported.outcomes, strict=True))
     if any(before.task_id != after.task_id for before, after in pairs):
-        raise ValueError("the source and the artifact ran different tasks")
+        raise ValueError("the source and the exported model ran different tasks")
     splits: dict[str, SplitReport] = {}
     notes = []
     for split in dict.fromkeys(_split(before) for before, _ in pairs):
@@ -31,7 +31,7 @@ def compare(source: Evaluation, artifact: Evaluation, margin: float = MARGIN) ->
         splits[split] = SplitReport(
             **statistic.difference.model_dump(),
             verdict=Verdict.INCONCLUSIVE if solves_too_few else statistic.verdict,
-            correct=SideCounts(source=sum(before), artifact=sum(after)),
+            correct=SideCounts(source=sum(before), exported=sum(after)),
         )
         if solves_too_few:
             notes.append(f"{split}: the source solves {sum(before)} of {len(before)}, too few to lose any")
@@ -42,7 +42,7 @@ def compare(source: Evaluation, artifact: Evaluation, margin: float = MARGIN) ->
         verdict=min((report.verdict for report in splits.values()), key=order.index),
         margin=margin,
         splits=splits,
-        malformed=SideCounts(source=source.malformed, artifact=artifact.malformed),
+        malformed=SideCounts(source=source.malformed, exported=exported.malformed),
         explanation="; ".join(notes),
     )
 

@@ -257,7 +257,7 @@ def _move_to_folder(work: Path, candidate: Candidate, gate: GateReport, runtime:
             "gate": gate,
             "runtime": runtime,
             "calibration": candidate.calibration,
-            "delta": candidate.delta,
+            "survival": candidate.survival,
         }
     )
     target = work / entry.path

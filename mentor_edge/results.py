@@ -61,12 +61,12 @@ class SideCounts(Result):
 
     source: NonNegativeInt
     """The count for the model that was exported."""
-    artifact: NonNegativeInt
-    """The count for the exported file."""
+    exported: NonNegativeInt
+    """The count for the exported model."""
 
 
 class SplitReport(PairedDifference):
-    """The paired test on one split of the gate's tasks: source before, artifact after."""
+    """The paired test on one split of the gate's tasks: source before, exported model after."""
 
     verdict: Verdict
     """The verdict on this split alone."""
@@ -359,7 +359,7 @@ class ModelSummary(Result):
     n: PositiveInt
     """Tasks compared."""
     delta: float
-    """Change of accuracy, artifact minus source, as a proportion."""
+    """Change of accuracy, exported model minus source, as a proportion."""
     ci: tuple[float, float]
     """Its two-sided 90 % interval."""
     malformed: NonNegativeInt

@@ -33,7 +33,7 @@ _FLAT = 1e-6
 """Rewards that differ by less than this count as equal."""
 
 
-class RewardLog:
+class StepReward:
     """The reward as TRL calls it. It keeps the flat groups of the last batch for the metrics of the step."""
 
     __name__ = "reward"
@@ -133,8 +133,8 @@ class EdgeGRPOTrainer(GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
 
-def step_row(log: RewardLog) -> Callable[[Mapping[str, float]], dict[str, Any] | None]:
-    """A function from TRL's logs of a step to its row of metrics.jsonl. `log` is the step's reward."""
+def step_row(reward: StepReward) -> Callable[[Mapping[str, float]], dict[str, Any] | None]:
+    """A function from TRL's logs of a step to its row of metrics.jsonl; `reward` scored the step."""
 
     def row(logs: Mapping[str, float]) -> dict[str, Any] | None:
         if "reward" not in logs:
@@ -142,12 +142,12 @@ def step_row(log: RewardLog) -> Callable[[Mapping[str, float]], dict[str, Any] |
         return {
             "reward": logs["reward"],
             "accuracy": logs["accuracy"],
-            "zero_variance_groups": sum(len(flat.tasks) for flat in log.flat_groups),
+            "zero_variance_groups": sum(len(flat.tasks) for flat in reward.flat_groups),
             **{key: logs[key] for key in ("malformed", "truncated", "tool_errors", "calls", "loss", "entropy")},
             "completion_tokens": logs["completions/mean_length"],
             "sampled_tokens": round(logs["sampled_tokens"]),
             "tokens": round(logs["num_tokens"]),
-            "flat_groups": [asdict(flat) for flat in log.flat_groups],
+            "flat_groups": [asdict(flat) for flat in reward.flat_groups],
         }
 
     return row

@@ -245,7 +245,7 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
     def train(self, job: TrainingJob) -> Training:
         from datasets import Dataset
 
-        from .grpo import EdgeGRPOTrainer, RewardLog, step_row
+        from .grpo import EdgeGRPOTrainer, StepReward, step_row
         from .schedule import prompt_order
         from .stock import stock_trainer
         from .student import load_trainable
@@ -258,7 +258,7 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         )
         rows = [{"prompt": [message.to_openai() for message in task.prompt], "task_id": task.id} for task in job.tasks]
         model, tokenizer, adapter = load_trainable(job.student, config.lora)
-        rewards = RewardLog(config.reward.build(), tasks, config.train.rollouts_per_prompt)
+        rewards = StepReward(config.reward.build(), tasks, config.train.rollouts_per_prompt)
         with ToolExecutor(timeout=config.rollout.tool_timeout) as executor:
             shared: dict[str, Any] = {
                 "tasks": tasks,

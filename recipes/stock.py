@@ -21,7 +21,7 @@ from mentor_edge.tasks.types import Task
 from mentor_edge.tool_calls import TOOL_CALL_CLOSE, TOOL_CALL_OPEN
 from mentor_edge.tools.execution.executor import ToolExecutor
 
-from .grpo import RewardLog
+from .grpo import StepReward
 
 
 def _environment_class(names: Sequence[str], tasks: Mapping[str, Task], executor: ToolExecutor) -> type:
@@ -64,7 +64,7 @@ def stock_trainer(
     tasks: Mapping[str, Task],
     executor: ToolExecutor,
     train_dataset: Dataset,
-    reward_funcs: RewardLog,
+    reward_funcs: StepReward,
     **arguments: Any,
 ) -> GRPOTrainer:
     """A plain GRPOTrainer on the same tasks, reward and arguments.

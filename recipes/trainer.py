@@ -112,7 +112,7 @@ class FlatGroups:
 
 
 class Stalling(Protocol):
-    """What `StallGuard` watches; see `RewardLog`."""
+    """What `StallGuard` watches; see `StepReward`."""
 
     flat_groups: list[FlatGroups]
     dead_steps: int

@@ -88,7 +88,7 @@ def _gate(manifest: Manifest) -> Iterator[str]:
                     name,
                     split.n,
                     f"{100 * split.correct.source / split.n:.1f}",
-                    f"{100 * split.correct.artifact / split.n:.1f}",
+                    f"{100 * split.correct.exported / split.n:.1f}",
                     f"{100 * split.delta:+.2f}",
                     f"[{100 * split.low:+.2f}, {100 * split.high:+.2f}]",
                     split.lost,
@@ -108,7 +108,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
         "malformed turns (source)",
         "mean KL, nats",
         "same top-1, %",
-        "delta kept",
+        "survival",
         "SHA-256",
     )
     rows = []
@@ -120,10 +120,10 @@ def _files(manifest: Manifest) -> Iterator[str]:
                 f"{entry.bytes / 1e6:.1f}",
                 entry.verdict,
                 _ROLES[entry.role],
-                f"{malformed.artifact} ({malformed.source})",
+                f"{malformed.exported} ({malformed.source})",
                 _figure(parity.kl_mean if isinstance(parity, QuantizedParity) else None, ".2g"),
                 _figure(parity.top1_agreement, ".1f", 100),
-                _figure(None if entry.delta is None else entry.delta.projection, ".2f"),
+                _figure(None if entry.survival is None else entry.survival.projection, ".2f"),
                 f"`{manifest.content_digest(entry)}`",
             ]
         )

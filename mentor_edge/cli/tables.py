@@ -117,13 +117,13 @@ def print_gate(artifact: Artifact) -> None:
 def _facts(entry: ManifestEntry) -> Iterator[str]:
     """The main facts of a model's manifest entry."""
     yield entry.gate.explanation
-    yield f"malformed {entry.gate.malformed.artifact} (source {entry.gate.malformed.source})"
+    yield f"malformed {entry.gate.malformed.exported} (source {entry.gate.malformed.source})"
     if isinstance(entry.parity, QuantizedParity):
         yield f"divergence {entry.parity.kl_mean:.2g} nats, same top-1 {entry.parity.top1_agreement:.1%}"
-    if entry.delta is not None and entry.delta.projection is not None:
-        alignment = entry.delta.alignment
+    if entry.survival is not None and entry.survival.projection is not None:
+        alignment = entry.survival.alignment
         noise = "" if alignment is None else f" (cosine with it {alignment:.2f}: the rest is rounding)"
-        yield f"{entry.delta.projection:.0%} of the fine-tune left{noise}"
+        yield f"{entry.survival.projection:.0%} of the fine-tune left{noise}"
     if entry.quantization.format == "gguf":
         yield "tensors " + ", ".join(f"{count} {kind}" for kind, count in entry.quantization.types.items())
         if entry.quantization.note is not None:

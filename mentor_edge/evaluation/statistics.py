@@ -86,8 +86,8 @@ def paired_difference(before: Sequence[bool], after: Sequence[bool], confidence:
     return PairedDifference(n=n, delta=delta, low=low, high=high, lost=lost, gained=gained)
 
 
-def non_inferiority(source: Sequence[bool], artifact: Sequence[bool], margin: float) -> GateStatistic:
-    """Test whether `artifact` loses less than `margin` against `source`, at a one-sided 5 % level.
+def non_inferiority(source: Sequence[bool], exported: Sequence[bool], margin: float) -> GateStatistic:
+    """Test whether `exported` loses less than `margin` against `source`, at a one-sided 5 % level.
 
     Pass: the interval's lower end is above -margin. Fail: it is not, and the whole interval is below zero, so a loss is
     shown. Inconclusive: neither; more items are needed (`items_needed`).
@@ -95,7 +95,7 @@ def non_inferiority(source: Sequence[bool], artifact: Sequence[bool], margin: fl
     Raises: ValueError as `paired_difference` does, or when `margin` is not between 0 and 1.
     """
     _check_open_unit("margin", margin)
-    difference = paired_difference(source, artifact, GATE_CONFIDENCE)
+    difference = paired_difference(source, exported, GATE_CONFIDENCE)
     if difference.low > -margin:
         verdict = Verdict.PASS
     elif difference.high < 0:

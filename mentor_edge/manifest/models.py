@@ -94,7 +94,7 @@ class ManifestEntry(Result):
     """The program that the gate ran it with."""
     calibration: Calibration | None = None
     """The importance matrix, if one was used."""
-    delta: Survival | None = None
+    survival: Survival | None = None
     """How much of the adapter survived quantization, if the base is known."""
 
     @property

@@ -79,8 +79,8 @@ def accuracy_interval(
     """The mean over `domains` of the accuracy on each, averaged over seeds, then over bases.
 
     The same arguments give the same interval. The order of seeds changes it by no more than the noise of resampling.
-    Raises: ValueError if there are no bases or no domains, a base has no runs, a domain has no items, runs have different
-    items, values are not 0 or 1, `confidence` is outside (0, 1), or there are fewer than 2 replicates.
+    Raises: ValueError if there are no bases or no domains, a base has no runs, a domain has no items, runs have
+    different items, values are not 0 or 1, `confidence` is outside (0, 1), or there are fewer than 2 replicates.
     """
     sizes = _sizes(runs)
     scores = {domain: _matrix(runs, sizes, domain) for domain in domains}

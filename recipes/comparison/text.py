@@ -96,7 +96,9 @@ def difference_sentence(row: Difference) -> str:
     verb = "beats"
     if estimate < 0:
         verb, estimate, low, high = "falls behind", -estimate, -high, -low
-    return f"{method} {verb} {against} on {domain} by {estimate:.{digits}f} points [{low:.{digits}f}, {high:.{digits}f}]"
+    return (
+        f"{method} {verb} {against} on {domain} by {estimate:.{digits}f} points [{low:.{digits}f}, {high:.{digits}f}]"
+    )
 
 
 def _digits(row: Difference) -> int:
@@ -131,7 +133,10 @@ def difference_grid(comparison: Comparison, noise: str | None, columns: Sequence
     pairs = list(dict.fromkeys((method, against) for method, against, _ in rows))
     return Grid(
         ["difference", *columns],
-        [[f"{method} - {against}", *(cells[method, against, domain] for domain in columns)] for method, against in pairs],
+        [
+            [f"{method} - {against}", *(cells[method, against, domain] for domain in columns)]
+            for method, against in pairs
+        ],
     )
 
 

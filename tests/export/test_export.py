@@ -111,7 +111,7 @@ def test_an_artifact_contains_what_its_manifest_lists(artifact: Artifact, nano_s
         items = Evaluation.from_jsonl(artifact.directory / "gate" / f"{entry.format}-{entry.quant}.jsonl").outcomes
         assert [item.task_id for item in items] == [task.id for task in taught.tasks]
         for split, result in entry.gate.splits.items():
-            assert result.correct.artifact == sum(item.correct for item in items if item.split == split)
+            assert result.correct.exported == sum(item.correct for item in items if item.split == split)
     assert {"torch", "llama-cpp-python", "onnxruntime-genai"} <= set(manifest.versions)
 
 

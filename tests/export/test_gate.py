@@ -83,7 +83,7 @@ def test_the_worst_split_decides() -> None:
 def test_malformed_output_is_reported_separately() -> None:
     bits = [True] * 200 + [False] * 100
     report = compare(evaluation(bits), evaluation(bits, malformed=7))
-    assert report.malformed == SideCounts(source=0, artifact=7)
+    assert report.malformed == SideCounts(source=0, exported=7)
     assert report.verdict is Verdict.PASS
 
 

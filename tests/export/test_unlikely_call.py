@@ -13,10 +13,10 @@ import pytest
 from helpers.tiny_models import make_student, make_tokenizer
 from mentor_edge import tool
 from mentor_edge.agent import AgentLimits, ToolAgent
-from mentor_edge.export.delta import require_survival, survival
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
 from mentor_edge.export.merge import merge
+from mentor_edge.export.survival import measure_survival, require_survival
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.tasks.types import Task
 
@@ -131,7 +131,7 @@ def test_the_adapter_survives_int4(onnx: Path) -> None:
 
 def survives(tuned: Path, tuned_quantized: Path, base: Path, base_quantized: Path, *, tensors: int) -> None:
     """Check that quantization kept LoRA's changes: those of every linear layer, and none of the embedding."""
-    result = survival(tuned, tuned_quantized, base, base_quantized)
+    result = measure_survival(tuned, tuned_quantized, base, base_quantized)
     require_survival(result, tuned_quantized)
     assert (result.touched, result.unchanged, result.survived) == (tensors, (), True)
     assert result.projection == pytest.approx(1, abs=0.05)

@@ -53,13 +53,13 @@ def gate(verdict: Verdict = Verdict.PASS, **changes: Any) -> GateReport:
         high=0.0025,
         lost=3,
         gained=1,
-        correct=SideCounts(source=380, artifact=378),
+        correct=SideCounts(source=380, exported=378),
     )
     values: dict[str, Any] = {
         "verdict": verdict,
         "margin": 0.02,
         "splits": {"id": split, "ood": split.model_copy(update={"lost": 5, "gained": 3})},
-        "malformed": SideCounts(source=0, artifact=2),
+        "malformed": SideCounts(source=0, exported=2),
         "explanation": "id: 3 lost, 1 gained",
     }
     return GateReport.model_validate(values | changes)
@@ -103,7 +103,7 @@ def onnx_entry() -> ManifestEntry:
         runtime=Runtime(engine="onnxruntime-genai", context_length=512),
         quantization=OnnxQuantization(exporter="genai", precision="int4", weights=weights),
         calibration=Calibration(sha256="3" * 64, tokens=4096, conversations=64),
-        delta=Survival(touched=14, unchanged=(), changed_share=0.4, projection=0.97, alignment=0.6, survived=True),
+        survival=Survival(touched=14, unchanged=(), changed_share=0.4, projection=0.97, alignment=0.6, survived=True),
     )
 
 

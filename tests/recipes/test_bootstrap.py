@@ -28,9 +28,15 @@ RATES = st.floats(0, 1)
 @given(grid=GRIDS, rate=RATES, other=RATES)
 def test_bounds_surround_the_estimate_and_differences_are_antisymmetric(grid, rate, other):
     a, b = draw(rate, **grid), draw(other, **{**grid, "seed": grid["seed"] + 100})
-    for interval in (accuracy_interval(a, DOMAINS, replicates=1000), difference_interval(a, b, DOMAINS, replicates=1000)):
+    for interval in (
+        accuracy_interval(a, DOMAINS, replicates=1000),
+        difference_interval(a, b, DOMAINS, replicates=1000),
+    ):
         assert interval.low <= interval.estimate + 1e-9 and interval.estimate <= interval.high + 1e-9
-    there, back = difference_interval(a, b, DOMAINS, replicates=1000), difference_interval(b, a, DOMAINS, replicates=1000)
+    there, back = (
+        difference_interval(a, b, DOMAINS, replicates=1000),
+        difference_interval(b, a, DOMAINS, replicates=1000),
+    )
     assert (there.estimate, there.low, there.high) == pytest.approx((-back.estimate, -back.high, -back.low), abs=1e-9)
     assert there.estimate == pytest.approx(
         accuracy_interval(a, DOMAINS).estimate - accuracy_interval(b, DOMAINS).estimate, abs=1e-9

@@ -80,7 +80,9 @@ def test_pooled_scores_are_means_of_domains(comparison):
 def core_rate(method: str, noise: str) -> float:
     cells = [cell for cell in make_grid() if cell.method == method and cell.teacher_noise in (None, noise)]
     return (
-        sum(cell.right[domain].count("1") for cell in cells for domain in ("para", "comb", "distract")) / 150 / len(cells)
+        sum(cell.right[domain].count("1") for cell in cells for domain in ("para", "comb", "distract"))
+        / 150
+        / len(cells)
     )
 
 
@@ -120,7 +122,9 @@ def test_the_method_in_focus_decides_the_direction():
 
 def test_methods_without_the_teacher_appear_in_every_noise(comparison):
     for method in ("base", "sparse"):
-        clean, heavy = (find(comparison.accuracy, teacher_noise=noise, method=method, domain="core") for noise in NOISES)
+        clean, heavy = (
+            find(comparison.accuracy, teacher_noise=noise, method=method, domain="core") for noise in NOISES
+        )
         assert clean.model_copy(update={"teacher_noise": "heavy"}) == heavy
         assert find(comparison.costs, method=method).teacher_noise is None
     assert find(comparison.accuracy, teacher_noise="clean", method="base", domain="id").n_runs == 2

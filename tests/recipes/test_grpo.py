@@ -15,7 +15,7 @@ from trl import GRPOTrainer
 from helpers.grpo_trainers import GROUPS, LIMITS, ROLLOUTS, TASKS, Recorder, edge_trainer, inputs_of
 from mentor_edge.messages import Message, Trajectory
 from mentor_edge.recipes import MentorRecipe
-from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog
+from mentor_edge.recipes.grpo import EdgeGRPOTrainer, StepReward
 from mentor_edge.recipes.mentor import grpo_arguments
 from mentor_edge.recipes.student import load_trainable
 from mentor_edge.rewards import MentorReward, RewardBreakdown
@@ -166,7 +166,7 @@ def test_a_prompt_without_room_in_the_context_is_a_rollout_without_reward(nano_s
             peft_config=adapter,
             args=grpo_arguments(recipe.config, tmp_path),
             train_dataset=Dataset.from_list(rows),
-            reward_funcs=RewardLog(reward, tasks, 2),
+            reward_funcs=StepReward(reward, tasks, 2),
         )
         trainer.train()
     assert sorted(total for identity, total in scored if identity == "long") == [0.0, 0.0]

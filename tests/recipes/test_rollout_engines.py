@@ -15,7 +15,7 @@ from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.torch.engine import TransformersEngine
 from mentor_edge.messages import Ending, ToolCall, Trajectory
 from mentor_edge.recipes import MentorRecipe, mentor
-from mentor_edge.recipes.grpo import RewardLog
+from mentor_edge.recipes.grpo import StepReward
 from mentor_edge.recipes.mentor import grpo_arguments
 from mentor_edge.recipes.stock import stock_trainer, trajectory_of_completion
 from mentor_edge.recipes.student import load_trainable
@@ -124,7 +124,7 @@ def test_stock_prompts_are_those_of_our_own_rollouts(
         tasks=tasks,
         executor=executor,
         train_dataset=Dataset.from_list(rows),
-        reward_funcs=RewardLog(MentorReward(), tasks, 2),
+        reward_funcs=StepReward(MentorReward(), tasks, 2),
         model=model,
         processing_class=tokenizer,
         peft_config=adapter,

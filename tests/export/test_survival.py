@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from helpers.changed_students import moved, weights
 from helpers.tiny_models import make_student
 from mentor_edge.errors import ExportError
-from mentor_edge.export.delta import require_survival, survival
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
+from mentor_edge.export.survival import measure_survival, require_survival
 from mentor_edge.results import Survival
 
 torch = pytest.importorskip("torch")
@@ -45,7 +45,7 @@ def survival_of(tuned: Path, base: Path, kind: str, work: Path) -> Survival:
         paths += [work / f"{name}.gguf", work / f"{name}-{kind}.gguf"]
         convert(model, paths[-2])
         quantize(paths[-2], paths[-1], kind)
-    return survival(*paths)
+    return measure_survival(*paths)
 
 
 @pytest.mark.parametrize(("size", "survived"), [(1e-5, False), (3e-2, True)])
@@ -77,7 +77,7 @@ def test_a_change_is_measured_in_graphs_of_every_exporter(student: Path, exporte
         export_onnx(models[name], tmp_path / f"{name}-{precision}", precision, exporter=exporter)
     for precision in ("int8", "int4"):
         paths = [tmp_path / f"{name}-{kind}" for name, kind in product(models, ("fp32", precision))]
-        result = survival(*paths)
+        result = measure_survival(*paths)
         assert (result.touched, result.unchanged, result.survived) == (10 if exporter == "genai" else 8, (), True)
         assert result.projection == pytest.approx(1, abs=0.02)
 
@@ -86,7 +86,9 @@ def test_nothing_left_is_an_error_that_names_the_stage(student: Path, tmp_path: 
     convert(student, tmp_path / "base.gguf")
     convert(moved(student, tmp_path / "tuned", 1e-3), tmp_path / "tuned.gguf")
     quantize(tmp_path / "base.gguf", tmp_path / "same.gguf", "q8_0")
-    result = survival(tmp_path / "tuned.gguf", tmp_path / "same.gguf", tmp_path / "base.gguf", tmp_path / "same.gguf")
+    result = measure_survival(
+        tmp_path / "tuned.gguf", tmp_path / "same.gguf", tmp_path / "base.gguf", tmp_path / "same.gguf"
+    )
     assert (result.changed_share, result.projection, result.survived, len(result.unchanged)) == (0, 0, False, 14)
     with pytest.raises(
         ExportError, match=r"quantization: nothing is left of the fine-tune in same\.gguf: all 14 tensors"
@@ -115,4 +117,4 @@ def test_another_models_files_cannot_be_compared(student: Path, tmp_path: Path) 
         survival_of(student, other, "q8_0", tmp_path)
     (tmp_path / "damaged.gguf").write_bytes(b"GGUF, but not really")
     with pytest.raises(ExportError, match=r"damaged.gguf cannot be read"):
-        survival(*[tmp_path / "damaged.gguf"] * 4)
+        measure_survival(*[tmp_path / "damaged.gguf"] * 4)

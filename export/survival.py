@@ -38,7 +38,7 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating[Any]]
 
 
-def survival(tuned: Path, tuned_quantized: Path, base: Path, base_quantized: Path) -> Survival:
+def measure_survival(tuned: Path, tuned_quantized: Path, base: Path, base_quantized: Path) -> Survival:
     """Compare GGUF files or ONNX directories. `tuned` and `base` are unquantized (F32 or F16; fp32). The other two
     were quantized from them by the same program with the same settings.
 
