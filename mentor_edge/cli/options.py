@@ -17,8 +17,9 @@ Tools = Annotated[
     typer.Option(
         "--tools",
         metavar="SPEC",
-        help="Tools with an implementation; repeatable: calculator, the name of one of its tools, python, "
-        "mcp:COMMAND or mcp:URL, search:CORPUS.jsonl, import:MODULE:NAME, import:FILE.py:NAME.",
+        help="Tools with an implementation; repeatable: calculator, names of its tools (add,subtract), python, "
+        "mcp:COMMAND or mcp:URL, search:CORPUS.jsonl, import:MODULE:NAME, import:FILE.py:NAME, or a mapping as in "
+        "a recipe ('{mcp: COMMAND, only: [TOOL]}').",
     ),
 ]
 Quant = Annotated[str | None, typer.Option(help="Which exported file of the target to use. Default: the first.")]

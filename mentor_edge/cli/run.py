@@ -18,7 +18,6 @@ from mentor_edge.cli.options import (
     Threads,
     Tools,
     changed_limits,
-    parts,
 )
 from mentor_edge.cli.screen import console, harmless, print_json, print_warning
 from mentor_edge.cli.tables import print_conversation
@@ -47,11 +46,9 @@ def run(
     from mentor_edge.tools.catalog import load_tools
 
     path = resolve_target(target, quant)
-    # Names of calculator tools may share one option, separated by commas. Commands and paths may contain commas.
-    specs = [part for spec in tools or ["calculator"] for part in ([spec] if ":" in spec else parts(spec) or [])]
     limits = changed_limits(AgentLimits(), max_turn_tokens, max_tokens, max_rounds)
     with (
-        load_tools(specs) as loaded,
+        load_tools(tools or ["calculator"]) as loaded,
         ToolAgent.load(path, loaded.tools, limits, threads=threads, context_length=context) as agent,
     ):
         for warning in agent.warnings:

@@ -14,12 +14,11 @@ from typing import Any
 
 from mentor_edge.errors import did_you_mean
 from mentor_edge.rows import shown
+from mentor_edge.tasks.parameter_types import mixed_items, schema_of
 from mentor_edge.tools.types import Tool
 
 AcceptedCall = Mapping[str, Mapping[str, Sequence[Any]]]
 """`{function: {parameter: [accepted values]}}`, the ground truth of `call_matching.match_calls`."""
-
-_COMPARABLE = ("string", "integer", "number", "boolean", "array", "object")
 
 
 def read_accepted_calls(calls: Sequence[Mapping[str, Any]], tools: Mapping[str, Tool]) -> tuple[AcceptedCall, ...]:
@@ -43,20 +42,30 @@ def _exact(call: Mapping[str, Any], tools: Mapping[str, Tool], path: str) -> Acc
         raise ValueError(f"{path}.arguments: {problem}")
     properties = tool.parameters.get("properties", {})
     values = {
-        key: [_as_option(value, properties.get(key), f"{path}.arguments.{key}")] for key, value in arguments.items()
+        key: [_as_option(value, properties.get(key), tool.parameters, f"{path}.arguments.{key}")]
+        for key, value in arguments.items()
     }
     return _by_values({name: values}, tools, path)
 
 
-def _as_option(value: Any, schema: Any, path: str) -> Any:
+def _as_option(value: Any, schema: Any, root: Mapping[str, Any], path: str) -> Any:
     """An exact value as `match_calls` reads accepted ones: objects list the accepted values of their keys."""
     if value == "" or (isinstance(value, Mapping) and "" in value.values()):
         raise ValueError(f'{path}: "" cannot be required; among accepted values it means "may be left out"')
     if isinstance(value, Mapping):
         return {key: [item] for key, item in value.items()}
-    if isinstance(value, list) and _types(schema)[1] == "object":
-        return [_as_option(item, None, path) for item in value]
+    if isinstance(value, list) and (items := _listed_objects(value, schema, root)) is not None:
+        return [_as_option(item, items, root, path) for item in value]
     return value
+
+
+def _listed_objects(value: list[Any], schema: Any, root: Mapping[str, Any]) -> Any:
+    """The schema of a list's items, if `match_calls` compares objects among them key by key."""
+    own = schema_of(value, schema, root)
+    items = own.get("items")
+    if mixed_items(own) is not None:
+        return items
+    return items if isinstance(items, Mapping) and items.get("type") == "object" else None
 
 
 def _by_values(call: AcceptedCall, tools: Mapping[str, Tool], path: str) -> AcceptedCall:
@@ -67,7 +76,7 @@ def _by_values(call: AcceptedCall, tools: Mapping[str, Tool], path: str) -> Acce
         raise ValueError(f"{path}: {name} requires {missing[0]!r}")
     for key, options in values.items():
         if key in properties:
-            _check_comparable(options, properties[key], f"{path}.{name}.{key}")
+            _check_comparable(options, properties[key], schema, f"{path}.{name}.{key}")
         elif "" not in options:  # some of BFCL's answers name parameters that do not exist and may be left out
             raise ValueError(f"{path}: {name} has no parameter {key!r}{did_you_mean(key, properties)}")
     return {name: dict(values)}
@@ -79,24 +88,15 @@ def _offered(name: str, tools: Mapping[str, Tool], path: str) -> Tool:
     return tools[name]
 
 
-def _types(schema: Any) -> tuple[Any, Any]:
-    """The types of a parameter's values and of the items of its lists. None if the schema names no type."""
-    items = schema.get("items") if isinstance(schema, Mapping) else None
-    types = [part.get("type") if isinstance(part, Mapping) else None for part in (schema, items)]
-    return types[0], types[1]
-
-
-def _check_comparable(options: Sequence[Any], schema: Any, path: str) -> None:
-    kind, item_kind = _types(schema)
-    if kind not in _COMPARABLE or (item_kind is not None and item_kind not in _COMPARABLE):
-        raise ValueError(f"{path}: calls are compared by parameter type, but the schema does not name a single type")
+def _check_comparable(options: Sequence[Any], schema: Any, root: Mapping[str, Any], path: str) -> None:
     objects: list[Any] = []
     for option in options:
+        kind = schema_of(option, schema, root)["type"]
         if kind == "array" and not isinstance(option, list | str):
             raise ValueError(f"{path}: expected a list among the accepted values, found {shown(option)}")
         if kind == "object":
             objects.append(option)
-        elif kind == "array" and item_kind == "object" and isinstance(option, list):
+        elif kind == "array" and isinstance(option, list) and _listed_objects(option, schema, root) is not None:
             objects += option
     for option in objects:
         for key, values in option.items() if isinstance(option, Mapping) else ():

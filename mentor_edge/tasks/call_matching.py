@@ -10,6 +10,9 @@ bfcl_eval wheel 2026.3.23), oddities included, so that figures are comparable wi
 - If "" allows a list to be left out, an empty list passes too, and the types inside a list are not checked.
 - Accepted values of another type than the schema's (a variable's name in place of a list) are compared unchanged.
 
+BFCL's schemas name one type for every parameter. Where a schema allows several, or names none, each accepted value is
+compared by its own type: see `mentor_edge.tasks.parameter_types`.
+
 Three differences are deliberate:
 
 - Parallel calls are assigned to accepted calls with backtracking, so the order of the calls never matters. The checker
@@ -27,6 +30,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from mentor_edge.tasks.parameter_types import has_single_type, mixed_items, schema_of
 
 # Both vocabularies: tasks contain the converted schemas, and the verdict must not depend on which of the two is given.
 _PYTHON_TYPES: Mapping[str, type] = {
@@ -95,7 +100,7 @@ def _call_error(
         return "missing_parameter"
     if any(parameter not in properties or parameter not in values for parameter in arguments):
         return "unexpected_parameter"
-    if any(not _accepted(value, values[name], properties[name]) for name, value in arguments.items()):
+    if any(not _accepted(value, values[name], properties[name], schema) for name, value in arguments.items()):
         return "wrong_value"
     # "" among the accepted values means that the parameter may be left out.
     if any(parameter not in arguments and "" not in options for parameter, options in values.items()):
@@ -108,8 +113,11 @@ def _python_type(schema: Any) -> type | None:
     return _PYTHON_TYPES.get(schema.get("type", "")) if isinstance(schema, Mapping) else None
 
 
-def _accepted(value: Any, options: Sequence[Any], schema: Mapping[str, Any]) -> bool:
+def _accepted(value: Any, options: Sequence[Any], schema: Any, root: Mapping[str, Any]) -> bool:
     """Whether `value` is an accepted value of a parameter. "" in `options` means that it may be left out."""
+    if not has_single_type(schema):
+        stated = [option for option in options if option != ""] or [""]
+        return any(_accepted(value, [option], schema_of(option, schema, root), root) for option in stated)
     schema_type = _python_type(schema)
     accepted_type = next((type(option) for option in options if option != ""), schema_type)
     value_type = float if schema_type is float and type(value) is int else type(value)
@@ -120,6 +128,8 @@ def _accepted(value: Any, options: Sequence[Any], schema: Mapping[str, Any]) -> 
             return _plain(value) in map(_plain, options)
         if schema_type is dict:
             return any(_same_object(value, option) for option in options)
+        if schema_type is list and (items := mixed_items(schema)) is not None:
+            return any(_same_items(value, option, items, root) for option in options if isinstance(option, list))
         if schema_type is list:
             return _accepted_list(value, options, _python_type(schema.get("items")))
     return value in options
@@ -133,6 +143,11 @@ def _accepted_list(value: list[Any], options: Sequence[Any], item_type: type | N
     if item_type is dict:
         return any(len(value) == len(option) and all(map(_same_object, value, option)) for option in options)
     return list(map(_plain, value)) in [list(map(_plain, option)) for option in options]
+
+
+def _same_items(value: list[Any], option: list[Any], schema: Any, root: Mapping[str, Any]) -> bool:
+    pairs = zip(value, option, strict=False)
+    return len(value) == len(option) and all(_accepted(item, [accepted], schema, root) for item, accepted in pairs)
 
 
 def _types_fit(value: list[Any], option: list[Any], schema_type: type) -> bool:

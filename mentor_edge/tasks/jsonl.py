@@ -29,13 +29,12 @@ from typing import Any
 
 import jsonschema
 
-from mentor_edge.errors import TaskError, did_you_mean
+from mentor_edge.errors import TaskError, ToolDefinitionError, did_you_mean
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.rows import field_path, read_rows, shown
 from mentor_edge.tasks.accepted_calls import read_accepted_calls
 from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tasks.types import Suite, Task, never_executed
-from mentor_edge.tools.schemas import schema_problem
 from mentor_edge.tools.types import Tool
 
 VERSION = "1"
@@ -60,9 +59,10 @@ _MESSAGE = _object(
     tool_call_id=_STRING,
     name=_STRING,
 )
+_NO_PARAMETERS: _Schema = {"type": "object", "properties": {}}
 _MESSAGES: _Schema = {"type": "array", "minItems": 1, "items": _MESSAGE}
 _FUNCTION = _object(
-    "name", name=_NOT_EMPTY, description=_STRING, parameters={"type": "object"}, strict={"type": "boolean"}
+    "name", name=_NOT_EMPTY, description=_STRING, parameters={"type": ["object", "null"]}, strict={"type": "boolean"}
 )
 _ACCEPTED_CALL: _Schema = {
     "type": "object",
@@ -176,12 +176,13 @@ class _OfferedTools:
         key = json.dumps(schema, sort_keys=True)
         if key not in self._by_schema:
             function = schema["function"]
-            parameters = function.get("parameters", {"type": "object", "properties": {}})
-            if problem := schema_problem(parameters):
-                raise ValueError(f"{path}.function.parameters: not a JSON Schema of arguments: {problem}")
+            parameters = function.get("parameters", _NO_PARAMETERS)
             name, description = function["name"], function.get("description", "")
-            tool = self._implementations.get(name) or Tool(name, "", {}, never_executed)
-            self._by_schema[key] = replace(tool, description=description, parameters=parameters)
+            tool = self._implementations.get(name) or Tool(name, "", _NO_PARAMETERS, never_executed)
+            try:
+                self._by_schema[key] = replace(tool, description=description, parameters=parameters)
+            except ToolDefinitionError as error:
+                raise ValueError(f"{path}.function.parameters: {error.problem}") from None
         return self._by_schema[key]
 
 

@@ -17,9 +17,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, SchemaError
 
 from mentor_edge.errors import ToolDefinitionError
+from mentor_edge.tools.schemas.reading import read_schema
 from mentor_edge.tools.types import Tool, ToolFailure
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
@@ -194,6 +195,12 @@ def _adapter(name: str, parameter: inspect.Parameter, annotation: Any) -> TypeAd
             f"tool {name!r}: parameter {parameter.name!r} has a type without JSON Schema: {error.message}",
             "use JSON types, enums, dates or pydantic models",
         ) from error
+    except SchemaError as error:  # a pattern, for instance
+        reason = " ".join(str(error).split())
+        raise ToolDefinitionError(
+            f"tool {name!r}: pydantic refuses the annotation of parameter {parameter.name!r}: {reason}",
+            "correct the annotation; pydantic's patterns have no look-around unless the model's config asks for it",
+        ) from error
     return adapter
 
 
@@ -218,20 +225,15 @@ def _schema(adapters: Mapping[str, TypeAdapter[Any]], defaults: Mapping[str, Any
     """JSON Schema of the parameters. Nested types are inlined, because small models do not follow references; only
     recursive types stay under `$defs`."""
     generated, shared = TypeAdapter.json_schemas([(key, "validation", adapter) for key, adapter in adapters.items()])
-    definitions = shared.get("$defs", {})
-    schemas = {key: generated[key, "validation"] for key in adapters}
-    try:
-        schemas = {key: _inlined(schema, definitions) for key, schema in schemas.items()}
-        definitions = {}
-    except RecursionError:
-        pass
-    for key, schema in schemas.items():
-        schema.pop("title", None)
-        if key in defaults:
-            schemas[key] = dict(sorted({**schema, "default": defaults[key]}.items()))
+    properties = {key: generated[key, "validation"] for key in adapters}
+    definitions = {"$defs": shared["$defs"]} if "$defs" in shared else {}
+    read = read_schema({"type": "object", "properties": properties, **definitions}, check_patterns=False).parameters
+    schemas = {key: _sorted(schema) for key, schema in read["properties"].items()}
+    for key, default in defaults.items():
+        schemas[key] = dict(sorted({**schemas[key], "default": default}.items()))
     required = [key for key in adapters if key not in defaults]
     return {
-        **({"$defs": definitions} if definitions else {}),
+        **({"$defs": _sorted({"properties": read["$defs"]})["properties"]} if "$defs" in read else {}),
         "properties": schemas,
         **({"required": required} if required else {}),
         "type": "object",
@@ -239,29 +241,21 @@ def _schema(adapters: Mapping[str, TypeAdapter[Any]], defaults: Mapping[str, Any
     }
 
 
-def _inlined(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
-    """`schema` without titles, and with each reference replaced by its definition.
-
-    Raises: RecursionError for a type that contains itself.
-    """
+def _sorted(schema: Any) -> Any:
+    """`schema` without titles, and with its keys in pydantic's order: schemas must not change."""
     if isinstance(schema, list):
-        return [_inlined(part, definitions, inside) for part in schema]
+        return [_sorted(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    flat: dict[str, Any] = {}  # keys end up sorted as pydantic sorts those of a model: schemas must not change
-    for key, value in schema.items():
-        if key == "$ref":
-            target = value.removeprefix("#/$defs/")
-            if target in inside:
-                raise RecursionError(target)
-            flat = {**_inlined(definitions[target], definitions, (*inside, target)), **flat}
-        elif key in ("properties", "patternProperties"):  # a parameter may be named "title"
-            flat[key] = {name: _inlined(part, definitions, inside) for name, part in value.items()}
+    plain: dict[str, Any] = {}
+    for key, value in sorted(schema.items()):
+        if key in ("properties", "patternProperties"):  # a parameter may be named "title"
+            plain[key] = {name: _sorted(part) for name, part in value.items()}
         elif key in ("default", "const", "enum", "examples"):
-            flat[key] = value
-        elif key not in ("title", "discriminator"):  # discriminator, an extension, points to $defs
-            flat[key] = _inlined(value, definitions, inside)
-    return dict(sorted(flat.items()))
+            plain[key] = value
+        elif key != "title":
+            plain[key] = _sorted(value)
+    return plain
 
 
 def _needs_no_conversion(annotation: Any) -> bool:
@@ -269,13 +263,18 @@ def _needs_no_conversion(annotation: Any) -> bool:
     numbers into floats for a `float` parameter. An `int` needs conversion, because 1.0 is an integer in JSON Schema."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        described = all(isinstance(extra, FieldInfo | str) for extra in arguments[1:])
+        described = all(isinstance(extra, str) or _only_describes(extra) for extra in arguments[1:])
         return described and _needs_no_conversion(arguments[0])
     if origin is Literal:
         return all(type(value) in (str, bool, type(None)) for value in arguments)
     if origin in (Union, types.UnionType, list, dict):
         return all(_needs_no_conversion(argument) for argument in arguments)
     return annotation in (str, float, bool, types.NoneType, None, list, dict, Any, object)
+
+
+def _only_describes(extra: Any) -> bool:
+    """Whether JSON Schema checks all that `extra` demands. Patterns are pydantic's: it has its own syntax for them."""
+    return isinstance(extra, FieldInfo) and all(getattr(part, "pattern", None) is None for part in extra.metadata)
 
 
 def _converted(adapters: Mapping[str, TypeAdapter[Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import jsonschema
+from mentor_edge.errors import MentorEdgeWarning, ToolDefinitionError
+from mentor_edge.tools.schemas.checking import ArgumentChecker
+from mentor_edge.tools.schemas.reading import read_schema
+from mentor_edge.tools.schemas.references import SchemaError
 
 RemoteCall = Callable[[Mapping[str, Any], float], "Future[str]"]
 """Starts a call that runs elsewhere: (arguments, seconds it may take) -> a future of what the model reads.
@@ -44,7 +48,11 @@ class Tool:
     description: str
     """What the model reads about the tool."""
     parameters: Mapping[str, Any]
-    """JSON Schema of the arguments, of type object. Calls are checked against it before `function` runs."""
+    """JSON Schema of the arguments, of type object. Calls are checked against it before `function` runs.
+
+    A schema of any draft may be given. It is read as JSON Schema 2020-12 with references replaced by what they point
+    to; a schema that is so already stays as it is.
+    """
     function: Callable[..., Any]
     """What runs, in a child process. It receives the arguments by keyword and returns text or a JSON value."""
     bound: Mapping[str, Any] = field(default_factory=dict)
@@ -57,7 +65,24 @@ class Tool:
     """Replaces `function` for tools that another program runs, such as an MCP server."""
     convert: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     """Turns JSON arguments into the types that `function` expects. It raises `ToolFailure` for arguments that it cannot
-    convert. None: the function takes JSON values as they are."""
+    convert, or whose text does not match a pattern. None: the function takes JSON values as they are."""
+
+    def __post_init__(self) -> None:
+        """Read the schema.
+
+        Raises:
+            ToolDefinitionError: the arguments cannot be known from the schema.
+        """
+        try:
+            reading = read_schema(self.parameters, check_patterns=self.convert is None)
+        except SchemaError as error:
+            raise ToolDefinitionError(
+                f"tool {self.name!r}: its parameters are not a JSON Schema of arguments: {error}",
+                "describe an object, and put everything it refers to into the same schema",
+            ) from error
+        object.__setattr__(self, "parameters", reading.parameters)
+        for note in reading.notes:
+            warnings.warn(f"tool {self.name!r}: {note}", MentorEdgeWarning, stacklevel=3)
 
     @cached_property
     def target(self) -> Target:
@@ -76,8 +101,8 @@ class Tool:
         }
 
     @cached_property
-    def _validator(self) -> jsonschema.Draft202012Validator:
-        return jsonschema.Draft202012Validator(dict(self.parameters))
+    def _checker(self) -> ArgumentChecker:
+        return ArgumentChecker(self.parameters, patterns=self.convert is None)
 
     def argument_error(self, arguments: Mapping[str, Any]) -> str | None:
         """Check the arguments of a call against the schema.
@@ -88,8 +113,4 @@ class Tool:
         Returns:
             Why they do not fit the schema, in one line, or None if they fit.
         """
-        error = next(iter(self._validator.iter_errors(dict(arguments))), None)
-        if error is None:
-            return None
-        where = ".".join(str(part) for part in error.absolute_path)
-        return f"{where}: {error.message}" if where else error.message
+        return self._checker.problem(arguments)

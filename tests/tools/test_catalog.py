@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +95,49 @@ def test_a_corpus_is_searched(here: Path) -> None:
     assert "a city in France" in run("search:corpus.jsonl", "search", {"query": "Paris"})
 
 
+def test_names_may_share_one_spec_and_mappings_may_be_text() -> None:
+    assert names("subtract, add", "ceil,floor") == ["add", "ceil", "floor", "subtract"]
+    assert spec_mistakes(["ad,subtract"]) == ["'ad' is not a tool (did you mean 'add'?)"]
+    with load_tools([f"{{mcp: {json.dumps(RUN_SERVER)}, only: [add, echo]}}"]) as box:
+        assert list(box.by_name) == ["add", "echo"]
+
+
+def test_tools_of_a_server_are_chosen_by_name() -> None:
+    with load_tools([{"mcp": RUN_SERVER, "except": ["add", "pid"]}, "add"]) as box:
+        assert "echo" in box.by_name and "pid" not in box.by_name and box.by_name["add"].remote is None
+    with pytest.raises(ConfigError) as refused:
+        load_tools([{"mcp": RUN_SERVER, "only": ["add", "ehco"]}, {"mcp": RUN_SERVER, "only": ["add"]}, "add"])
+    unknown, twice = refused.value.problems
+    assert "there is no tool 'ehco' (did you mean 'echo'?)" in unknown
+    assert f"'add' comes from mcp:{RUN_SERVER} and from add; choose with only or except" in twice
+
+
+def test_headers_are_sent_from_the_environment_and_their_values_appear_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_KEY", "Bearer s3cret")
+    seen: list[str | None] = []
+
+    class Shop(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append(self.headers["X-Key"])
+            self.send_error(401)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shop) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        url = f"http://me:s3cret@127.0.0.1:{web.server_port}/mcp?k=s3cret"
+        spec = {"mcp": url, "headers": {"X-Key": "SHOP_KEY"}}
+        with pytest.raises(ConfigError) as refused:
+            load_tools([spec, {**spec, "onyl": []}])
+        web.shutdown()
+    assert seen[0] == "Bearer s3cret" and "s3cret" not in str(refused.value)
+    monkeypatch.setenv("SHOP_KEY", "s3cret\n")
+    for headers in ({"Authorization": "SHOP_KEY"}, {"Authorization": "Bearer s3cret"}):
+        (mistake,) = spec_mistakes([{"mcp": "http://x/", "headers": headers}])
+        assert "s3cret" not in mistake
+
+
 def test_code_is_run_only_when_python_is_named() -> None:
     pytest.importorskip("mentor_edge.tools.python_code")
     assert len(names("python")) == 1 and not set(names("python")) & set(names("calculator"))
@@ -121,11 +167,20 @@ def test_a_server_runs_until_the_box_is_closed(monkeypatch: pytest.MonkeyPatch) 
         ({}, "{} must have one of the keys mcp, search, import"),
         ({"mpc": "x"}, "unknown key 'mpc' (did you mean 'mcp'?)"),
         ({"mcp": "x", "search": "y"}, "must have one of the keys"),
-        ({"search": "y", "env": []}, "must have one of the keys mcp, search, import (and env, if any, with mcp)"),
+        ({"search": "y", "env": []}, "must have one of the keys mcp, search, import (only mcp may also have"),
         ({"mcp": ["python", "x"]}, "mcp must be text, got ['python', 'x']"),
         ({"mcp": "x", "env": "PATH"}, "env must be a list of names or a mapping of names to text, got 'PATH'"),
         ({"mcp": "x", "env": {"A": 1}}, "env must be a list of names or a mapping"),
         ({"mcp": "x", "env": ["NO_SUCH_VARIABLE"]}, "env: not set here: NO_SUCH_VARIABLE"),
+        ({"mcp": "x", "only": "add"}, "only must be a list of tool names, got 'add'"),
+        ({"mcp": "x", "only": ["a"], "except": ["b"]}, "give only or except, not both"),
+        ({"mcp": "x", "onyl": ["a"]}, "unknown key 'onyl' (did you mean 'only'?)"),
+        ({"mcp": "x", "headers": {"A": "PATH"}}, "headers are for servers with a URL"),
+        ({"mcp": "http://x/", "headers": ["A"]}, "headers must be a mapping of header names to names of environment"),
+        ({"mcp": "http://x/", "headers": {"A": "NO_SUCH_VARIABLE"}}, "headers: not set here: NO_SUCH_VARIABLE"),
+        ({"mcp": "http://x/", "headers": {"A b": "PATH"}}, "headers: 'A b' is not the name of a header"),
+        ("{mcp: [}", "the mapping {mcp: [}... cannot be read as YAML"),
+        ("{mcp}", "mcp must be text, got None"),
     ],
 )
 def test_a_wrong_spec_is_found_without_starting_anything(spec: Any, message: str) -> None:

@@ -76,22 +76,6 @@ def test_an_unusable_target_is_one_clear_error(target, message):
     assert message in str(caught.value) and "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("no object", "Input should be 'object'"),
-        ("no schema", "its tool 'broken' wrongly: properties.x.type: 'nonsense' is not"),
-        ("nowhere", "the reference 'http://0.0.0.0/x' cannot be resolved"),
-        ("endless", "it refers to itself without end"),
-        ("no name", "name: Field required"),
-    ],
-)
-def test_a_tool_that_cannot_be_called_is_refused(how, message):
-    with server("malformed.py", "tools", how) as opened, pytest.raises(ToolServerError) as caught:
-        opened.tools()
-    assert message in caught.value.problem
-
-
 LATE = "did not return within 0.5 s"
 BAD_CALLS = [
     ("crashes.py call", "crash", "ended with exit code 3; a further call tries again, but what it remembered is lost"),

@@ -231,7 +231,7 @@ class _Batch:
         if tool is None:
             self._results[index] = self._error(f"there is no tool named {request.call.name!r}", unknown_tool=True)
             return False
-        problem = _argument_error(tool, request.call.arguments)
+        problem = tool.argument_error(request.call.arguments)
         if problem is not None:
             self._results[index] = self._error(f"invalid arguments: {problem}")
             return False
@@ -296,13 +296,6 @@ class _Batch:
     def _error(self, message: str, *, unknown_tool: bool = False) -> ToolResult:
         text = message[: self._output_limit].encode(errors="replace").decode()
         return ToolResult(json.dumps({"error": text}, ensure_ascii=False), failed=True, unknown_tool=unknown_tool)
-
-
-def _argument_error(tool: Tool, arguments: Mapping[str, object]) -> str | None:
-    try:
-        return tool.argument_error(arguments)
-    except RecursionError:
-        return "they are nested too deeply"
 
 
 def _check_bound(tool: Tool) -> None:

@@ -16,19 +16,20 @@ import os
 import shlex
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 import mcp_types
 import pydantic_core
 from mcp import MCPError
 
-from mentor_edge.errors import ToolServerError
+from mentor_edge.errors import MentorEdgeWarning, ToolServerError
 from mentor_edge.tools.mcp.connection import Connection, ConnectionLost, Endpoint, describe, within
-from mentor_edge.tools.schemas import schema_problem
+from mentor_edge.tools.mcp.offer import Choice, offered_tools
+from mentor_edge.tools.specs import is_url, without_secrets
 from mentor_edge.tools.types import Tool, ToolFailure
 
 RESTARTS, RESTART_SECONDS = 3, 60.0
@@ -54,6 +55,8 @@ class McpServer:
         name: what error messages call the server. Default: the command, or the URL without user, password and query.
         environment: variables for a command, besides the few it inherits.
         headers: sent with each request to a URL.
+        only: names of the tools to offer. Default: all.
+        excluded: names of tools not to offer.
         start_timeout: seconds until the server must have listed its tools.
         ping_timeout: seconds until a server that missed a call's limit must answer a ping.
         output_limit: characters of one result.
@@ -69,12 +72,15 @@ class McpServer:
         name: str | None = None,
         environment: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
+        only: Sequence[str] | None = None,
+        excluded: Sequence[str] = (),
         start_timeout: float = 20.0,
         ping_timeout: float = 5.0,
         output_limit: int = 8192,
     ) -> None:
         self._endpoint = _endpoint(target, environment or {}, headers or {})
-        self.name = name or _display_name(self._endpoint)
+        self.name = name or shlex.join(self._endpoint.command) or without_secrets(self._endpoint.url)
+        self._choice = Choice(None if only is None else tuple(only), tuple(excluded))
         self._start_timeout = start_timeout
         self._ping_timeout = ping_timeout
         self._output_limit = output_limit
@@ -89,14 +95,24 @@ class McpServer:
         """Connect, if not connected yet, and return the tools that the server offers.
 
         Raises:
-            ToolServerError: the server cannot be started, does not speak MCP, does not answer in time, or offers a tool
-                that cannot be called.
+            ToolServerError: the server cannot be started, does not speak MCP, does not answer in time, lacks a tool
+                that `only` or `excluded` names, or offers no tools that can be used. If only some cannot be used, they
+                are left out with a warning.
         """
         if self._pid is None:
             self._pid = os.getpid()
         elif self._pid != os.getpid():
             raise ToolServerError(f"{self} belongs to another process", "open the server in the process that uses it")
-        return tuple(self._tool(listed) for listed in self._wait_for(self._list()))
+        connection = self._wait_for(self._list())
+        offer = offered_tools(connection.tools, connection.refused, self._choice, self._start)
+        if offer.mistakes:
+            raise ToolServerError(f"{self}: {'; '.join(offer.mistakes)}", "correct the names under only or except")
+        if not offer.tools:
+            reasons = "; ".join(offer.left_out[:3]) or "it lists none"
+            raise ToolServerError(f"{self} offers no tools that can be used: {reasons}", "fix the server")
+        for reason in offer.left_out:
+            warnings.warn(f"{self}: left out {reason}", MentorEdgeWarning, stacklevel=2)
+        return offer.tools
 
     def close(self) -> None:
         """End the server and every process that it started. Calls in progress fail. `tools` opens the server again."""
@@ -111,21 +127,6 @@ class McpServer:
 
     def __str__(self) -> str:
         return f"the MCP server {self.name!r}"
-
-    def _tool(self, listed: mcp_types.Tool) -> Tool:
-        problem = schema_problem(listed.input_schema)
-        if problem is not None:
-            raise ToolServerError(
-                f"{self} describes the arguments of its tool {listed.name!r} wrongly: {problem}",
-                "fix the server: MCP requires a JSON Schema of an object",
-            )
-        return Tool(
-            listed.name,
-            listed.description or listed.title or "",
-            listed.input_schema,
-            _runs_on_the_server,
-            remote=functools.partial(self._start, listed.name),
-        )
 
     def _start(self, name: str, arguments: Mapping[str, Any], timeout: float) -> Future[str]:
         if self._pid != os.getpid():
@@ -143,7 +144,7 @@ class McpServer:
 
     # From here on: what runs on the event loop.
 
-    async def _list(self) -> list[mcp_types.Tool]:
+    async def _list(self) -> Connection:
         if self._connection is None or self._connection.ended:
             self._connect()
         connection = self._connection
@@ -155,7 +156,7 @@ class McpServer:
             quoted = "".join(f"\n  {line[:200]}" for line in connection.log[-LAST_LINES:])
             stderr_tail = f"; its last lines on standard error:{quoted}" if quoted else ""
             raise ToolServerError(f"{self} {lost}{stderr_tail}", _hint(self._endpoint)) from None
-        return connection.tools
+        return connection
 
     async def _call(self, name: str, arguments: Mapping[str, Any], timeout: float) -> str:
         _check_sendable(arguments)
@@ -169,7 +170,8 @@ class McpServer:
             again = "" if self._closed else "; a further call tries again, but what it remembered is lost"
             raise ToolFailure(f"{self} {lost}{again}"[: self._output_limit]) from None
         except MCPError as error:
-            raise ToolFailure(error.message[: self._output_limit]) from None
+            message = error.message or f"the server answered with error {error.code} and no message"
+            raise ToolFailure(message[: self._output_limit]) from None
         except Exception as error:  # a malformed answer
             raise ToolFailure(describe(error)[: self._output_limit]) from None
         return self._text(result)
@@ -209,11 +211,7 @@ class McpServer:
             await asyncio.wait(self._tasks)
 
     def _text(self, result: mcp_types.CallToolResult) -> str:
-        parts = [_content_text(block) for block in result.content]
-        has_text = any(isinstance(block, mcp_types.TextContent) for block in result.content)
-        if result.structured_content is not None and not has_text:
-            parts.append(json.dumps(result.structured_content, ensure_ascii=False))
-        text = "\n".join(parts)
+        text = "\n".join(block.text for block in result.content if isinstance(block, mcp_types.TextContent))
         if result.is_error:
             raise ToolFailure(text[: self._output_limit])
         if len(text) > self._output_limit:
@@ -229,12 +227,8 @@ def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _runs_on_the_server(**arguments: Any) -> None:
-    raise NotImplementedError("an MCP server runs this tool")
-
-
 def _endpoint(target: str | Sequence[str], environment: Mapping[str, str], headers: Mapping[str, str]) -> Endpoint:
-    if isinstance(target, str) and target.startswith(("http://", "https://")):
+    if isinstance(target, str) and is_url(target):
         return Endpoint(url=target, headers=headers)
     try:
         command = tuple(shlex.split(target)) if isinstance(target, str) else tuple(target)
@@ -243,14 +237,6 @@ def _endpoint(target: str | Sequence[str], environment: Mapping[str, str], heade
     if not command:
         raise ToolServerError("the command of an MCP server is empty", "give a command or an http(s) URL")
     return Endpoint(command, environment=environment)
-
-
-def _display_name(endpoint: Endpoint) -> str:
-    """The command or URL, without the parts of a URL that may contain secrets."""
-    if endpoint.command:
-        return shlex.join(endpoint.command)
-    parts = urlsplit(endpoint.url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _hint(endpoint: Endpoint) -> str:
@@ -269,22 +255,3 @@ def _check_sendable(arguments: Mapping[str, Any]) -> None:
         pydantic_core.from_json(text.encode())  # fails for arguments nested deeper than servers can read
     except (ValueError, RecursionError) as error:
         raise ToolFailure(f"the arguments cannot be sent: {describe(error)}") from None
-
-
-def _content_text(block: mcp_types.ContentBlock) -> str:
-    """Text unchanged, also that of an embedded resource; anything else as its kind and size."""
-    match block:
-        case mcp_types.TextContent(text=text):
-            return text
-        case mcp_types.EmbeddedResource(resource=resource):
-            if isinstance(resource, mcp_types.TextResourceContents):
-                return resource.text
-            return f"[resource {resource.uri}, {_bytes(resource.blob)} bytes]"
-        case mcp_types.ImageContent() | mcp_types.AudioContent():
-            return f"[{block.type} {block.mime_type}, {_bytes(block.data)} bytes]"
-        case mcp_types.ResourceLink():
-            return f"[resource {block.uri}]"
-
-
-def _bytes(base64: str) -> int:
-    return len(base64) * 3 // 4 - base64[-2:].count("=")

@@ -25,9 +25,11 @@ from anyio.streams.memory import MemoryObjectSendStream
 from mcp import ClientSession, MCPError, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 from mcp.shared.message import SessionMessage
-from mcp_types import CONNECTION_CLOSED, JSONRPCNotification
+from mcp_types import CONNECTION_CLOSED, JSONRPCNotification, JSONRPCResponse
 
 from mentor_edge.tools.mcp import server_supervisor
+from mentor_edge.tools.mcp.answers import Answers, Outbox
+from mentor_edge.tools.mcp.surrogates import SurrogateRepair
 
 TOOL_LIMIT = 256
 """How many tools one server may offer."""
@@ -58,7 +60,7 @@ class Endpoint:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables for the command. Besides these it sees PATH, HOME and the few others that mcp passes on."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Sent with every request to the URL."""
+    """Sent with every request to the URL. They may contain secrets, and never become part of a message."""
 
     @asynccontextmanager
     async def open(self, log: TextIO, on_session_lost: Callable[[], None]) -> AsyncIterator[Any]:
@@ -80,7 +82,8 @@ class Endpoint:
                 request = response.request
                 if response.status_code == 404 and request.method == "POST" and MCP_SESSION_ID in request.headers:
                     on_session_lost()
-                _limit_size(response)
+                assert isinstance(response.stream, httpx2.AsyncByteStream)
+                response.stream = _Reply(response)
 
             async with (
                 httpx2.AsyncClient(
@@ -95,34 +98,37 @@ class Endpoint:
                 yield streams
 
 
-class _LimitedStream(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
-        self._stream = stream
+class _Reply(httpx2.AsyncByteStream):
+    """The body of a reply, repaired. One that is a JSON document is limited, because mcp reads all of it; event streams
+    are limited per event."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        self._stream = response.stream
+        events = response.headers.get("content-type", "").startswith("text/event-stream")
+        self._limit = float("inf") if events else server_supervisor.LINE_LIMIT
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
+        size, repair = 0, SurrogateRepair()
         async for chunk in self._stream:
             size += len(chunk)
-            if size > server_supervisor.LINE_LIMIT:
-                raise httpx2.StreamError(f"more than {server_supervisor.LINE_LIMIT} bytes")
-            yield chunk
+            if size > self._limit:
+                raise httpx2.StreamError(f"more than {self._limit} bytes")
+            yield repair(chunk)
+        yield repair.end()
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-
-
-def _limit_size(response: httpx2.Response) -> None:
-    """Limit a reply that is one JSON document, because mcp reads all of it. Event streams are limited per event."""
-    if not response.headers.get("content-type", "").startswith("text/event-stream"):
-        assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _LimitedStream(response.stream)
 
 
 class Connection:
     """A server from its start to its end. `tools` is filled, and calls are possible, once `opened` has returned."""
 
     def __init__(self, endpoint: Endpoint, start_timeout: float) -> None:
-        self.tools: list[mcp_types.Tool] = []
+        self.tools: list[Any] = []
+        """What the server lists, as it wrote it."""
+        self.refused: set[str] = set()
+        """Names of listed tools that mcp's session does not call."""
         self.log: list[str] = []
         """The server's last lines on standard error, known when the connection has ended."""
         self.ended = False
@@ -133,6 +139,7 @@ class Connection:
         self._session: ClientSession | None = None
         self._checking = False
         self._malformed_lines = 0
+        self._answers = Answers()
         self._unsolicited, self._counting_since = 0, time.monotonic()
         self._opened, self._closing = anyio.Event(), anyio.Event()
         self._scope = anyio.CancelScope(deadline=anyio.current_time() + start_timeout)
@@ -215,9 +222,9 @@ class Connection:
         async with self._endpoint.open(log, self._on_session_lost) as (read, write), anyio.create_task_group() as tasks:
             send, receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
             tasks.start_soon(self._filter, read, send)
-            async with ClientSession(receive, write) as session:
+            async with ClientSession(receive, Outbox(write, self._answers)) as session:
                 await _initialize(session)
-                self.tools = await _list_tools(session)
+                self.tools = await self._list_tools(session)
                 self._session = session
                 self._scope.deadline = float("inf")
                 self._opened.set()
@@ -238,12 +245,30 @@ class Connection:
                 if isinstance(item, Exception):
                     self._malformed_lines += 1
                 elif not isinstance(item.message, JSONRPCNotification):
+                    if isinstance(item.message, JSONRPCResponse):
+                        self._answers.make_readable(item.message)
                     try:
                         await send.send(item)
                     except anyio.BrokenResourceError:  # the session is closing
                         return
         if self._session is not None:  # otherwise the failing handshake gives a better reason
             self.end("")
+
+    async def _list_tools(self, session: ClientSession) -> list[Any]:
+        tools: list[Any] = []
+        parameters = None
+        for _ in range(TOOL_LIMIT):
+            page = await session.list_tools(params=parameters)
+            listed = self._answers.listed
+            tools += listed
+            named = {tool["name"] for tool in listed if isinstance(tool, dict) and isinstance(tool.get("name"), str)}
+            self.refused |= named - {tool.name for tool in page.tools}
+            if len(tools) > TOOL_LIMIT:
+                break
+            if not page.next_cursor:
+                return tools
+            parameters = mcp_types.PaginatedRequestParams(cursor=page.next_cursor)
+        raise ValueError(f"it lists more than {TOOL_LIMIT} tools, or pages of tools")
 
     def _floods(self) -> bool:
         now = time.monotonic()
@@ -273,20 +298,6 @@ async def _initialize(session: ClientSession) -> None:
         if _is_closed(error):
             raise
         await session.discover()
-
-
-async def _list_tools(session: ClientSession) -> list[mcp_types.Tool]:
-    tools: list[mcp_types.Tool] = []
-    parameters = None
-    for _ in range(TOOL_LIMIT):
-        page = await session.list_tools(params=parameters)
-        tools += page.tools
-        if len(tools) > TOOL_LIMIT:
-            break
-        if not page.next_cursor:
-            return tools
-        parameters = mcp_types.PaginatedRequestParams(cursor=page.next_cursor)
-    raise ValueError(f"it lists more than {TOOL_LIMIT} tools, or pages of tools")
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:

@@ -23,6 +23,7 @@ from contextlib import suppress
 from typing import IO
 
 from mentor_edge.tools.execution.process_tree import adopt_orphans, die_with_parent, kill_children
+from mentor_edge.tools.mcp.surrogates import SurrogateRepair
 
 MARK = "mentor-edge: the server "
 """Start of the last line of the log, which records how the server ended."""
@@ -48,6 +49,7 @@ class Supervisor:
         self._code: int | None = None
         self._kill_at: float | None = None
         self._line_bytes = self._logged_bytes = 0
+        self._repair = SurrogateRepair()
         adopt_orphans()
         supervisor = os.getpid()
         self._server = subprocess.Popen(
@@ -148,7 +150,7 @@ class Supervisor:
             self._signal(signal.SIGKILL)
             return
         try:
-            _write(1, chunk)
+            _write(1, self._repair(chunk))
         except BrokenPipeError:  # the caller has closed its end
             self._stop()
 

@@ -1,4 +1,4 @@
-"""An MCP server with malformed messages: `start` from the first one, `tools` in a tool, `calls` as each call names."""
+"""An MCP server with malformed messages: `start` from the first one, `calls` as each call names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,6 @@ import json
 import sys
 
 from by_hand import Message, answer, requests, send, serve, text, tool, write
-
-TOOLS = {
-    "no object": {"name": "broken", "inputSchema": {"type": "array"}},
-    "no schema": {"name": "broken", "inputSchema": {"type": "object", "properties": {"x": {"type": "nonsense"}}}},
-    "nowhere": {"name": "broken", "inputSchema": {"type": "object", "properties": {"x": {"$ref": "http://0.0.0.0/x"}}}},
-    "endless": {"name": "broken", "inputSchema": {"type": "object", "$ref": "#"}},
-    "no name": {"inputSchema": {"type": "object"}},
-}
 
 
 def call(request: Message) -> None:
@@ -35,7 +27,7 @@ def call(request: Message) -> None:
         case "half a line":
             write(json.dumps(good)[:30])
         case "wrong shape":
-            answer(request, {"content": "a string"})
+            answer(request, {"content": 7})
         case "a list":
             answer(request, [1, 2])
         case "null":
@@ -62,7 +54,5 @@ if __name__ == "__main__":
         case "shape":
             for request in requests():
                 answer(request, {"hello": "world"})
-        case "tools":
-            serve([tool("fine"), TOOLS[sys.argv[2]]], call)
         case _:
             serve([tool("work", how={"type": "string"})], call)

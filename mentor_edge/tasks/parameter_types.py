@@ -1,0 +1,76 @@
+"""By which type a parameter's value is compared, when the schema does not simply name one.
+
+Python's `Optional` is `anyOf` with null, a union is `anyOf` or a list of types, an enumeration may name no type at all.
+Then the accepted value decides: it is compared as the schema says about values of its own type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_DEPTH_LIMIT = 32
+"""Definitions that only refer to one another; a longer chain counts as untyped."""
+
+
+def has_single_type(schema: Any) -> bool:
+    """Whether a schema names its one type, as all of BFCL's do."""
+    return isinstance(schema, Mapping) and isinstance(schema.get("type"), str)
+
+
+def mixed_items(schema: Any) -> Mapping[str, Any] | None:
+    """The schema of a list's items if it says something about them, but names no single type."""
+    items = schema.get("items") if isinstance(schema, Mapping) else None
+    return items if isinstance(items, Mapping) and items and not has_single_type(items) else None
+
+
+def schema_of(value: Any, schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of `schema` that says how values like `value` are compared; it names a single type.
+
+    `root` is the schema of all arguments, to which references point.
+    """
+    if has_single_type(schema):
+        return schema
+    parts = list(_parts(schema, root, 0))
+    for kind in _types_of(value):
+        for part in parts:
+            if part.get("type") == kind:
+                return part
+    return {"type": _types_of(value)[-1]}
+
+
+def _types_of(value: Any) -> tuple[str, ...]:
+    """JSON Schema's types of a value, the most exact one first."""
+    match value:
+        case None:
+            return ("null",)
+        case bool():
+            return ("boolean",)
+        case int():
+            return ("integer", "number")
+        case float():
+            return ("number",)
+        case str():
+            return ("string",)
+    return ("object",) if isinstance(value, Mapping) else ("array",)
+
+
+def _parts(schema: Any, root: Mapping[str, Any], depth: int) -> Iterator[Mapping[str, Any]]:
+    """Alternatives of a schema that name a single type each."""
+    if not isinstance(schema, Mapping) or depth > _DEPTH_LIMIT:
+        return
+    kind = schema.get("type")
+    if isinstance(kind, str):
+        yield schema
+    elif isinstance(kind, list):
+        yield from ({**schema, "type": name} for name in kind)
+    elif isinstance(reference := schema.get("$ref"), str):
+        definitions = root.get("$defs", {})
+        yield from _parts(root if reference == "#" else definitions.get(reference[8:]), root, depth + 1)
+    elif "enum" in schema or "const" in schema:
+        for value in schema.get("enum", [schema.get("const")]):
+            yield {"type": _types_of(value)[0]}
+    else:
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            for part in schema.get(keyword, ()):
+                yield from _parts(part, root, depth + 1)

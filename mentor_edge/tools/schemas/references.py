@@ -1,0 +1,165 @@
+"""References between the parts of one JSON Schema document. Nothing is ever fetched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012, Schema, specification_with
+
+REFERENCES = ("$ref", "$recursiveRef", "$dynamicRef")
+
+SCHEMA_KEYWORDS = frozenset(
+    {"additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
+     "unevaluatedItems", "unevaluatedProperties"}
+)  # a table  # fmt: skip
+"""Keywords whose value is a schema."""
+LIST_KEYWORDS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+"""Keywords whose value is a list of schemas; `items` was one before draft 2020-12."""
+NAMED_KEYWORDS = frozenset({"properties", "patternProperties", "dependentSchemas"})
+"""Keywords whose value contains schemas by name."""
+IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies"})
+"""Keywords whose schemas apply to the same value as the schema that contains them."""
+
+PART_LIMIT = 10_000
+"""How many schemas a document may contain."""
+
+Resolver = Any  # referencing's, whose type is private
+
+
+class SchemaError(ValueError):
+    """A schema cannot be used. The text completes a sentence about it."""
+
+
+class Target(NamedTuple):
+    """What a reference points to."""
+
+    schema: Any
+    resolver: Resolver
+    """Resolves the references inside."""
+
+
+class Document:
+    """A schema and the definitions it refers to.
+
+    Raises: SchemaError when a reference cannot be resolved, when the schema refers to itself without end (the same
+    value would be checked against the same schema again), or when it is too large.
+    """
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self.root = root = {key: root[key] for key in root if key not in ("$id", "id") or isinstance(root[key], str)}
+        self.specification = specification_with(_known_dialect(root.get("$schema")), default=DRAFT202012)
+        try:
+            resource = self.specification.create_resource(root)
+            self.resolver: Resolver = Registry[Schema]().resolver_with_root(resource)
+        except ValueError as error:
+            raise SchemaError(f"its identifier cannot be read: {error}") from None
+        self.names: dict[int, str] = {}
+        """Names under `$defs` of the schemas that refer to themselves, by identity; "" is the root."""
+        self._names_of_targets: dict[int, str] = {id(root): ""}
+        self._targets: dict[int, Target] = {}
+        self._edges: dict[int, dict[int, bool]] = {}
+        self._parts = 0
+        self._explore(root, self.resolver)
+        if any(self._reaches(node, node, in_place=True) for node in self._edges):
+            raise SchemaError("it refers to itself without end")
+        self.keep([node for node in self._edges if self._reaches(node, node)])
+
+    def resolve(self, reference: str, resolver: Resolver) -> Target:
+        """Raises: SchemaError when the document does not contain what `reference` names."""
+        try:
+            found = resolver.lookup(reference)
+        except (Unresolvable, AttributeError, LookupError, TypeError, ValueError):  # also malformed definitions
+            raise SchemaError(f"the reference {reference!r} cannot be resolved") from None
+        if not isinstance(found.contents, Mapping | bool):
+            raise SchemaError(f"the reference {reference!r} does not point to a schema")
+        return Target(found.contents, found.resolver)
+
+    def inside(self, schema: Mapping[str, Any], resolver: Resolver) -> Resolver:
+        """The resolver for what `schema` contains: an identifier changes the base of references."""
+        if schema is self.root or not isinstance(schema.get("$id", schema.get("id")), str):
+            return resolver
+        try:
+            return resolver.in_subresource(self.specification.create_resource(schema))
+        except (AttributeError, TypeError, ValueError):
+            return resolver
+
+    def keep(self, nodes: list[int] | None = None) -> None:
+        """Give names to definitions, so that references to them stay. None: to all."""
+        for node in self._edges if nodes is None else nodes:
+            if node not in self.names:
+                self.names[node] = self._names_of_targets[node]
+
+    def definition(self, node: int) -> Target:
+        """A schema that has a name."""
+        return self._targets[node]
+
+    def _explore(self, schema: Mapping[str, Any], resolver: Resolver) -> None:
+        waiting = [(schema, resolver)]
+        self._edges[id(schema)] = {}
+        while waiting:
+            node, resolver = waiting.pop()
+            for reference, inner, in_place in self._references(node, self.inside(node, resolver), True):
+                target = self.resolve(reference, inner)
+                if not isinstance(target.schema, Mapping):
+                    continue
+                key = id(target.schema)
+                edges = self._edges[id(node)]
+                edges[key] = edges.get(key, False) or in_place
+                if key not in self._edges:
+                    self._edges[key] = {}
+                    self._targets[key] = target
+                    self._names_of_targets[key] = self._new_name(reference)
+                    waiting.append((target.schema, target.resolver))
+
+    def _references(self, schema: Any, resolver: Resolver, in_place: bool) -> Iterator[tuple[str, Resolver, bool]]:
+        """The references in `schema`, and whether each applies to the same value as `schema` itself."""
+        self._parts += 1
+        if self._parts > PART_LIMIT:
+            raise SchemaError(f"it contains more than {PART_LIMIT} schemas")
+        resolver = self.inside(schema, resolver)
+        for keyword in REFERENCES:
+            if isinstance(schema.get(keyword), str):
+                yield schema[keyword], resolver, in_place
+        for keyword, child in children(schema):
+            yield from self._references(child, resolver, in_place and keyword in IN_PLACE)
+
+    def _reaches(self, start: int, end: int, in_place: bool = False) -> bool:
+        seen: set[int] = set()
+        waiting = [start]
+        while waiting:
+            for target, same_value in self._edges[waiting.pop()].items():
+                if same_value or not in_place:
+                    if target == end:
+                        return True
+                    if target not in seen:
+                        seen.add(target)
+                        waiting.append(target)
+        return False
+
+    def _new_name(self, reference: str) -> str:
+        plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", reference.rpartition("/")[2].rpartition("#")[2]).strip("_") or "schema"
+        used = set(self._names_of_targets.values())
+        return next(name for name in (plain, *(f"{plain}_{n}" for n in range(2, len(used) + 3))) if name not in used)
+
+
+def children(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The schemas directly inside `schema`, with their keywords. Boolean and malformed ones are left out."""
+    for keyword, value in schema.items():
+        inner: list[Any] = []
+        if keyword in NAMED_KEYWORDS or keyword == "dependencies":
+            inner = list(value.values()) if isinstance(value, Mapping) else []
+        elif keyword in LIST_KEYWORDS or keyword in SCHEMA_KEYWORDS:
+            inner = value if isinstance(value, list) else [value]
+        yield from ((keyword, child) for child in inner if isinstance(child, Mapping))
+
+
+def _known_dialect(declared: Any) -> str:
+    """The identifier of a dialect as `referencing` spells it. Authors add and forget `#`, `/` and the s of https."""
+    text = declared.rstrip("#/") if isinstance(declared, str) else ""
+    host, _, path = text.partition("://")[2].partition("/")
+    old = path.startswith("draft-0")
+    return f"http://{host}/{path}#" if old else f"https://{host}/{path}"

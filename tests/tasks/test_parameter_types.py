@@ -1,0 +1,76 @@
+"""Accepted calls of parameters whose schema allows several types, or names none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mentor_edge.tasks.accepted_calls import read_accepted_calls
+from mentor_edge.tasks.call_matching import match_calls
+from mentor_edge.tasks.types import never_executed
+from mentor_edge.tools.types import Tool
+
+OPTIONAL = {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}
+POINT = {"type": "object", "properties": {"lat": {"type": "number"}, "name": {"type": "string"}}}
+TREE = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/Tree"}}}}
+
+
+def right(x: Any, accepted: Any, given: Any, **more: Any) -> bool:
+    parameters = {"type": "object", "properties": {"x": x}, **more}
+    tool = Tool("f", "", parameters, never_executed)
+    calls = read_accepted_calls([accepted], {"f": tool})
+    call = {"name": "f", "arguments": given}
+    return match_calls("d", [tool.to_openai()["function"]], calls, [call]).valid
+
+
+# schema, the accepted value, values that are right, values that are wrong
+CASES = [
+    (OPTIONAL, 3, [3], [4, "3", None, 3.5, True]),
+    (OPTIONAL, None, [None], [0, "", "null", False]),
+    ({"type": ["integer", "null"]}, 3, [3], ["3", None]),
+    ({"type": ["number", "string"]}, 3, [3, 3.0], ["3"]),
+    ({"type": ["number", "string"]}, "Rome, Italy", ["rome italy"], ["Rome", 3]),
+    ({"enum": ["C", "F"]}, "C", ["C"], ["F", None]),
+    ({"enum": [1, "one"]}, 1, [1], ["1", "one", True]),
+    ({"const": "C"}, "C", ["C"], ["F"]),
+    ({"oneOf": [{"type": "boolean"}, {"type": "integer"}]}, True, [True], [1, False]),
+    ({"oneOf": [{"type": "boolean"}, {"type": "integer"}]}, 1, [1], [True]),
+    ({"description": "anything"}, 3, [3, 3.0], ["3", 4]),
+    ({}, "a", ["A"], ["b", 1]),
+    ({}, {"k": [1]}, [{"k": [1]}], [{"k": [2]}, {}, {"k": [1], "l": 1}]),
+    ({"allOf": [{"$ref": "#/$defs/Point"}], "default": None}, {"lat": 1.5}, [{"lat": 1.5}], [{"lat": 2}, "x", []]),
+    ({"$ref": "#/$defs/Point"}, {"name": "Ostia"}, [{"name": "ostia"}], [{"name": "Roma"}, {}]),
+    ({"anyOf": [{"$ref": "#/$defs/Point"}, {"type": "string"}]}, "here", ["Here"], [{"name": "here"}]),
+    ({"anyOf": [{"$ref": "#/$defs/Point"}, {"type": "string"}]}, {"lat": 1}, [{"lat": 1}], ["1", {"lat": 2}]),
+    ({"$ref": "#/$defs/Tree"}, {"kids": []}, [{"kids": []}], [{"kids": [{}]}, []]),
+    ({"type": "array", "items": {"type": ["integer", "string"]}}, [1, "B"], [[1, "b"]], [["1", "b"], [True, "b"], [1]]),
+    ({"type": "array", "items": {"anyOf": [{"$ref": "#/$defs/Point"}, {"type": "null"}]}}, [{"lat": 1}, None],
+     [[{"lat": 1}, None]], [[{"lat": 1}], [{"lat": 2}, None], [None, {"lat": 1}]]),
+    ({"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/Point"}}, {"type": "null"}]}, [{"lat": 1}],
+     [[{"lat": 1}]], [None, [], [{"lat": 1}, {"lat": 1}]]),
+    ({"type": "array", "items": [{"type": "string"}, {"type": "number"}]}, ["q", 1], [["Q", 1]], [["q", 2], ["q"]]),
+]  # a table  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "accepted", "rights", "wrongs"), CASES)
+def test_a_value_is_compared_by_the_type_of_the_accepted_one(schema, accepted, rights, wrongs):
+    definitions = {"$defs": {"Point": POINT, "Tree": TREE}}
+    exact = {"name": "f", "arguments": {"x": accepted}}
+    assert all(right(schema, exact, {"x": value}, **definitions) for value in rights)
+    assert not any(right(schema, exact, {"x": value}, **definitions) for value in wrongs)
+    assert not right(schema, exact, {}, **definitions)
+
+
+def test_several_values_may_be_accepted_and_a_parameter_left_out():
+    accepted = {"f": {"x": [3, "three", None, ""]}}
+    schema = {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]}
+    assert all(right(schema, accepted, given) for given in ({"x": 3}, {"x": "Three"}, {"x": None}, {}))
+    assert not any(right(schema, accepted, given) for given in ({"x": "3"}, {"x": 4}, {"y": 3}))
+
+
+def test_an_exact_call_must_fit_the_schema():
+    with pytest.raises(ValueError, match=r"accepted_calls\[0\].arguments: x: 'three' is not valid under any"):
+        right(OPTIONAL, {"name": "f", "arguments": {"x": "three"}}, {})
+    with pytest.raises(ValueError, match=r"accepted_calls\[0\].f.x.lat: expected a list of accepted values, found 1"):
+        right({"anyOf": [POINT, {"type": "null"}]}, {"f": {"x": [{"lat": 1}]}}, {})
