@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator
+from functools import lru_cache
 
 from mentor_edge.tool_calls.json_calls import ARGUMENT_KEYS, NAME_KEYS
 from mentor_edge.tool_calls.offered import OfferedTools
-from mentor_edge.tool_calls.python_calls import KEYWORD_FOLLOWS, extent, read_python
+from mentor_edge.tool_calls.python_calls import KEYWORD_FOLLOWS, PythonBudget, extent, read_python
 from mentor_edge.tool_calls.reading import UNREADABLE, Calls, UnreadableCallError
 from mentor_edge.tool_calls.tagged import LEFT_OVER
 
@@ -33,10 +34,8 @@ _DEFINES = re.compile(
 _ARITHMETIC_AFTER = re.compile(r"\s{0,8}(?:[=≈≠<>≤≥+*/^·×÷−%-]|\\(?:approx|cdot|times|le|ge|ne)\b|(?:mod|and|or)\b)")
 _ARITHMETIC_BEFORE = re.compile(r"(?:[=≈<>≤≥+*/^·×÷−(,$-]|\\\()\s{0,8}$")
 _NUMERIC = re.compile(r"[\d\s.,+*/^()%eπ√−-]{1,512}")
-_CALLED = re.compile(r"(?<=\w)\(")
-_WORD = re.compile(r"(?<![\\\w.])[^\W\d][\w.-]*\Z")
-_LONGEST_WORD = 256
-_PREFIX = re.compile(r"^(?:functions|tools|defaultapi|toolcode)\.")
+_PARTS = re.compile(r"[^\W\d_A-Z]+|[A-Z][^\W\d_A-Z]*|\d+")
+_MAX_MENTIONS = 4096
 _LINE_DECORATION = "`*->#. \t\"'$"
 
 
@@ -63,32 +62,43 @@ def prose_calls(text: str, offered: OfferedTools) -> Iterator[Calls]:
 
     Raises: one of `UNREADABLE` for an attempt that cannot be read, or that is part of a sentence.
     """
-    names = {form: name for name in offered.names for form in (_normal(name), _normal(name.replace(".", "")))}
-    written = _normal(text)
-    if not any(f"{name}(" in written for name in names):
+    if not offered.names:
         return
-    defined = {_normal(match[1]) for match in _DEFINES.finditer(text)}
+    names = {_normal(name): name for name in offered.names}
+    called = _called(offered.names)
+    budget, mentions = PythonBudget(), 0
+    defined: set[str] | None = None
     position = 0
-    while bracket := _CALLED.search(text, position):
-        position = bracket.end()
-        word = _WORD.search(text, max(0, bracket.start() - _LONGEST_WORD), bracket.start())
-        normal = _PREFIX.sub("", _normal(word[0])) if word else ""
-        if word is None or normal not in names or normal in defined:
-            continue
-        end = _no_attempt(text, word.start(), bracket.start(), offered.parameters[names[normal]].keys())
-        if end is not None:
+    while call := called.search(text, position):
+        if (mentions := mentions + 1) > _MAX_MENTIONS:
+            raise UnreadableCallError("a tool is named too often")
+        bracket = call.end() - 1
+        if defined is None:
+            defined = {_normal(match[1]) for match in _DEFINES.finditer(text)}
+        name = names.get(_normal(call[1]))
+        if name is None or _normal(name) in defined:
+            position = call.end()
+        elif (end := _no_attempt(text, call.start(), bracket, offered.parameters[name].keys())) is not None:
             position = end
-            continue
-        read = read_python(text, _list_start(text, word.start()), offered)
-        if text[read.end : read.end + 64].partition("\n")[0].strip(_LINE_DECORATION + ";,"):
-            raise UnreadableCallError("a call in the middle of a sentence")
-        yield read
-        position = read.end
+        else:
+            read = read_python(text, _list_start(text, call.start()), offered, budget)
+            if text[read.end : read.end + 64].partition("\n")[0].strip(_LINE_DECORATION + ";,"):
+                raise UnreadableCallError("a call in the middle of a sentence")
+            yield read
+            position = read.end
+
+
+@lru_cache(maxsize=64)
+def _called(names: tuple[str, ...]) -> re.Pattern[str]:
+    """One of the names before a bracket. Models confuse `get_weather`, `get-weather` and `getWeather`."""
+    spelled = (r"[._-]?".join(map(re.escape, _PARTS.findall(name))) or re.escape(name) for name in names)
+    return re.compile(
+        rf"(?<![\\\w.])(?:(?:functions|tools|default_api|tool_code)\.)?({'|'.join(spelled)})\(", re.IGNORECASE
+    )
 
 
 def _normal(name: str) -> str:
-    """Models confuse `get_weather`, `get-weather` and `getWeather`."""
-    return name.lower().replace("_", "").replace("-", "")
+    return "".join(_PARTS.findall(name)).lower() or name.lower()
 
 
 def _list_start(text: str, start: int) -> int:

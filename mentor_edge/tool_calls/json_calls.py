@@ -8,6 +8,7 @@ from typing import Any
 
 from mentor_edge.messages import ToolCall
 from mentor_edge.tool_calls.offered import OfferedTools
+from mentor_edge.tool_calls.python_calls import PythonBudget
 from mentor_edge.tool_calls.reading import UNREADABLE, Calls, UnreadableCallError, after_separators, checked_call
 
 NAME_KEYS = ("name", "function", "tool_name", "function_name", "tool", "recipient_name", "action")
@@ -16,6 +17,8 @@ CERTAIN_KEYS = frozenset({"arguments", "parameters"})
 """With `name`, one of these makes an object a call, whatever the name. The others need the name of an offered tool."""
 _ACCOMPANYING = frozenset({"id", "type", "index", "call_id", "tool_call_id"})
 """Keys beside the name that do not count as arguments."""
+_TELLING = frozenset(NAME_KEYS) | {"tool_calls", "function_call"}
+"""An object with several keys and none of these is not a call."""
 
 _DECODER = json.JSONDecoder()
 _FIRST_DECODES = 65_536
@@ -29,8 +32,12 @@ class NotJsonError(ValueError):
 class JsonReader:
     """Decodes the values in one text, and gives up before failures can make that quadratic."""
 
+    python: PythonBudget
+    """What may still be spent on Python in the same text."""
+
     def __init__(self, text: str) -> None:
         self.text = text
+        self.python = PythonBudget()
         self._budget = _FIRST_DECODES + _DECODES_PER_CHARACTER * len(text)
 
     def value(self, position: int) -> tuple[Any, int]:
@@ -42,7 +49,8 @@ class JsonReader:
         except json.JSONDecodeError as error:
             # An unterminated string is reported where it begins, after it was read to its end.
             end = len(self.text) if "Unterminated" in error.msg else error.pos
-            self._budget -= end - position
+            # Making the error counts the lines before it.
+            self._budget -= end - position + error.pos // 8
             raise NotJsonError(error.msg) from error
         except UNREADABLE as error:  # nested too deeply, or a number with too many digits
             self._budget -= len(self.text) // 64 + 1024
@@ -116,6 +124,8 @@ def calls_of_value(value: Any, offered: OfferedTools, *, tagged: bool) -> tuple[
 
 
 def _of_object(value: Mapping[str, Any], offered: OfferedTools, tagged: bool) -> tuple[list[ToolCall], str] | None:
+    if not (tagged or len(value) == 1 or _TELLING & value.keys()):
+        return None
     for wrapper in ("tool_calls", "function_call", "function"):
         inner = value.get(wrapper)
         if isinstance(inner, Mapping):

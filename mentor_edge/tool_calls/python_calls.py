@@ -16,7 +16,8 @@ from mentor_edge.tool_calls.offered import OfferedTools
 from mentor_edge.tool_calls.reading import Calls, UnreadableCallError, checked_call
 
 MAX_PYTHON_CHARACTERS = 65_536
-"""Longer calls are not parsed as Python: its parser needs about a second and hundreds of megabytes per megabyte."""
+"""More than this in one turn is not parsed as Python: its parser needs about a second and hundreds of megabytes per
+megabyte."""
 
 STARTS_LIST = re.compile(r"\[\s{0,64}[A-Za-z_][\w.-]{0,200}\(")
 STARTS_CALL = re.compile(r"[A-Za-z_][\w.]{0,200}\(")
@@ -58,12 +59,26 @@ def expression(text: str) -> ast.expr | None:
         return None
 
 
-def read_python(text: str, start: int, offered: OfferedTools) -> Calls:
+class PythonBudget:
+    """Counts what is parsed as Python in one text, which is slow."""
+
+    def __init__(self) -> None:
+        self._characters = MAX_PYTHON_CHARACTERS
+
+    def spend(self, characters: int) -> None:
+        """Raises: UnreadableCallError when the text has more Python than `MAX_PYTHON_CHARACTERS`."""
+        self._characters -= characters
+        if self._characters < 0:
+            raise UnreadableCallError("too much Python")
+
+
+def read_python(text: str, start: int, offered: OfferedTools, budget: PythonBudget) -> Calls:
     """The call or the list of calls that begins at `start`.
 
     Raises: one of `UNREADABLE` when there is none, or an argument is not a literal with a name.
     """
     end = extent(text, start)
+    budget.spend(end - start)
     tree = expression(text[start:end])
     items = tree.elts if isinstance(tree, ast.List) else [tree]
     calls = [_call(item, offered) for item in items]

@@ -138,7 +138,7 @@ def read_content(text: str, position: int, reader: JsonReader, offered: OfferedT
     if brace := brace_calls.OPENING.match(text, position):
         return brace_calls.read_brace_call(text, brace, offered)
     if STARTS_LIST.match(text, position) or STARTS_CALL.match(text, position):
-        return read_python(text, position, offered)
+        return read_python(text, position, offered, reader.python)
     if named := _NAME_FIRST.match(text, position):
         return _name_first(text, named, reader, offered)
     if glm := xml_calls.read_glm(text, position, offered):

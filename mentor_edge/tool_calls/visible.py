@@ -13,6 +13,7 @@ from mentor_edge.tool_calls.python_calls import (
     KEYWORD_FOLLOWS,
     STARTS_CALL,
     STARTS_LIST,
+    PythonBudget,
     extent,
     is_call_list,
     read_python,
@@ -165,7 +166,7 @@ class Scanner:
             if not (STARTS_LIST.match(self.text, position) or STARTS_CALL.match(self.text, position)):
                 return None
             try:
-                read = read_python(self.text, position, self.offered)
+                read = read_python(self.text, position, self.offered, self._json.python)
             except UNREADABLE:
                 return None
             if not all(self.offered.offers(call.name) for call in read.calls):
@@ -187,6 +188,7 @@ def whole_list(text: str, offered: OfferedTools) -> list[Calls]:
     Raises: one of `UNREADABLE` for a turn that begins like such a list, but cannot be read.
     """
     parts: list[Calls] = []
+    budget = PythonBudget()
     position = after_space(text, 0)
     while start := STARTS_LIST.match(text, position):
         keywords = KEYWORD_FOLLOWS.match(text, start.end()) is not None
@@ -201,7 +203,7 @@ def whole_list(text: str, offered: OfferedTools) -> list[Calls]:
             return []
         if not keywords and not (is_call_list(text[position:end]) and _may_be_tools(start[0], offered)):
             return []
-        parts.append(read_python(text, position, offered))
+        parts.append(read_python(text, position, offered, budget))
         position = after_separators(text, end)
         if last:
             return parts
@@ -216,7 +218,7 @@ def whole_call(text: str, offered: OfferedTools) -> list[Calls]:
     if not (start and offered.parameters and KEYWORD_FOLLOWS.match(text, start.end())):
         return []
     try:
-        read = read_python(text, start.start(), offered)
+        read = read_python(text, start.start(), offered, PythonBudget())
     except UNREADABLE:
         return []
     return [read] if _END_OF_TURN.match(text, read.end) else []
