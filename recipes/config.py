@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field
 
 from mentor_edge.errors import ConfigError, RunError, did_you_mean
+from mentor_edge.path_kind import kind_of
 from mentor_edge.rewards import CombinedReward, Reward, reward_function
 from mentor_edge.tasks.nano.teacher import Noise
 from mentor_edge.tools.catalog import spec_mistakes
@@ -213,11 +214,13 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises: ConfigError when the file is missing or not a mapping, or an override cannot be read.
     """
+    if path.is_file() and (kind := kind_of(path)).name not in ("a recipe file", "a file"):
+        raise ConfigError([f"{path} is {kind.name}, not a recipe file"], kind.advice)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"cannot read {path}: {error.strerror}"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(values, dict):
         raise ConfigError([f"{path} contains {type(values).__name__}, not a mapping of settings"])

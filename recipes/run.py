@@ -23,6 +23,7 @@ import pydantic
 from mentor_edge.arguments import checked_arguments
 from mentor_edge.errors import OutputError, RunError
 from mentor_edge.files import write_json
+from mentor_edge.path_kind import is_instead, kind_of
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
@@ -320,8 +321,13 @@ class Run:
         """
         directory = Path(directory)
         path = directory / "run.json"
+        if directory.is_file():
+            raise RunError(*is_instead(directory, "a run directory"))
         if not directory.is_dir():
             raise RunError(f"there is no run directory {directory}")
+        if not path.is_file() and not (directory / "config.yaml").is_file():
+            kind = kind_of(directory)
+            raise RunError(f"{directory} has no finished run (run.json is missing); it is {kind.name}", kind.advice)
         if not path.is_file():
             raise RunError(f"{directory} has no finished run (run.json is missing)", "finish it with --resume")
         text = path.read_bytes()

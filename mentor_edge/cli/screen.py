@@ -28,12 +28,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from mentor_edge.readable import duration, figure
+from mentor_edge.readable import counted, duration, figure
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False, width=None if sys.stderr.isatty() else 120)
 
 _EVERY = 30.0
 """Seconds between the lines of a stage on a pipe."""
+_LONGEST_ERROR = 4000
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -48,7 +49,9 @@ def harmless(text: str) -> str:
 
 
 def print_error(text: str) -> None:
-    """Print an error after the word "error" in red."""
+    """Print an error after the word "error" in red. Of a very long one, such as a library's, print the beginning."""
+    if len(text) > _LONGEST_ERROR:
+        text = f"{text[:_LONGEST_ERROR]} ... ({counted(len(text) - _LONGEST_ERROR, 'more character')})"
     console.print(Text.assemble(("error:", "red"), f" {harmless(text)}"), soft_wrap=True)
 
 

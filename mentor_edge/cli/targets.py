@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mentor_edge.errors import RunError
 from mentor_edge.manifest import MANIFEST
+from mentor_edge.path_kind import kind_of
 
 
 def resolve_target(target: Path, quant: str | None) -> Path:
@@ -38,7 +39,11 @@ def resolve_target(target: Path, quant: str | None) -> Path:
         return target
     if is_run:
         raise RunError(f"{target} has no exported file yet", f"make one with: mentor-edge export {target}")
-    raise RunError(f"{target} is not a run, an artifact, a GGUF file, or an ONNX or Hugging Face directory")
+    kind = kind_of(target)
+    raise RunError(
+        f"{target} is not a run, an artifact, a GGUF file, or an ONNX or Hugging Face directory; it is {kind.name}",
+        kind.advice or None,
+    )
 
 
 def evaluation_target(target: str, quant: str | None) -> str | Path:

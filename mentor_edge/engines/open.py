@@ -16,6 +16,7 @@ from mentor_edge.engines.base import ChatEngine, Engine
 from mentor_edge.errors import EngineError
 from mentor_edge.files import sha256_of
 from mentor_edge.manifest import verify_entry
+from mentor_edge.path_kind import kind_of
 
 _MODEL_FILES = (".safetensors", ".onnx", ".data", ".onnx_data", ".json", ".jinja", ".txt", ".model")
 """Suffixes of the files that determine a model's output: weights, configuration, tokenizer, template."""
@@ -100,4 +101,6 @@ def identity_of(target: str | Path, model: str | None = None) -> str:
 
 
 def _not_a_model(path: Path) -> EngineError:
-    return EngineError(f"{path} is not a model", "give a GGUF file, a Hugging Face or ONNX directory, or a URL")
+    kind = kind_of(path)
+    hint = "give a GGUF file, a Hugging Face or ONNX directory, or a URL"
+    return EngineError(f"{path} is not a model; it is {kind.name}", kind.advice or hint)

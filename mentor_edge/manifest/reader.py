@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mentor_edge.errors import ArtifactError
+from mentor_edge.path_kind import kind_of
 
 MANIFEST = "manifest.json"
 COPY_AGAIN = "copy the artifact again from an intact copy, or export it again"
@@ -28,7 +29,11 @@ def read_object(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)
     except OSError as error:
-        raise ArtifactError(f"{path.parent} is not an artifact ({MANIFEST}: {error.strerror})") from error
+        kind = kind_of(path.parent)
+        raise ArtifactError(
+            f"{path.parent} is not an artifact; it is {kind.name} ({MANIFEST}: {error.strerror})",
+            "an artifact is what `mentor-edge export` writes: a directory with manifest.json",
+        ) from error
     if len(content) > _LARGEST:
         damaged(path, f"it has more than {_LARGEST >> 20} MiB")
     try:

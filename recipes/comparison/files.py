@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mentor_edge.errors import RunError
 from mentor_edge.files import atomic_file, explained_write_errors
+from mentor_edge.path_kind import is_instead, kind_of
 
 from .cell import Cell
 from .comparison import Comparison, IntervalSettings
@@ -22,6 +23,8 @@ def read_comparison(path: Path) -> Comparison:
 
     Raises: RunError when the file is missing or damaged, or when a figure in it does not follow from its cells.
     """
+    if path.is_dir() or kind_of(path).name == "a GGUF file":
+        raise RunError(*is_instead(path, "a comparison.json"))
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         cells = [Cell.from_json(cell) for cell in stored["cells"]]
@@ -30,7 +33,8 @@ def read_comparison(path: Path) -> Comparison:
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}", _WRITTEN_BY) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is not a comparison: {error!r}", _WRITTEN_BY) from error
+        # The text of a UnicodeDecodeError is short; its representation contains the whole file.
+        raise RunError(f"{path} is not a comparison: {type(error).__name__}: {error}", _WRITTEN_BY) from error
     computed = summarise(
         cells,
         focus=statistics.focus,
