@@ -16,9 +16,11 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
+from mentor_edge.chat.setting import Tokens
 from mentor_edge.errors import ExportError, StudentError
-from mentor_edge.model_directory import end_ids
+from mentor_edge.model_directory import end_ids, stored_template
 from mentor_edge.weight_files import weight_files
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -48,15 +50,34 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def configured_end_ids(model_dir: Path) -> frozenset[int]:
-    """The end-of-turn ids that a model configures besides its tokenizer's end token.
+    """The end-of-turn ids of a model besides its tokenizer's end token.
 
-    They are those of generation_config.json or, if it has none, of config.json.
+    They are those of generation_config.json or, if it has none, of config.json, and the token with which the chat
+    template closes a turn.
 
     Raises: ExportError when a file cannot be read.
     """
     generation = model_dir / "generation_config.json"
     configured = read_json(generation).get("eos_token_id") if generation.is_file() else None
-    return end_ids(read_json(model_dir / "config.json").get("eos_token_id") if configured is None else configured)
+    if configured is None:
+        configured = read_json(model_dir / "config.json").get("eos_token_id")
+    return end_ids(configured, _closing_ids(model_dir))
+
+
+def _closing_ids(model_dir: Path) -> list[int]:
+    """The token with which the chat template closes a turn, as a list of one id or none."""
+    path = model_dir / "tokenizer.json"
+    settings = read_json(model_dir / "tokenizer_config.json") if path.is_file() else {}
+    try:
+        template = stored_template(model_dir, settings.get("chat_template"))
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8")) if template is not None else None
+    except Exception:  # whoever needs the template or the tokenizer reports what is wrong with it
+        return []
+    if template is None or tokenizer is None:
+        return []
+    tokens = Tokens.of(tokenizer, settings.get("eos_token"), settings.get("bos_token"))
+    closing = tokens.ends_turns(template.source)
+    return tokens.encode(closing) if closing else []
 
 
 @dataclass(frozen=True)

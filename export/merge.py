@@ -21,6 +21,7 @@ from mentor_edge.errors import ExportError
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.evaluation.statistics import paired_difference
 from mentor_edge.files import atomic_directory, write_json
+from mentor_edge.model_directory import TEMPLATE_FILE
 from mentor_edge.results import BaseChoice, MergeReport, first_problem
 
 from .adapter_settings import HINT, WEIGHTS, lora_settings
@@ -64,7 +65,10 @@ def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, ba
         raise ExportError(f"the base {student} has changed since the training: {identity}, not {base_identity}", HINT)
     from safetensors import SafetensorError
 
+    from mentor_edge.engines.torch import loading
+
     model, tokenizer, dtype = _load(student, base)
+    template = loading.template_record(student)
     try:
         with warnings.catch_warnings(action="ignore"):  # `_check_names` refuses what PEFT only warns about
             merged, report = _fold(model, adapter, base, dtype, settings)
@@ -74,6 +78,9 @@ def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, ba
     with atomic_directory(target) as temporary:
         merged.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        # Byte for byte: writing it as text may change its line endings.
+        (temporary / TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
+        write_json(temporary / loading.RECORD, template.model_dump())
         write_json(temporary / RECORD, report.model_dump())
     return target
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mentor_edge.arguments import checked_arguments
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.chat.setting import TemplateSetting, checked_setting
 from mentor_edge.errors import GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.files import atomic_directory, sha256_of
@@ -18,7 +19,7 @@ from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.manifest import Manifest, ManifestEntry
 from mentor_edge.manifest import Source as SourceRecord
 from mentor_edge.progress import Progress, no_progress
-from mentor_edge.results import BaseChoice, ConversionParity, GateReport, Runtime, SuiteRecord, Verdict
+from mentor_edge.results import BaseChoice, ConversionParity, GateReport, Runtime, Scalar, SuiteRecord, Verdict
 from mentor_edge.tasks.calculator import training_suite
 from mentor_edge.tasks.types import Suite
 
@@ -65,6 +66,8 @@ def export(
     threads: int | None = None,
     source_evaluation: Evaluation | None = None,
     calibration: Callable[[], Suite] = default_calibration,
+    template: str | Path | None = None,
+    template_arguments: Mapping[str, Scalar] | None = None,
     progress: Progress = no_progress,
 ) -> Artifact:
     """Export a model to GGUF files and ONNX directories, and gate each of them against the model.
@@ -93,13 +96,16 @@ def export(
         source_evaluation: the model's own evaluation on at least the gate's tasks, if it is known already.
         calibration: returns the tasks whose rendered reference trajectories the importance matrix is computed from.
             Called only if a matrix is needed; tasks of the gate are left out. Default: generated word problems.
+        template: the chat template to ship instead of the model's own: "hermes", "neutral", or the path of a .jinja
+            file. A run is always exported with the template that it was trained with.
+        template_arguments: variables to set in the chat template, such as {"enable_thinking": False}.
         progress: called with (stage, units done, units in all).
 
     Returns:
         The artifact, even if models did not pass the gate; `require_pass` raises an error for those.
 
     Raises:
-        ConfigError: when an argument is misspelt.
+        ConfigError: when an argument is misspelt, or a template setting is wrong.
         ExportError: when an option is unknown, the source evaluation lacks tasks of the gate, or a stage fails
             (template, tokenizer, conversion, quantization).
         StudentError: when the model cannot be loaded.
@@ -119,16 +125,21 @@ def export(
         threads=threads,
     )
     options.check()
+    from mentor_edge.engines.torch.loading import template_record  # loads torch
+
+    setting = checked_setting(template, template_arguments or {})
     source, out, suite = Source.of(model), Path(out), gate_suite(suite)
     if any(task.tools for task in suite.tasks):
-        _check_template(source)
+        _check_template(source, setting)
     if source_evaluation is not None:
         check_source_evaluation(source_evaluation, suite)
     with atomic_directory(out) as work, gate_items(out) as items:
+        model_name = str(next(iter(source.merged.values())))
+        source = source.with_template(setting, work / "student")
         gate = GateRun(suite, items, progress, threads)
         chosen = _choose_base(source, gate)
-        template, context = _prepare(source, chosen, suite, work, options, progress)
-        parity, candidates = _make_candidates(context, template, calibration, suite)
+        chat_template, context = _prepare(source, chosen, suite, work, options, progress)
+        parity, candidates = _make_candidates(context, chat_template, calibration, suite)
 
         # Measure accuracy only now that every file is known to compute what the model computes.
         source_evaluation = chosen.evaluation or source_evaluation
@@ -145,8 +156,9 @@ def export(
         ]
         _write_items(work / "gate", source_evaluation, candidates, evaluations)
         manifest = Manifest(
-            source=_source_record(source, chosen),
-            template_sha256=template.sha256,
+            source=_source_record(source, chosen, model_name if setting else str(chosen.directory)),
+            template_sha256=chat_template.sha256,
+            template=template_record(chosen.directory),
             suite=SuiteRecord(name=suite.name, version=suite.version, sha256=suite.sha256),
             margin=margin,
             parity=parity,
@@ -154,6 +166,7 @@ def export(
             versions=_versions(),
             sha256={},
         )
+        shutil.rmtree(work / "student", ignore_errors=True)
         manifest = write_package(work, manifest)
     return Artifact(out, manifest)
 
@@ -180,23 +193,23 @@ def _choose_base(source: Source, gate: GateRun) -> _ChosenModel:
     return _ChosenModel(choice.base, source.merged[choice.base], choice, evaluations[choice.base])
 
 
-def _check_template(source: Source) -> None:
+def _check_template(source: Source, setting: TemplateSetting) -> None:
     """Refuse a template that drops tools, before anything is loaded or written."""
-    from mentor_edge.engines.torch.loading import encoder_of, load_tokenizer, template_of
+    from mentor_edge.engines.torch.loading import encoder_of, load_tokenizer, template_of_student
 
-    directory = next(iter(source.merged.values()))
-    tokenizer = load_tokenizer(str(directory))
-    require_tool_use(template_of(tokenizer), str(directory), encoder_of(tokenizer))
+    directory = str(next(iter(source.merged.values())))
+    encode = encoder_of(load_tokenizer(directory, setting))
+    require_tool_use(template_of_student(directory, setting), directory, encode)
 
 
 def _prepare(
     source: Source, chosen: _ChosenModel, suite: Suite, work: Path, options: ExportOptions, progress: Progress
 ) -> tuple[ChatTemplate, ExportContext]:
     """Run the merged model once for its expected outputs, and save its base if the base is known."""
-    from mentor_edge.engines.torch.loading import load_tokenizer, template_of
+    from mentor_edge.engines.torch.loading import load_tokenizer, template_of_student
 
     tokenizer = load_tokenizer(str(chosen.directory))
-    template = template_of(tokenizer)
+    template = template_of_student(chosen.directory)
 
     def encode(texts: Sequence[str]) -> list[list[int]]:
         return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
@@ -266,9 +279,9 @@ def _move_to_folder(work: Path, candidate: Candidate, gate: GateReport, runtime:
     return entry
 
 
-def _source_record(source: Source, chosen: _ChosenModel) -> SourceRecord:
+def _source_record(source: Source, chosen: _ChosenModel, model: str) -> SourceRecord:
     return SourceRecord(
-        model=str(chosen.directory),
+        model=model,
         files=_hashes(chosen.directory),
         base=source.base,
         adapter=None if source.adapter is None else str(source.adapter),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mentor_edge.chat.setting import TemplateSetting
 from mentor_edge.errors import ExportError
 
 from .checkpoint import read_json
@@ -23,6 +24,32 @@ class Source:
     quantization."""
     adapter: Path | None = None
     """Directory of the adapter, if known."""
+
+    def with_template(self, setting: TemplateSetting, target: Path) -> Source:
+        """The same model with another chat template.
+
+        Args:
+            setting: the template and its arguments; the model's own if nothing is set.
+            target: the directory to make, if something is set.
+
+        Returns:
+            The source; this one if nothing is set.
+
+        Raises:
+            ExportError: when the model comes from a run, which has the template that it was trained with.
+            StudentError: when the template does not suit the model.
+        """
+        if not setting:
+            return self
+        if self.adapter is not None:
+            raise ExportError(
+                "a run is exported with the chat template that it was trained with, not with another one",
+                "leave out the template and its arguments, or set them in the recipe and fit again",
+            )
+        from mentor_edge.engines.torch.templated import templated_directory
+
+        merged = {base: templated_directory(str(path), target, setting) for base, path in self.merged.items()}
+        return replace(self, merged=merged)
 
     @classmethod
     def of(cls, model: str | Path | Source) -> Source:

@@ -13,7 +13,7 @@ What happens to a tool call after the model has written it:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,11 +21,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.dialogue import Conversation, Dialogues, Transcript, open_dialogues
+from mentor_edge.chat.setting import checked_setting
+from mentor_edge.dialogue import Conversation, Dialogues, Refusal, Transcript, open_dialogues
 from mentor_edge.engines.base import ChatEngine, Engine, Reply
 from mentor_edge.inspection.tool_use import engine_warnings, warn
 from mentor_edge.messages import Ending, Limit, Message, Trajectory
 from mentor_edge.progress import Progress, no_progress
+from mentor_edge.results import Scalar
 from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tasks.types import AgentLimits
 from mentor_edge.tools.execution.executor import Session, ToolExecutor, ToolRequest, ToolResult
@@ -47,10 +49,14 @@ class _State:
     unknown_tools: list[str] = field(default_factory=list)
     ending: Ending | None = None
     cut_by: Limit | None = None
+    reason: str | None = None
     ended: float = 0.0
 
-    def take(self, reply: Reply | Limit, limits: AgentLimits) -> None:
+    def take(self, reply: Reply | Limit | Refusal, limits: AgentLimits) -> None:
         """Add the model's turn and decide whether the conversation ends with it."""
+        if isinstance(reply, Refusal):
+            self.ending, self.reason = Ending.MALFORMED, reply.reason
+            return
         if isinstance(reply, Limit):
             self.ending, self.cut_by = Ending.OUT_OF_TOKENS, reply
             return
@@ -97,6 +103,7 @@ class _State:
             self.tool_errors,
             tuple(self.unknown_tools),
             self.tokens,
+            self.reason,
             self.ended - started,
             self.cut_by,
         )
@@ -117,7 +124,7 @@ def run_conversations(
     Tools really run. A failure in one conversation is recorded in its trajectory and affects no other. `on_end` is
     called with the index of a task and its trajectory as soon as the conversation ends, while others still run.
 
-    Raises: StudentError when the template refuses a prompt; EngineError when the runtime fails.
+    Raises: StudentError when the template is not valid Jinja; EngineError when the runtime fails.
     """
     ended: dict[int, Trajectory] = {}
 
@@ -216,6 +223,8 @@ class ToolAgent:
         *,
         threads: int | None = None,
         context_length: int | None = None,
+        template: str | Path | None = None,
+        template_arguments: Mapping[str, Scalar] | None = None,
     ) -> ToolAgent:
         """Open a model in its own runtime and offer it the tools.
 
@@ -233,13 +242,15 @@ class ToolAgent:
 
         Raises:
             EngineError: when the model is missing, damaged or not supported by its runtime.
-            StudentError: when a Hugging Face directory cannot be loaded or its template cannot be used.
+            StudentError: when a Hugging Face directory cannot be loaded, or the template cannot be used.
+            ConfigError: when a template setting is wrong.
             ArtifactError: when a file differs from the manifest of the artifact it belongs to.
         """
         from mentor_edge.engines.open import open_engine
 
+        setting = checked_setting(template, template_arguments or {})
         with ExitStack() as opened:
-            engine = open_engine(path, threads=threads, context_length=context_length)
+            engine = open_engine(path, threads=threads, context_length=context_length, template=setting)
             agent = cls(opened.enter_context(engine), tools, limits)
             agent._opened = opened.pop_all()
         return agent
@@ -252,10 +263,10 @@ class ToolAgent:
 
         Returns:
             The trajectory: the messages after the prompt, the final answer and how the conversation ended. A tool that
-            fails is part of it, not an exception.
+            fails is part of it, not an exception, and so is a conversation that the chat template cannot render.
 
         Raises:
-            StudentError: when the model's chat template refuses the conversation.
+            StudentError: when the model's chat template is not valid Jinja.
             EngineError: when the runtime fails.
         """
         prompt = (Message("user", question),) if isinstance(question, str) else tuple(question)

@@ -1,7 +1,8 @@
 """One interface to both kinds of engine: token engines (`Engine`) and message engines (`ChatEngine`).
 
-The agent loop sees turns only. `generate` returns the model's next turn in each dialogue, or the limit that leaves no
-room for one; `append_results` adds the tool results that the model reads before its next turn.
+The agent loop sees turns only. `generate` returns the model's next turn in each dialogue, or why there is
+none: a limit that leaves no room, or a template that cannot render. `append_results` adds the tool results that the
+model reads before its next turn.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from mentor_edge.engines.base import ChatEngine, ChatRequest, Conversations, Engine, Generation, Reply, Sampling
+from mentor_edge.errors import StudentError
 from mentor_edge.messages import Limit, Message
 from mentor_edge.tasks.types import AgentLimits
 from mentor_edge.tool_calls import parse_turn
@@ -44,14 +46,22 @@ class Transcript:
     """One entry per completion token: 1 if the model sampled it, 0 if it belongs to a tool result."""
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The chat template cannot render what the model would read next, so the dialogue ends."""
+
+    reason: str
+    """The template's message, with its name and the conversation."""
+
+
 class Dialogues(Protocol):
     """A batch of dialogues with one model."""
 
     @property
     def transcripts(self) -> Sequence[Transcript]: ...
 
-    def generate(self, rows: Sequence[int]) -> list[Reply | Limit]:
-        """Generate the next turn of each given dialogue, or return the limit that leaves no room for one."""
+    def generate(self, rows: Sequence[int]) -> list[Reply | Limit | Refusal]:
+        """Generate the next turn of each given dialogue, or return why it has none."""
         ...
 
     def append_results(self, row: int, results: Sequence[Message]) -> None:
@@ -65,28 +75,39 @@ def open_dialogues(
 ) -> Iterator[Dialogues]:
     """Start one dialogue per conversation, at most `engine.batch_size` of them.
 
-    Raises: StudentError when the template refuses a prompt; EngineError when the engine cannot open the batch.
+    A prompt that the template cannot render ends its own dialogue only.
+
+    Raises: StudentError when the template is not valid Jinja; EngineError when the engine cannot open the batch.
     """
     if isinstance(engine, ChatEngine):
         yield MessageDialogues(engine, conversations, limits, temperature)
         return
-    prompts = engine.encode(
-        [engine.template.render(c.prompt, c.tool_schemas, add_generation_prompt=True) for c in conversations]
-    )
+    template = engine.template
+    template.check()
     tools = [conversation.tool_schemas for conversation in conversations]
-    fitting = [row for row, ids in enumerate(prompts) if len(ids) < engine.context_length]
+    rendered: dict[int, str] = {}
+    refused: dict[int, Refusal] = {}
+    for row, conversation in enumerate(conversations):
+        try:
+            rendered[row] = template.render(conversation.prompt, conversation.tool_schemas, add_generation_prompt=True)
+        except StudentError as error:
+            refused[row] = Refusal(error.problem)
+    encoded = dict(zip(rendered, engine.encode(list(rendered.values())), strict=True))
+    prompts = [encoded.get(row, []) for row in range(len(conversations))]
+    fitting = [row for row, ids in encoded.items() if len(ids) < engine.context_length]
     if not fitting:
-        yield TokenDialogues(engine, None, prompts, {}, limits, temperature, tools)
+        yield TokenDialogues(engine, None, prompts, {}, refused, limits, temperature, tools)
         return
     with engine.open(len(fitting)) as batch:
         slots = {row: slot for slot, row in enumerate(fitting)}
-        yield TokenDialogues(engine, batch, prompts, slots, limits, temperature, tools)
+        yield TokenDialogues(engine, batch, prompts, slots, refused, limits, temperature, tools)
 
 
 class TokenDialogues:
     """Dialogues with an `Engine`. Generated tokens are never tokenized again; tool results are appended as tokens.
 
-    `slots` maps a dialogue to its index in the engine's batch. A prompt that does not fit the context has no slot.
+    `slots` maps a dialogue to its index in the engine's batch. A prompt that does not fit the context has no slot, and
+    neither has one in `refused`, which the template cannot render.
     """
 
     def __init__(
@@ -95,6 +116,7 @@ class TokenDialogues:
         batch: Conversations | None,
         prompts: Sequence[list[int]],
         slots: dict[int, int],
+        refused: dict[int, Refusal],
         limits: AgentLimits,
         temperature: float,
         tools: Sequence[Sequence[dict[str, Any]]],
@@ -103,16 +125,17 @@ class TokenDialogues:
         self._batch = batch
         self._tools = tools
         self._slots = slots
+        self._refused = dict(refused)
         self._limits = limits
         self._sampling = Sampling(limits.tokens_per_turn, temperature)
         self._pending = [list(ids) for ids in prompts]
         self._results: dict[int, tuple[Message, ...]] = {}
-        self._suffixes: dict[tuple[Message, ...], list[int]] = {}
+        self._suffixes: dict[tuple[Message, ...], list[int] | Refusal] = {}
         self.transcripts = [Transcript(list(ids)) for ids in prompts]
 
-    def generate(self, rows: Sequence[int]) -> list[Reply | Limit]:
+    def generate(self, rows: Sequence[int]) -> list[Reply | Limit | Refusal]:
         self._tokenize_results()
-        turns_of: dict[int, Reply | Limit] = {row: limit for row in rows if (limit := self._take_input(row))}
+        turns_of: dict[int, Reply | Limit | Refusal] = {row: limit for row in rows if (limit := self._take_input(row))}
         active = [row for row in rows if row not in turns_of]
         if not active:
             return [turns_of[row] for row in rows]
@@ -134,15 +157,25 @@ class TokenDialogues:
     def _tokenize_results(self) -> None:
         """Tokenize the results appended since the last turn. Equal results, as in a group's rollouts, only once."""
         new = [results for results in dict.fromkeys(self._results.values()) if results not in self._suffixes]
-        if new:
-            rendered = [self._engine.template.tool_suffix(results) for results in new]
-            self._suffixes.update(zip(new, self._engine.encode(rendered), strict=True))
+        rendered: dict[tuple[Message, ...], str] = {}
+        for results in new:
+            try:
+                rendered[results] = self._engine.template.tool_suffix(results)
+            except StudentError as error:
+                self._suffixes[results] = Refusal(error.problem)
+        if rendered:
+            self._suffixes.update(zip(rendered, self._engine.encode(list(rendered.values())), strict=True))
 
-    def _take_input(self, row: int) -> Limit | None:
-        """Make the appended results the row's next input. The limit if they, or the prompt, do not fit."""
+    def _take_input(self, row: int) -> Limit | Refusal | None:
+        """Make the appended results the row's next input. Returns why that is impossible: a limit, if they or the
+        prompt do not fit, or the template's refusal."""
+        if row in self._refused:
+            return self._refused[row]
         if row not in self._results:
             return None if row in self._slots else Limit.PROMPT
         suffix = self._suffixes[self._results.pop(row)]
+        if isinstance(suffix, Refusal):
+            return suffix
         transcript = self.transcripts[row]
         used = len(transcript.completion_ids) + len(suffix)
         if used >= self._limits.completion_tokens:
@@ -185,7 +218,7 @@ class MessageDialogues:
         self._written = [0] * len(conversations)
         self.transcripts = [Transcript() for _ in conversations]
 
-    def generate(self, rows: Sequence[int]) -> list[Reply | Limit]:
+    def generate(self, rows: Sequence[int]) -> list[Reply | Limit | Refusal]:
         active = [row for row in rows if self._written[row] < self._limits.completion_tokens]
         requests = [ChatRequest(tuple(self._messages[row]), self._tools[row]) for row in active]
         replies = dict(zip(active, self._engine.reply(requests, self._sampling) if requests else [], strict=True))

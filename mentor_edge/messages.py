@@ -71,7 +71,9 @@ class Ending(StrEnum):
     ANSWERED = "answered"
     """The model closed its turn and called no tool."""
     MALFORMED = "malformed"
-    """The model closed its turn with something that looks like a tool call but cannot be read."""
+    """The model closed its turn with something that looks like a tool call but cannot be read, or with calls whose
+    results its chat template cannot render; or the template cannot render the prompt. `Trajectory.reason` has the
+    template's message."""
     TRUNCATED = "truncated"
     """A turn reached its token limit before the model closed it."""
     OUT_OF_TURNS = "out_of_turns"
@@ -121,6 +123,8 @@ class Trajectory:
     """The names in calls of tools that do not exist."""
     tokens: int = 0
     """Tokens that the model wrote."""
+    reason: str | None = None
+    """Why it ended, if `ending` alone does not say it: the chat template cannot render the prompt or a tool result."""
     seconds: float = field(default=0.0, compare=False)
     """From the start of its batch to its end."""
     cut_by: Limit | None = None

@@ -5,13 +5,18 @@ Every runtime and every exporter derives both here, so that they cannot disagree
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.errors import StudentError
 
 TEMPLATE_FILE = "chat_template.jinja"
+MORE_TEMPLATES = "additional_chat_templates"
+"""The folder of a model's other templates, one file each."""
+_COPY_AGAIN = "copy the model again, or set template: hermes, neutral or the path of a .jinja file"
 
 
 def end_ids(*stated: int | Iterable[int] | None) -> frozenset[int]:
@@ -26,32 +31,81 @@ def end_ids(*stated: int | Iterable[int] | None) -> frozenset[int]:
     return frozenset(ids)
 
 
-def stored_template(directory: Path, entry: Any) -> str | None:
-    """The chat template of a directory, as transformers finds it; None if it has none.
+@dataclass(frozen=True, slots=True)
+class NamedTemplate:
+    """One of a model's chat templates."""
 
-    chat_template.jinja takes precedence over `entry`, the `chat_template` of tokenizer_config.json. An entry may be a
-    list of named templates; a single one counts as the template.
+    name: str
+    """Its name among the model's templates; "default" if it is the only one."""
+    source: str
+    """The Jinja source."""
 
-    Raises: StudentError when the file cannot be read or the entry names several templates.
+
+def stored_template(directory: Path, entry: Any) -> NamedTemplate | None:
+    """The chat template of a directory that transformers uses with tools; None if it has none.
+
+    The files chat_template.jinja and additional_chat_templates/NAME.jinja take precedence over `entry`, the
+    `chat_template` of tokenizer_config.json, which may be a list of named templates.
+
+    Raises: StudentError when a file cannot be read, or as `template_for_tools`.
     """
-    file = directory / TEMPLATE_FILE
-    if file.is_file():
+    files = {"default": directory / TEMPLATE_FILE} if (directory / TEMPLATE_FILE).is_file() else {}
+    files |= {file.stem: file for file in sorted((directory / MORE_TEMPLATES).glob("*.jinja")) if file.is_file()}
+    if not files:
+        return template_for_tools(entry, str(directory))
+    templates = {}
+    for name, file in files.items():
         try:
-            return file.read_text(encoding="utf-8")
+            with file.open(encoding="utf-8", newline="") as stream:  # byte for byte: "\r\n" is not translated
+                templates[name] = stream.read()
         except (OSError, UnicodeDecodeError) as error:
-            raise StudentError(f"cannot read {file}: {error}", "copy the model again") from error
-    if isinstance(entry, list):
-        if len(entry) != 1:
-            raise several_templates([str(template.get("name")) for template in entry])
-        entry = entry[0].get("template")
-    if not isinstance(entry, str | None):
-        raise StudentError(f"{directory} has a chat_template that is not text", "copy the model again")
-    return entry
+            raise StudentError(f"cannot read {file}: {error}", _COPY_AGAIN) from error
+    return template_for_tools(templates, str(directory))
 
 
-def several_templates(names: Iterable[str]) -> StudentError:
-    """The error about a model with several chat templates: nothing tells which one it was trained with."""
-    listed = ", ".join(names)
-    return StudentError(
-        f"the tokenizer has several chat templates ({listed})", "keep the one that the model was trained with"
+def stored_entry(directory: Path) -> Any:
+    """The `chat_template` of a directory's tokenizer_config.json, None if there is none or the file cannot be read."""
+    try:
+        settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return settings.get("chat_template") if isinstance(settings, dict) else None
+
+
+def template_for_tools(templates: Any, model: str) -> NamedTemplate | None:
+    """The template that transformers uses with tools: "tool_use", else "default". None if there is none.
+
+    Args:
+        templates: a template's text, a list of objects with `name` and `template`, or a mapping from names to texts.
+        model: for messages.
+
+    Raises: StudentError when `templates` has another form or neither of the two names.
+    """
+    if templates is None or isinstance(templates, str):
+        return NamedTemplate("default", templates) if templates else None
+    if isinstance(templates, list | tuple):
+        entries = [entry if isinstance(entry, Mapping) else {} for entry in templates]
+        named = {entry.get("name"): entry.get("template") for entry in entries}
+    elif isinstance(templates, Mapping):
+        named = dict(templates)
+    else:
+        raise StudentError(f"the chat_template of {model} is {type(templates).__name__}, not text", _COPY_AGAIN)
+    texts: dict[str, str] = {}
+    for name, source in named.items():
+        if isinstance(name, str) and isinstance(source, str):
+            texts[name] = source
+        else:
+            raise StudentError(
+                f"the chat templates of {model} cannot be read: an entry has the name {name!r} and"
+                f" {'no template' if source is None else f'a template of type {type(source).__name__}'}",
+                _COPY_AGAIN,
+            )
+    for name in ("tool_use", "default"):
+        if texts.get(name):
+            return NamedTemplate(name, texts[name])
+    if not texts:
+        return None
+    raise StudentError(
+        f"the chat templates of {model} are {', '.join(sorted(texts))}; none is named tool_use or default",
+        "set template to the path of the one that the model was trained with, as a .jinja file",
     )

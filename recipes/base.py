@@ -21,8 +21,8 @@ from mentor_edge.tools.catalog import load_tools
 from mentor_edge.tools.types import Tool
 
 from .config import RecipeConfig, build_config
-from .job import TrainingJob, tasks_with_valid_references
-from .run import Run, TaskCounts, Training, check_output, newest_checkpoint, prepare_output
+from .job import TrainingJob, usable_tasks
+from .run import STUDENT, Run, TaskCounts, Training, check_output, newest_checkpoint, prepare_output
 from .training_tasks import load_training_suite
 
 
@@ -40,6 +40,8 @@ class Recipe(ABC):
     """Whether the method learns from what the teacher did."""
     needs_answer: ClassVar[bool] = True
     """Whether the method learns from final answers. Tasks that are scored on their calls do not have any."""
+    imitates: ClassVar[bool] = False
+    """Whether the method learns to write the references, which the student's chat template must then render."""
 
     config: RecipeConfig
     """The checked settings."""
@@ -110,14 +112,17 @@ class Recipe(ABC):
         note: Callable[[str], None],
     ) -> Run:
         config, directory = self.config, self.config.output_dir
-        from .student import check_student, resolve_student  # loads torch, which earlier mistakes need not wait for
+        # These load torch, which earlier mistakes need not wait for.
+        from mentor_edge.engines.torch.loading import template_of_student, template_record
+
+        from .student import check_student, resolve_student
 
         check_output(directory, resume=resume)
         # Check every input before writing anything.
         suite = self.load_tasks(tools)
         start = None if config.from_run is None else Run.load(config.from_run)
         if start is None:
-            check_student(config.student)
+            check_student(config.student, config.template_setting)
         prepare_output(directory, resume=resume)
         _write_config(directory / "config.yaml", config)
         if resume and (directory / "run.json").is_file():
@@ -127,10 +132,22 @@ class Recipe(ABC):
             student = resolve_student(config.student, config.seed, progress)
         else:
             student = str(start.merged().resolve())
-        tasks = tasks_with_valid_references(suite, config.tasks.keep_references, directory, progress)
+        trained = student
+        if config.template_setting:
+            from mentor_edge.engines.torch.templated import templated_directory
+
+            trained = str(templated_directory(student, directory.resolve() / STUDENT, config.template_setting))
+        tasks = usable_tasks(
+            suite,
+            template_of_student(trained),
+            config.tasks.keep_references,
+            directory,
+            progress,
+            imitated=self.imitates,
+        )
         checkpoint = newest_checkpoint(directory / "checkpoints")
         with explained_write_errors(directory):
-            training = self.train(TrainingJob(student, tasks, directory, checkpoint, progress, note, validation))
+            training = self.train(TrainingJob(trained, tasks, directory, checkpoint, progress, note, validation))
         if not training.finished:
             raise RunError(
                 f"the trainer ended after {training.steps} of {training.planned} steps, so {directory} is not a"
@@ -140,8 +157,10 @@ class Recipe(ABC):
         counts = TaskCounts(
             suite=suite.name, sha256=suite.sha256, used=len(tasks), rejected=len(suite.tasks) - len(tasks)
         )
-        identity = identity_of(student) if Path(student).is_dir() else None
-        run = Run(directory, self.name, student, config.seed, counts, time.monotonic() - started, identity, training)
+        identity = identity_of(trained) if Path(trained).is_dir() else None
+        seconds = time.monotonic() - started
+        record = template_record(trained)
+        run = Run(directory, self.name, student, config.seed, counts, seconds, identity, training, record)
         run.save()
         return run
 

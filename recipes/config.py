@@ -15,8 +15,10 @@ import pydantic
 import yaml
 from pydantic import Field
 
+from mentor_edge.chat.setting import TemplateSetting, argument_mistakes, template_mistakes
 from mentor_edge.errors import ConfigError, RunError, did_you_mean
 from mentor_edge.path_kind import kind_of
+from mentor_edge.results import Scalar
 from mentor_edge.rewards import CombinedReward, Reward, reward_function
 from mentor_edge.tasks.nano.teacher import Noise
 from mentor_edge.tools.catalog import spec_mistakes
@@ -146,6 +148,11 @@ class RecipeConfig(Section):
     hub can be reached."""
     from_run: Path | None = None
     """A finished run to continue from: its student, with the adapter merged in, replaces `student`."""
+    template: str | None = None
+    """The chat template to train and ship: "hermes" (ours, for students with ChatML tokens), "neutral" (ours, for
+    others), or the path of a .jinja file. Default: the student's own; docs/templates.md says when to replace it."""
+    template_arguments: dict[str, Scalar] = Field(default_factory=dict)
+    """Variables to set in the chat template, such as {enable_thinking: false}. They are shipped with it."""
     tasks: TasksConfig = TasksConfig()
     """The tasks to train on."""
     output_dir: Path = Path("runs/fit")
@@ -160,12 +167,31 @@ class RecipeConfig(Section):
     def _expand_tasks(cls, value: Any) -> Any:
         return tasks_section(value)
 
+    @pydantic.field_validator("template")
+    @classmethod
+    def _check_template(cls, value: str | None) -> str | None:
+        if mistakes := template_mistakes(value):
+            raise ValueError("; ".join(mistakes))
+        return value
+
+    @pydantic.field_validator("template_arguments")
+    @classmethod
+    def _check_template_arguments(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
+        if mistakes := argument_mistakes(value):
+            raise ValueError("; ".join(mistakes))
+        return value
+
     @pydantic.field_validator("from_run")
     @classmethod
     def _check_start(cls, value: Path | None, info: pydantic.ValidationInfo) -> Path | None:
         if value is not None and info.data.get("student", "nano") != "nano":
             raise ValueError(f"student {info.data['student']!r} is set, too; set only one of student and from_run")
         return value
+
+    @property
+    def template_setting(self) -> TemplateSetting:
+        """The chat template and its arguments."""
+        return TemplateSetting(self.template, self.template_arguments)
 
 
 class SavedConfig(RecipeConfig):

@@ -1,14 +1,16 @@
-"""Supervised examples: conversations as token ids, with a mask over the assistant's turns."""
+"""Supervised examples: conversations as token ids, with a mask over the assistant's turns.
+
+An example is put together as a rollout is: the prompt, a turn with its end-of-turn token, the suffix with the tool
+results, the next turn, and so on. Each piece is tokenized on its own, so imitation and reinforcement see equal ids.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, TypedDict
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.torch.loading import template_of
-from mentor_edge.errors import StudentError
 from mentor_edge.tasks.types import Task
 
 
@@ -19,46 +21,25 @@ class SupervisedExample(TypedDict):
     assistant_masks: list[int]
 
 
-def _segments(template: ChatTemplate, task: Task) -> list[tuple[str, bool]]:
-    """The rendered conversation in pieces: (text, whether the assistant wrote it)."""
-    assert task.reference is not None
-    messages = (*task.prompt, *task.reference.messages)
-    pieces: list[tuple[str, bool]] = []
-    rendered = ""
-    for index, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        before = template.render(messages[:index], task.tool_schemas, add_generation_prompt=True)
-        after = template.render(messages[: index + 1], task.tool_schemas)
-        after = after[: after.rfind(template.eos_token) + len(template.eos_token)]
-        if not (before.startswith(rendered) and after.startswith(before)):
-            raise StudentError(
-                "the chat template changes earlier text when a message is added, so turns cannot be masked",
-                "use a prefix-preserving template (for Qwen3: the training template that comes with TRL)",
-            )
-        pieces += [(before[len(rendered) :], False), (after[len(before) :], True)]
-        rendered = after
-    return pieces
+def supervised_examples(
+    tokenizer: Any, tasks: Sequence[Task], template: ChatTemplate | None = None
+) -> list[SupervisedExample]:
+    """Encode each task with each of its references: imitation learns from all of them.
 
+    `template` is by default the tokenizer's, without the end tokens that only the model's generation config names.
 
-def one_task_per_reference(tasks: Sequence[Task]) -> list[Task]:
-    """Turn a task with several references into several tasks with one each: SFT imitates all of them."""
-    return [replace(task, reference=reference, other_references=()) for task in tasks for reference in task.references]
-
-
-def supervised_examples(tokenizer: Any, tasks: Sequence[Task]) -> list[SupervisedExample]:
-    """Encode each task with its reference, in the tokenizer's own chat template.
-
-    Pieces (prompt, turns, tool results) are tokenized one by one, as in a rollout.
-
-    Raises: StudentError when the chat template is not prefix-preserving.
+    Raises: StudentError when the template cannot render a piece, or drops a call or a result.
     """
-    template = template_of(tokenizer)
-    pieces = [_segments(template, task) for task in tasks]
-    texts = [text for conversation in pieces for text, _ in conversation]
+    template = template or template_of(tokenizer)
+    conversations = [
+        template.pieces(task.prompt, task.tool_schemas, reference.messages)
+        for task in tasks
+        for reference in task.references
+    ]
+    texts = [text for conversation in conversations for text, _ in conversation]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
     examples: list[SupervisedExample] = []
-    for conversation in pieces:
+    for conversation in conversations:
         example = SupervisedExample(input_ids=[], assistant_masks=[])
         for _, by_assistant in conversation:
             ids = next(encoded)

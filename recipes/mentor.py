@@ -26,6 +26,7 @@ from pydantic import Field
 
 from mentor_edge.agent import AgentLimits
 from mentor_edge.arguments import checked_settings
+from mentor_edge.results import Scalar
 from mentor_edge.rewards import Matching, MentorReward, Reward, SparseReward
 from mentor_edge.tools.execution.executor import ToolExecutor
 
@@ -205,6 +206,8 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         *,
         student: str = "nano",
         from_run: str | Path | None = None,
+        template: str | Path | None = None,
+        template_arguments: Mapping[str, Scalar] = DEFAULTS,
         tasks: str | TasksConfig | Mapping[str, Any] = DEFAULTS,
         output_dir: str | Path = "runs/fit",
         seed: int = 0,
@@ -219,6 +222,9 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
             student: The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, or
                 a hub id if a hub can be reached.
             from_run: A finished run to continue from: its student, with the adapter merged in, replaces `student`.
+            template: The chat template to train and ship: "hermes", "neutral", or the path of a .jinja file. Default:
+                the student's own.
+            template_arguments: Variables to set in the chat template, such as {"enable_thinking": False}.
             tasks: The tasks to train on: a section, a suite's name, or the path of a JSONL file.
             output_dir: The directory of the run. It must not exist yet, unless the run is resumed.
             seed: Seeds the generated tasks, the embedded student and the sampling.
@@ -233,6 +239,8 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         super().__init__(
             student=student,
             from_run=from_run,
+            template=None if template is None else str(template),
+            template_arguments=dict(template_arguments),
             tasks=tasks,
             output_dir=output_dir,
             seed=seed,

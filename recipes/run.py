@@ -3,6 +3,7 @@
 - config.yaml: the resolved config
 - rejected.jsonl: references that failed validation
 - metrics.jsonl: one row per training step
+- student/: the student with another chat template, if one is set; its weights are links
 - checkpoints/: for resuming
 - adapter/: the trained LoRA adapter
 - merged/, merged-4-bit/: the student with the adapter merged in, made when first needed
@@ -25,6 +26,7 @@ from mentor_edge.errors import OutputError, RunError
 from mentor_edge.files import write_json
 from mentor_edge.path_kind import is_instead, kind_of
 from mentor_edge.progress import Progress, no_progress
+from mentor_edge.results import TemplateRecord
 from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from mentor_edge.export import Artifact, Source
 
 _VERSION = 1
+STUDENT = "student"
+"""The folder of the student with another chat template than its own."""
 
 
 def check_output(directory: Path, *, resume: bool) -> None:
@@ -115,6 +119,7 @@ class _RunRecord(_Record):
     seconds: float
     base_identity: str | None = None
     training: Training | None = None
+    template: TemplateRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,15 @@ class Run:
     """`identity_of` the base model at training time, if the base is a directory."""
     training: Training | None = None
     """What the training did. None in runs of before November 2026."""
+    template: TemplateRecord | None = None
+    """The chat template that it was trained with. None for runs of an earlier version."""
+
+    @property
+    def base(self) -> str:
+        """The directory or hub id of the model that was trained: the student or, if another chat template is set, the
+        student with that template."""
+        templated = self.directory / STUDENT
+        return str(templated.resolve()) if templated.is_dir() else self.student
 
     @property
     def adapter(self) -> Path:
@@ -169,7 +183,7 @@ class Run:
         target = self.directory / ("merged" if base == "16-bit" else f"merged-{base}")
         if target.is_dir():
             return target
-        return merge(self.student, self.adapter, target, base, base_identity=self.base_identity)
+        return merge(self.base, self.adapter, target, base, base_identity=self.base_identity)
 
     def source(self, merge_base: str = "auto") -> Source:
         """The run's student as `export` takes it, merged as needed.
@@ -190,7 +204,7 @@ class Run:
         from mentor_edge.export import Source, bases_to_try
 
         bases = bases_to_try(merge_base, self.trained_in_4_bit)
-        return Source({base: self.merged(base) for base in bases}, self.student, self.adapter)
+        return Source({base: self.merged(base) for base in bases}, self.base, self.adapter)
 
     @checked_arguments
     def export(
@@ -305,6 +319,7 @@ class Run:
             seconds=self.seconds,
             base_identity=self.base_identity,
             training=self.training,
+            template=self.template,
         )
         write_json(self.directory / "run.json", record.model_dump())
 
@@ -349,6 +364,7 @@ class Run:
             record.seconds,
             record.base_identity,
             record.training,
+            record.template,
         )
         # Until November 2026, a fit with fewer tasks than a step needs took no step and was recorded as finished.
         if run.training is None and not ((directory / "metrics.jsonl").is_file() and run.training_log()):

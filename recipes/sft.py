@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from mentor_edge.arguments import checked_settings
+from mentor_edge.results import Scalar
 
 from .base import Recipe
 from .config import DEFAULTS, LoraConfig, Positive, RecipeConfig, Section, TasksConfig
@@ -53,6 +54,7 @@ class SFTRecipe(Recipe):
     config_type: ClassVar[type[RecipeConfig]] = SFTConfig
     name: ClassVar[str] = "sft"
     needs_answer: ClassVar[bool] = False
+    imitates: ClassVar[bool] = True
 
     @checked_settings
     def __init__(
@@ -60,6 +62,8 @@ class SFTRecipe(Recipe):
         *,
         student: str = "nano",
         from_run: str | Path | None = None,
+        template: str | Path | None = None,
+        template_arguments: Mapping[str, Scalar] = DEFAULTS,
         tasks: str | TasksConfig | Mapping[str, Any] = DEFAULTS,
         output_dir: str | Path = "runs/fit",
         seed: int = 0,
@@ -72,6 +76,9 @@ class SFTRecipe(Recipe):
             student: The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, or
                 a hub id if a hub can be reached.
             from_run: A finished run to continue from: its student, with the adapter merged in, replaces `student`.
+            template: The chat template to train and ship: "hermes", "neutral", or the path of a .jinja file. Default:
+                the student's own.
+            template_arguments: Variables to set in the chat template, such as {"enable_thinking": False}.
             tasks: The tasks to train on: a section, a suite's name, or the path of a JSONL file.
             output_dir: The directory of the run. It must not exist yet, unless the run is resumed.
             seed: Seeds the generated tasks, the embedded student and the order of the examples.
@@ -84,6 +91,8 @@ class SFTRecipe(Recipe):
         super().__init__(
             student=student,
             from_run=from_run,
+            template=None if template is None else str(template),
+            template_arguments=dict(template_arguments),
             tasks=tasks,
             output_dir=output_dir,
             seed=seed,
@@ -96,13 +105,16 @@ class SFTRecipe(Recipe):
         from trl import SFTConfig as TrainerArguments
         from trl import SFTTrainer
 
-        from .examples import one_task_per_reference, supervised_examples
+        from mentor_edge.engines.torch.loading import end_ids_of, template_of
+
+        from .examples import supervised_examples
         from .student import load_trainable
         from .trainer import common_arguments, run_training
 
         train = self.config.train
         model, tokenizer, adapter = load_trainable(job.student, self.config.lora)
-        examples = supervised_examples(tokenizer, one_task_per_reference(job.tasks))
+        template = template_of(tokenizer, end_ids_of(model, tokenizer))
+        examples = supervised_examples(tokenizer, job.tasks, template)
         coverage = Coverage(unit="references", available=len(examples), per_step=train.batch_size, steps=train.steps)
         trainer = SFTTrainer(
             model=model,

@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.engines.torch.loading import encoder_of, load_student, load_tokenizer, template_of
+from mentor_edge.chat.setting import OWN, TemplateSetting
+from mentor_edge.engines.torch.loading import encoder_of, load_student, load_tokenizer, template_of_student
 from mentor_edge.files import cache_directory
 from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.progress import Progress
@@ -47,14 +48,15 @@ def resolve_student(student: str, seed: int, progress: Progress) -> str:
     return str(directory)
 
 
-def check_student(student: str) -> None:
-    """Load the student's tokenizer to check that it exists and that its chat template renders tools, calls and results.
+def check_student(student: str, template: TemplateSetting = OWN) -> None:
+    """Load the student's tokenizer to check that it exists, and that its chat template, or the one in its place, can be
+    used.
 
     Raises: StudentError.
     """
     if embedded_student(student, 0) is None:
-        tokenizer = load_tokenizer(student)
-        require_tool_use(template_of(tokenizer), student, encoder_of(tokenizer))
+        encode = encoder_of(load_tokenizer(student, template))
+        require_tool_use(template_of_student(student, template), student, encode)
 
 
 def load_trainable(student: str, lora: LoraConfig) -> tuple[Any, Any, Any]:

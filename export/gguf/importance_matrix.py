@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.errors import ExportError
+from mentor_edge.errors import ExportError, StudentError
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.results import Calibration
 from mentor_edge.tasks.types import Suite
@@ -55,17 +55,16 @@ class ImportanceMatrix:
 def rendered_conversations(template: ChatTemplate, encode: Encode, suite: Suite, limit: int = 64) -> list[list[int]]:
     """Token ids of at most `limit` conversations, drawn evenly over the suite.
 
-    A conversation is the task's prompt with its tools and the reference trajectory, or the prompt alone if the task has
-    no reference. `encode` is an engine's method: it recognizes special and added tokens in the text, and adds none.
-
-    Raises: StudentError when the template refuses a conversation.
+    A conversation is the task's prompt with its tools and the reference trajectory, in the pieces of a rollout, or the
+    prompt alone if the task has no reference. Conversations that the template cannot render are left out. `encode` is
+    an engine's method: it recognizes special and added tokens in the text, and adds none.
     """
     count = min(limit, len(suite.tasks))
     texts = []
     for task in (suite.tasks[index * len(suite.tasks) // count] for index in range(count)):
         reference = () if task.reference is None else task.reference.messages
-        messages = (*task.prompt, *reference)
-        texts.append(template.render(messages, task.tool_schemas, add_generation_prompt=not reference))
+        with suppress(StudentError):
+            texts.append("".join(text for text, _ in template.pieces(task.prompt, task.tool_schemas, reference)))
     return encode(texts)
 
 

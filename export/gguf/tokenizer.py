@@ -15,7 +15,7 @@ import gguf
 from tokenizers import Tokenizer
 
 from mentor_edge.errors import ExportError, StudentError
-from mentor_edge.model_directory import several_templates, stored_template
+from mentor_edge.model_directory import stored_template
 
 from ..checkpoint import configured_end_ids, read_json
 from .byte_level_tokenizer import add_byte_level
@@ -142,8 +142,6 @@ def _added_by_post_processor(tokenizer: Mapping[str, Any], special: Mapping[str,
 def _chat_template(model_dir: Path, settings: Mapping[str, Any]) -> str | None:
     try:
         template = stored_template(model_dir, settings.get("chat_template"))
-        if more := sorted(path.stem for path in model_dir.glob("additional_chat_templates/*.jinja")):
-            raise several_templates(more)
     except StudentError as error:
         raise ExportError(error.problem, error.hint) from error
-    return template
+    return None if template is None else template.source

@@ -16,7 +16,7 @@ from mentor_edge.engines.onnx.directory import CONFIG, OnnxDirectory
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import EngineError, ExportError, StudentError, did_you_mean
 from mentor_edge.files import atomic_directory, write_json
-from mentor_edge.model_directory import TEMPLATE_FILE, end_ids, stored_template
+from mentor_edge.model_directory import MORE_TEMPLATES, TEMPLATE_FILE, NamedTemplate, end_ids, stored_template
 from mentor_edge.results import OnnxQuantization
 
 from ..checkpoint import Checkpoint, configured_end_ids, read_json
@@ -94,25 +94,32 @@ def _check_source(model_dir: Path) -> int:
     config = read_json(model_dir / "config.json")
     if "quantization_config" in config:
         raise ExportError(f"the weights of {model_dir} are quantized already", "give the model in 16 or 32 bits")
-    settings = read_json(model_dir / "tokenizer_config.json")
     if not (model_dir / "tokenizer.json").is_file():
         raise ExportError(f"{model_dir} has no tokenizer.json", "save its tokenizer there with transformers")
-    try:
-        template = stored_template(model_dir, settings.get("chat_template"))
-    except StudentError as error:
-        raise ExportError(f"{model_dir}: {error.problem}", error.hint) from error
-    if template is None:
-        raise ExportError(f"{model_dir} has no chat template", f"add the {TEMPLATE_FILE} that it was trained with")
+    if _template(model_dir) is None:
+        raise ExportError(f"{model_dir} has no chat template", "set template: hermes or template: neutral")
     checkpoint = Checkpoint(model_dir)
     return sum(math.prod(checkpoint.shape(name)) for name in checkpoint)
 
 
+def _template(model_dir: Path) -> NamedTemplate | None:
+    settings = read_json(model_dir / "tokenizer_config.json")
+    try:
+        return stored_template(model_dir, settings.get("chat_template"))
+    except StudentError as error:
+        raise ExportError(error.problem, error.hint) from error
+
+
 def _complete(model_dir: Path, work: Path) -> Path:
     """Give the directory the source's template and end tokens, whichever exporter made it. Returns the graph's path."""
-    template = model_dir / TEMPLATE_FILE
-    if template.is_file():
-        # An exporter that wrote the template as text may have changed its line endings.
-        shutil.copyfile(template, work / template.name)
+    # The exporter may have written all templates of the source, or have changed line endings.
+    template = _template(model_dir)
+    assert template is not None  # `_check_source`
+    shutil.rmtree(work / MORE_TEMPLATES, ignore_errors=True)
+    (work / TEMPLATE_FILE).write_bytes(template.source.encode())
+    settings = read_json(work / "tokenizer_config.json")
+    if settings.pop("chat_template", None) is not None:
+        write_json(work / "tokenizer_config.json", settings)
     config = read_json(work / CONFIG)
     model = config["model"]
     model["eos_token_id"] = sorted(end_ids(_tokenizer_end(work), configured_end_ids(model_dir)))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.engines.base import Generation
 from mentor_edge.errors import ExportError, StudentError
+from mentor_edge.model_directory import stored_entry, stored_template
 from mentor_edge.tool_calls import ParsedTurn, parse_turn
 
 from .corpus import PROBES, TEXTS, Probe
@@ -98,6 +99,8 @@ class ExpectedOutputs:
         from mentor_edge.engines.torch.loading import end_ids_of, load_model
 
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        stored = stored_template(model_dir, stored_entry(model_dir))  # of several, the one that is shipped
+        tokenizer.chat_template = None if stored is None else stored.source
         model = load_model(
             model_dir, tokenizer, dtype=torch.float32, attn_implementation="eager", local_files_only=True
         )
@@ -178,7 +181,7 @@ def _checked_template(tokenizer: Any) -> ChatTemplate | None:
         return None
     template = template_of(tokenizer)
     for number, probe in enumerate(PROBES):
-        ours, theirs = render(template, probe), _render_as_transformers(tokenizer, probe)
+        ours, theirs = render(template, probe), _render_as_transformers(tokenizer, template, probe)
         if ours != theirs:
             raise ExportError(
                 f"template: conversation {number} is rendered differently than by transformers: from"
@@ -188,17 +191,15 @@ def _checked_template(tokenizer: Any) -> ChatTemplate | None:
     return template
 
 
-def _render_as_transformers(tokenizer: Any, probe: Probe) -> str | None:
-    from jinja2 import TemplateError
-
+def _render_as_transformers(tokenizer: Any, template: ChatTemplate, probe: Probe) -> str | None:
     try:
         text: str = tokenizer.apply_chat_template(
-            [message.to_openai() for message in probe.messages],
+            template.conversation(probe.messages),
             tools=list(probe.tools) or None,
             add_generation_prompt=probe.add_generation_prompt,
             tokenize=False,
         )
-    except TemplateError:
+    except Exception:  # a template may raise anything
         return None
     return text
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mentor_edge.chat.setting import OWN, TemplateSetting, checked_setting, parse_arguments
 from mentor_edge.cli.options import (
     Context,
     Json,
@@ -20,6 +21,8 @@ from mentor_edge.cli.options import (
     MaxTokens,
     MaxTurnTokens,
     Quant,
+    TemplateArguments,
+    TemplateName,
     Threads,
     Tools,
     changed_limits,
@@ -53,6 +56,8 @@ def evaluate(
     tools: Tools = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many tasks per domain.")] = None,
     quant: Quant = None,
+    template: TemplateName = None,
+    template_arguments: TemplateArguments = None,
     model: Annotated[
         str | None, typer.Option(help="Name of the endpoint's model. Default: the only model it serves.")
     ] = None,
@@ -90,6 +95,9 @@ def evaluate(
 
     if (target is None) == (predictions is None):
         raise typer.BadParameter("give either TARGET or --predictions FILE")
+    setting = checked_setting(template, parse_arguments(template_arguments or []))
+    if predictions is not None and setting:
+        raise typer.BadParameter("--template and --template-argument are for a model, not for --predictions")
     with ExitStack() as open_tools:
         tasks = load_tasks(suite, data, limit, tools or [], open_tools)
         limits = changed_limits(tasks.limits, max_turn_tokens, max_tokens, max_rounds)
@@ -98,7 +106,7 @@ def evaluate(
             measurement = _score(predictions, tasks, items)
         else:
             assert target is not None
-            chosen = _model(target, quant, model, api_key_env, threads, context)
+            chosen = replace(_model(target, quant, model, api_key_env, threads, context), template=setting)
             measurement = _measure(chosen, tasks, items, again=again)
     print_evaluation(measurement.evaluation, measurement.title)
     overlap = None if target is None else _overlap_with_training(Path(target), tasks)
@@ -142,10 +150,13 @@ class _Model:
     """Processor threads of its runtime."""
     context: int | None = None
     """Tokens of one conversation."""
+    template: TemplateSetting = OWN
+    """The chat template to use instead of the model's own."""
 
     @property
     def title(self) -> str:
-        return str(self.target) if self.model is None else f"{self.target} {self.model}"
+        names = [str(self.target), self.model, self.template.title]
+        return " ".join(name for name in names if name)
 
 
 def load_tasks(name: str, data: Path | None, limit: int | None, tools: Sequence[str], stack: ExitStack) -> Suite:
@@ -196,13 +207,18 @@ def _measure(model: _Model, tasks: Suite, items: Path | None, *, again: bool) ->
     from mentor_edge.evaluation.evaluate import evaluate as run_evaluation
     from mentor_edge.evaluation.evaluate import finished_evaluation
 
-    identity = identity_of(model.target, model.model)
+    identity = f"{identity_of(model.target, model.model)} {model.template.identity}".rstrip()
     path = items or _default_items(model.name, tasks, identity)
     if not again and (finished := finished_evaluation(path, tasks, identity)):
         console.print("this was measured before; use --again to measure it again")
         return _Measurement(finished, model.title, path)
     opened = open_engine(
-        model.target, model=model.model, api_key=model.api_key, threads=model.threads, context_length=model.context
+        model.target,
+        model=model.model,
+        api_key=model.api_key,
+        threads=model.threads,
+        context_length=model.context,
+        template=model.template,
     )
     with opened as engine, StageProgress() as progress:
         evaluation = run_evaluation(

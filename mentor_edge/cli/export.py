@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from mentor_edge.cli.options import Json, MaxTokens, MaxTurnTokens, Threads, Tools, changed_limits
+from mentor_edge.cli.options import (
+    Json,
+    MaxTokens,
+    MaxTurnTokens,
+    TemplateArguments,
+    TemplateName,
+    Threads,
+    Tools,
+    changed_limits,
+)
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import RunError
 
@@ -84,15 +93,19 @@ def export(
     max_turn_tokens: MaxTurnTokens = None,
     max_tokens: MaxTokens = None,
     threads: Threads = None,
+    template: TemplateName = None,
+    template_arguments: TemplateArguments = None,
     as_json: Json = False,
 ) -> None:
     """Merge, convert, quantize, compare with the model, and ship only what passes the gate (exit 3: failed, 4:
     inconclusive). To resume a killed export, run the same command: it reuses what its gate has measured."""
+    from mentor_edge.chat.setting import parse_arguments
     from mentor_edge.cli.evaluate import load_tasks
     from mentor_edge.cli.tables import print_gate
     from mentor_edge.export import export as export_model
     from mentor_edge.export import require_pass
 
+    arguments = parse_arguments(template_arguments or [])
     target = target or newest_run()
     with ExitStack() as open_tools:
         tasks = load_tasks(suite, data, limit, tools or [], open_tools)
@@ -113,6 +126,8 @@ def export(
                 onnx_options=_pairs("--onnx-option", onnx_options),
                 threads=threads,
                 calibration=calibration,
+                template=template,
+                template_arguments=arguments,
                 progress=progress,
             )
     print_gate(artifact)

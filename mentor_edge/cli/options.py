@@ -26,6 +26,22 @@ Quant = Annotated[str | None, typer.Option(help="Which exported file of the targ
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; repeatable.")
 ]
+TemplateName = Annotated[
+    str | None,
+    typer.Option(
+        "--template",
+        metavar="NAME",
+        help="Chat template to use instead of the model's own: hermes, neutral, or the path of a .jinja file.",
+    ),
+]
+TemplateArguments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-argument",
+        metavar="NAME=VALUE",
+        help="A variable to set in the chat template, such as enable_thinking=false; repeatable.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 MaxTurnTokens = Annotated[

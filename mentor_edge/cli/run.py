@@ -15,6 +15,8 @@ from mentor_edge.cli.options import (
     MaxTokens,
     MaxTurnTokens,
     Quant,
+    TemplateArguments,
+    TemplateName,
     Threads,
     Tools,
     changed_limits,
@@ -38,18 +40,30 @@ def run(
     max_rounds: MaxRounds = None,
     context: Context = None,
     threads: Threads = None,
+    template: TemplateName = None,
+    template_arguments: TemplateArguments = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model one question and execute its tool calls. Default tools: the calculator's."""
     from mentor_edge.agent import AgentLimits, ToolAgent
+    from mentor_edge.chat.setting import parse_arguments
     from mentor_edge.cli.targets import resolve_target
     from mentor_edge.tools.catalog import load_tools
 
+    arguments = parse_arguments(template_arguments or [])
     path = resolve_target(target, quant)
     limits = changed_limits(AgentLimits(), max_turn_tokens, max_tokens, max_rounds)
     with (
         load_tools(tools or ["calculator"]) as loaded,
-        ToolAgent.load(path, loaded.tools, limits, threads=threads, context_length=context) as agent,
+        ToolAgent.load(
+            path,
+            loaded.tools,
+            limits,
+            threads=threads,
+            context_length=context,
+            template=template,
+            template_arguments=arguments,
+        ) as agent,
     ):
         for warning in agent.warnings:
             print_warning(warning)

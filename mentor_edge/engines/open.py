@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mentor_edge.chat.setting import OWN, TemplateSetting
 from mentor_edge.engines.base import ChatEngine, Engine
 from mentor_edge.errors import EngineError
 from mentor_edge.files import sha256_of
 from mentor_edge.manifest import verify_entry
+from mentor_edge.model_directory import MORE_TEMPLATES
 from mentor_edge.path_kind import kind_of
 
 _MODEL_FILES = (".safetensors", ".onnx", ".data", ".onnx_data", ".json", ".jinja", ".txt", ".model")
@@ -35,6 +37,7 @@ def open_engine(
     api_key: str | None = None,
     threads: int | None = None,
     context_length: int | None = None,
+    template: TemplateSetting = OWN,
 ) -> Iterator[Engine | ChatEngine]:
     """Open the model at `target`; its runtime is closed when the context ends.
 
@@ -48,15 +51,19 @@ def open_engine(
             more threads slow down, else `OMP_NUM_THREADS` or the machine's physical cores.
         context_length: tokens of one conversation; an endpoint ignores it. Default: the model's own length, of which
             llama.cpp and onnxruntime-genai use at most 4,096.
+        template: a chat template to use instead of the model's own, and its arguments. Endpoints have their own.
 
     Raises:
-        EngineError: when there is no model at `target`, or its runtime cannot load it.
-        StudentError: when a Hugging Face directory cannot be loaded.
+        EngineError: when there is no model at `target`, or its runtime cannot load it; when `template` is set for an
+            endpoint.
+        StudentError: when a Hugging Face directory cannot be loaded, or `template` does not suit the model.
         ArtifactError: when a file differs from the manifest of the artifact it belongs to.
     """
     if is_endpoint(target):
         from mentor_edge.engines.endpoint import EndpointEngine, only_model
 
+        if template:
+            raise EngineError(f"{target} renders its own chat template", "leave out the template and its arguments")
         with EndpointEngine(str(target), model or only_model(str(target), api_key), api_key=api_key) as endpoint:
             yield endpoint
         return
@@ -65,17 +72,17 @@ def open_engine(
     if path.is_file():
         from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 
-        with LlamaCppEngine(path, threads=threads, context_length=context_length) as llama:
+        with LlamaCppEngine(path, threads=threads, context_length=context_length, template=template) as llama:
             yield llama
     elif (path / "genai_config.json").is_file():
         from mentor_edge.engines.onnx.engine import OnnxEngine
 
-        with OnnxEngine(path, threads=threads, context_length=context_length) as onnx:
+        with OnnxEngine(path, threads=threads, context_length=context_length, template=template) as onnx:
             yield onnx
     elif (path / "config.json").is_file():
         from mentor_edge.engines.torch.engine import TransformersEngine  # loads torch
 
-        yield TransformersEngine.load(path, threads=threads, context_length=context_length)
+        yield TransformersEngine.load(path, threads=threads, context_length=context_length, template=template)
     else:
         raise _not_a_model(path)
 
@@ -93,10 +100,11 @@ def identity_of(target: str | Path, model: str | None = None) -> str:
     path = Path(target)
     if path.is_file():
         return f"sha256:{sha256_of(path)}"
-    files = sorted(file for file in path.glob("*") if file.suffix in _MODEL_FILES and file.is_file())
+    candidates = (*path.glob("*"), *path.glob(f"{MORE_TEMPLATES}/*"))
+    files = sorted(file for file in candidates if file.suffix in _MODEL_FILES and file.is_file())
     if not files:
         raise _not_a_model(path)
-    lines = "".join(f"{sha256_of(file)} {file.name}\n" for file in files)
+    lines = "".join(f"{sha256_of(file)} {file.relative_to(path)}\n" for file in files)
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 

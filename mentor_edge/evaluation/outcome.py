@@ -70,6 +70,8 @@ class Outcome:
     """Errors that tools returned."""
     messages: Messages
     """Everything after the prompt, in OpenAI's format."""
+    reason: Text | None = None
+    """Why the conversation ended, if `ending` alone does not say it (`Trajectory.reason`)."""
     seconds: Number = field(default=0.0, compare=False)
     """Time from the start of the task's batch to the task's end. Ignored when two outcomes are compared."""
     metrics: dict[Text, Number] = field(default_factory=dict)
@@ -137,6 +139,7 @@ def outcome_of(task: Task, trajectory: Trajectory) -> Outcome:
         tokens=trajectory.tokens,
         tool_errors=trajectory.tool_errors,
         messages=trajectory.messages,
+        reason=trajectory.reason,
         seconds=round(trajectory.seconds, 4),
         metrics=_metrics(task, trajectory),
         cut_by=trajectory.cut_by,

@@ -35,7 +35,7 @@ def read_directory(path: Path) -> StudentFacts:
     legacy = path / "special_tokens_map.json"
     special = (read_json_object(legacy) if legacy.is_file() else {}) | settings
     eos, bos = _content(special.get("eos_token")), _content(special.get("bos_token"))
-    source = stored_template(path, settings.get("chat_template"))
+    stored = stored_template(path, settings.get("chat_template"))
     weights = weight_facts(path)
     tied = config.get("tie_word_embeddings", text_config.get("tie_word_embeddings"))
     limit = text_config.get("max_position_embeddings")
@@ -53,9 +53,9 @@ def read_directory(path: Path) -> StudentFacts:
         tied=tied if isinstance(tied, bool) else None,
         own_head=weights.own_head,
         end_tokens=_end_tokens(path, config, tokenizer, eos),
-        templates=() if source is None else ("default",),
-        template_name=None if source is None else "default",
-        template=None if source is None else ChatTemplate(source, eos, bos),
+        templates=() if stored is None else (stored.name,),
+        template_name=None if stored is None else stored.name,
+        template=None if stored is None else ChatTemplate(stored.source, eos, bos, name=stored.name),
         encode=lambda texts: encoded(tokenizer, texts),
         problems=problems,
         notes=_head_notes(tied, weights.own_head),

@@ -23,6 +23,7 @@ from mentor_edge.results import (
     Runtime,
     SuiteRecord,
     Survival,
+    TemplateRecord,
     Verdict,
     first_problem,
 )
@@ -126,6 +127,8 @@ class Manifest(Result):
     """The model that was exported."""
     template_sha256: str
     """Hash of its chat template, which every exported file contains byte for byte."""
+    template: TemplateRecord | None = None
+    """Where this template comes from, and its arguments. None in files of an earlier version."""
     suite: SuiteRecord
     """The gate's tasks."""
     margin: float

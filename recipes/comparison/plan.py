@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mentor_edge.chat.setting import TemplateSetting
 from mentor_edge.errors import ConfigError
 from mentor_edge.tasks.nano.suites import CORE_OOD, evaluation_suite, training_suite
 from mentor_edge.tasks.nano.teacher import Noise
@@ -96,6 +97,11 @@ class ComparisonPlan:
     """What to measure on: `suite`, `data`, `limit`."""
     validation: bool
     """Whether to measure on the validation draw."""
+
+    @property
+    def template_setting(self) -> TemplateSetting:
+        """The chat template of all students, and its arguments."""
+        return TemplateSetting(self.shared.get("template"), self.shared.get("template_arguments") or {})
 
     @classmethod
     def read(

@@ -108,7 +108,7 @@ def _check_inputs(plan: ComparisonPlan, cells: Sequence[CellPlan]) -> None:
     from ..student import check_student
 
     for base in plan.bases:
-        check_student(base)
+        check_student(base, plan.template_setting)
     plan.suite()
     for cell in {cell.method: cell for cell in cells}.values():
         for stage in range(len(cell.stages)):
@@ -243,7 +243,11 @@ def _answers(student: str, runs: Sequence[Run], plan: ComparisonPlan) -> dict[st
     """Right or wrong per item of every domain, greedily, in float32 torch."""
     from mentor_edge.engines.torch.engine import TransformersEngine
 
-    evaluation = evaluate(TransformersEngine.load(runs[-1].merged() if runs else student), plan.suite())
+    if runs:
+        engine = TransformersEngine.load(runs[-1].merged())
+    else:
+        engine = TransformersEngine.load(student, template=plan.template_setting)
+    evaluation = evaluate(engine, plan.suite())
     right: dict[str, str] = {}
     for outcome in evaluation.outcomes:
         right[outcome.domain] = right.get(outcome.domain, "") + str(int(outcome.correct))

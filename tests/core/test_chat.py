@@ -122,10 +122,9 @@ def test_the_tool_suffix_continues_the_conversation_as_rendered():
     assert before + CHAT.tool_suffix(results) == after
 
 
-def test_a_template_that_rewrites_earlier_turns_has_no_tool_suffix():
-    rewriting = "{{ messages | length }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
-    with pytest.raises(StudentError, match="rewrites earlier turns"):
-        ChatTemplate(rewriting, EOS).tool_suffix([Message("tool", "5", name="add")])
+def test_a_template_that_rewrites_earlier_turns_leaves_generated_tokens_alone():
+    rewriting = "{{ messages | length }}{% for m in messages %}[{{ m.content }}]{{ eos_token }}{% endfor %}"
+    assert ChatTemplate(rewriting, EOS).tool_suffix([Message("tool", "5", name="add")]) == f"[5]{EOS}"
 
 
 @pytest.mark.parametrize(

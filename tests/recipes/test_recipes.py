@@ -91,12 +91,17 @@ def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
         load_student(directory)
 
 
-def test_a_template_that_rewrites_the_past_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_rewrites_the_past_is_imitated_like_any_other(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = "{{ messages | length }}" + tokenizer.chat_template
     engine = TransformersEngine.load(make_student(tmp_path / "student", tokenizer=tokenizer))
-    with pytest.raises(StudentError, match="changes earlier text when a message is added"):
-        supervised_examples(engine.tokenizer, training_suite(2).tasks)
+    rewriting = supervised_examples(engine.tokenizer, training_suite(2).tasks)
+    engine.tokenizer.chat_template = make_tokenizer().chat_template
+    taught = [
+        [token for token, mask in zip(example["input_ids"], example["assistant_masks"], strict=True) if mask]
+        for example in (*rewriting, *supervised_examples(engine.tokenizer, training_suite(2).tasks))
+    ]
+    assert taught[:2] == taught[2:] and all(taught)
 
 
 def test_stock_rollouts_need_a_template_that_trl_can_parse(any_student: Path, tmp_path: Path) -> None:

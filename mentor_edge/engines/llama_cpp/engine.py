@@ -10,10 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.chat.setting import OWN, TemplateSetting, Tokens, choose_template
 from mentor_edge.engines.llama_cpp.replies import Fallback, LoadedModel, QuantizeReply, TensorInfo
 from mentor_edge.engines.process.defaults import batch_size_for, threads_for
 from mentor_edge.engines.process.worker import RuntimeWorker, WorkerEngine
 from mentor_edge.errors import EngineError
+from mentor_edge.model_directory import NamedTemplate
 
 # -P keeps the working directory off the module path: a folder named llama_cpp there must not be imported.
 COMMAND = [sys.executable, "-P", "-m", "mentor_edge.engines.llama_cpp.llama_worker"]
@@ -82,9 +84,11 @@ class LlamaCppEngine(WorkerEngine):
         flash_attention: also changes logits in the third digit.
         use_extra_buffers: False avoids weight repacking and AMX, for builds that crash with them.
         timeout: seconds that llama.cpp may stay silent during a request.
+        template: a chat template to use instead of the file's own, and its arguments.
 
     Raises:
         EngineError: from the constructor, when the file is missing, damaged or not supported by this llama.cpp.
+        StudentError: from the constructor, when `template` does not suit the file.
         RuntimeDied: (an EngineError) from any method, when the child process crashes or hangs.
     """
 
@@ -101,6 +105,7 @@ class LlamaCppEngine(WorkerEngine):
         flash_attention: bool = False,
         use_extra_buffers: bool = True,
         timeout: float = 600.0,
+        template: TemplateSetting = OWN,
     ) -> None:
         if not Path(path).is_file():
             raise EngineError(f"no such file: {path}", "give the path of a .gguf file")
@@ -120,27 +125,46 @@ class LlamaCppEngine(WorkerEngine):
                 flash_attention=flash_attention,
                 use_extra_buffers=use_extra_buffers,
             )
+            self._template = model.template
+            self.eos_token = model.eos_token
+            self.bos_token = model.bos_token
+            self.end_ids = frozenset(model.end_ids)
+            if template:
+                self._use(template)
         except BaseException:
             self.close()
             raise
-        self._template = model.template
-        self.eos_token = model.eos_token
-        self.bos_token = model.bos_token
-        self.end_ids = frozenset(model.end_ids)
         self.vocabulary_size = model.vocabulary_size
         self.context_length = model.context_length
         self.batch_size = model.batch_size
 
+    def _use(self, setting: TemplateSetting) -> None:
+        """Speak with another template than the file's. Raises: StudentError."""
+        own = None if self._template is None else NamedTemplate("default", self._template)
+        tokens = Tokens(
+            lambda text: self.encode([text])[0], lambda ids: self.decode([ids])[0], self.eos_token, self.bos_token
+        )
+        chosen = choose_template(setting, own, tokens, str(self.path))
+        self._template = chosen.source
+        if chosen.end_of_turn is not None:
+            self.eos_token = chosen.end_of_turn
+            ids = tokens.encode(chosen.end_of_turn)
+            self._worker.request("also_end", f"preparing {self.path}", token_ids=ids)
+            self.end_ids |= frozenset(ids)
+
     @cached_property
     def template(self) -> ChatTemplate:
-        """The template stored in the file, with its end and start tokens.
+        """The template that the model speaks with, with its end and start tokens.
 
         Raises: EngineError when the file has no template or names no end token.
         """
         if self._template is None or not self.eos_token:
             missing = "chat template" if self._template is None else "end-of-turn token"
             raise EngineError(f"{self.path} has no {missing}", "export a model whose tokenizer has one")
-        return ChatTemplate(self._template, self.eos_token, self.bos_token)
+        return ChatTemplate(self._template, self.eos_token, self.bos_token, tuple(self._end_texts()))
+
+    def _end_texts(self) -> list[str]:
+        return self.decode([[token] for token in sorted(self.end_ids)])
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text. Special and added tokens are recognized; nothing is added. Unicode is not normalized:

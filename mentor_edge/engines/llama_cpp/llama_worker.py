@@ -119,7 +119,9 @@ class LlamaServer:
             batch_size=min(batch_size, fitting),
             context_length=self._limit,
             vocabulary_size=vocabulary.size,
-            template=vocabulary.metadata("tokenizer.chat_template"),
+            # A file may have further templates, as a model directory may: the one for tools takes precedence.
+            template=vocabulary.metadata("tokenizer.chat_template.tool_use")
+            or vocabulary.metadata("tokenizer.chat_template"),
             eos_token=vocabulary.special_token("eos"),
             bos_token=vocabulary.special_token("bos"),
             end_ids=vocabulary.end_ids,
@@ -131,6 +133,10 @@ class LlamaServer:
         for _, logits in self._sequences.decode({0: [0, 0][: self._limit]}):
             check_logits(logits)
         self._sequences.lengths = []
+
+    def also_end(self, token_ids: Sequence[int]) -> None:
+        """Let further tokens end a turn."""
+        self._vocabulary.more_end_ids |= set(token_ids)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """See `Vocabulary.tokenize`."""

@@ -20,6 +20,8 @@ class Vocabulary:
         self._vocab = lib.llama_model_get_vocab(model)
         self.size: int = lib.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
+        self.more_end_ids: set[int] = set()
+        """Tokens that end a turn besides those that llama.cpp knows."""
         self._adds_space = self.metadata("tokenizer.ggml.add_space_prefix") == "true"
 
     @property
@@ -28,7 +30,7 @@ class Vocabulary:
 
     def ends(self, token: int) -> bool:
         """Whether a token ends a turn."""
-        return bool(self._lib.llama_vocab_is_eog(self._vocab, token))
+        return token in self.more_end_ids or bool(self._lib.llama_vocab_is_eog(self._vocab, token))
 
     def metadata(self, key: str) -> str | None:
         """The text of a metadata entry of the file."""

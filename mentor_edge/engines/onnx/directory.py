@@ -14,8 +14,9 @@ from pydantic import BaseModel, PositiveInt, ValidationError
 from tokenizers import Tokenizer
 
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.chat.setting import OWN, TemplateSetting, Tokens, choose_template
 from mentor_edge.errors import EngineError, StudentError
-from mentor_edge.model_directory import TEMPLATE_FILE, end_ids, stored_template
+from mentor_edge.model_directory import TEMPLATE_FILE, NamedTemplate, end_ids, stored_template
 
 CONFIG = "genai_config.json"
 _INCOMPLETE = "the directory is incomplete or damaged: export the model again"
@@ -66,8 +67,12 @@ class OnnxDirectory:
     tokenizer: Tokenizer
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises: EngineError when a file is missing or damaged, or when there is no template or end token."""
+    def read(cls, path: Path, template: TemplateSetting = OWN) -> Self:
+        """Read a directory; `template` is a chat template to use instead of its own, and its arguments.
+
+        Raises: EngineError when a file is missing or damaged, or when there is no template or end token; StudentError
+        when `template` does not suit the model.
+        """
         if not (path / CONFIG).is_file():
             raise EngineError(f"{path} has no {CONFIG}", "give a directory that onnxruntime-genai's builder wrote")
         model = _parse(path / CONFIG, _GenaiConfig).model
@@ -80,13 +85,23 @@ class OnnxDirectory:
         eos_id = tokenizer.token_to_id(eos_token)
         if eos_id is None:
             raise EngineError(f"{path} names no end-of-turn token", "export a model whose tokenizer has an eos_token")
+        own = _read_template(path, config)
+        bos_token = _content(config.bos_token)
+        tokens = Tokens.of(tokenizer, eos_token, bos_token)
+        if own is None and not template:
+            raise EngineError(f"{path} has no chat template", f"add the {TEMPLATE_FILE} that it was trained with")
+        chosen = choose_template(template, own, tokens, str(path))
+        if chosen.end_of_turn is not None:
+            eos_token = chosen.end_of_turn
+        ends = end_ids(eos_id, model.eos_token_id, tokens.encode(eos_token))
+        texts = tuple(tokens.decode([token]) for token in sorted(ends))
         return cls(
             path=path,
             context_length=model.context_length,
             # Keys and values, of at most four bytes each: the builder's CPU models have float32 caches.
             kv_bytes_per_token=2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size * 4,
-            end_ids=end_ids(eos_id, model.eos_token_id),
-            template=ChatTemplate(_read_template(path, config), eos_token, _content(config.bos_token)),
+            end_ids=ends,
+            template=ChatTemplate(chosen.source, eos_token, bos_token, texts),
             tokenizer=tokenizer,
         )
 
@@ -121,14 +136,11 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _read_template(path: Path, config: _TokenizerConfig) -> str:
+def _read_template(path: Path, config: _TokenizerConfig) -> NamedTemplate | None:
     try:
-        template = stored_template(path, config.chat_template)
+        return stored_template(path, config.chat_template)
     except StudentError as error:
-        raise EngineError(f"{path}: {error.problem}", error.hint) from error
-    if template is None:
-        raise EngineError(f"{path} has no chat template", f"add the {TEMPLATE_FILE} that it was trained with")
-    return template
+        raise EngineError(error.problem, error.hint) from error
 
 
 def _content(token: str | _AddedToken | None) -> str:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mentor_edge.chat.setting import OWN, TemplateSetting
 from mentor_edge.engines.onnx.directory import OnnxDirectory
 from mentor_edge.engines.process.defaults import threads_for
 from mentor_edge.engines.process.limits import CONTEXT_DEFAULT, kv_budget
@@ -40,8 +41,10 @@ class OnnxEngine(WorkerEngine):
         threads: for the operators of the graph; None is one for small models, else `OMP_NUM_THREADS` or the machine's
             physical cores.
         timeout: seconds that onnxruntime-genai may stay silent during a request.
+        template: a chat template to use instead of the directory's own, and its arguments.
 
     Raises:
+        StudentError: from the constructor, when `template` does not suit the model.
         EngineError: from the constructor, when the directory is incomplete, damaged or not supported, or
             onnxruntime-genai is not installed.
         RuntimeDied: (an EngineError) from `open` and `extend`, when the child process crashes or hangs.
@@ -55,13 +58,14 @@ class OnnxEngine(WorkerEngine):
         batch_size: int = 8,
         threads: int | None = None,
         timeout: float = 600.0,
+        template: TemplateSetting = OWN,
     ) -> None:
         if threads is None:
             threads = threads_for(sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()))
         self.threads = threads
         if batch_size < 1 or threads < 1:
             raise EngineError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}")
-        directory = OnnxDirectory.read(Path(path))
+        directory = OnnxDirectory.read(Path(path), template)
         self.template = directory.template
         self.eos_token = directory.template.eos_token
         self.end_ids = directory.end_ids

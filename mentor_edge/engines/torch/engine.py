@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from mentor_edge.chat.setting import OWN, TemplateSetting
 from mentor_edge.engines.base import Generation, Sampling
 from mentor_edge.engines.process.defaults import batch_size_for
 from mentor_edge.engines.process.machine import default_threads
@@ -54,7 +55,8 @@ class TransformersEngine:
         self.windows = attention_windows(config)
         self.model = model
         self.tokenizer = tokenizer
-        self.template = template_of(tokenizer)
+        self.end_ids = end_ids_of(model, tokenizer)
+        self.template = template_of(tokenizer, self.end_ids)
         self.batch_size = batch_size
         limit = getattr(config, "max_position_embeddings", None)
         if limit is None:
@@ -62,7 +64,6 @@ class TransformersEngine:
                 f"the decode loop cannot drive {config.model_type}: its config has no maximum context length", INSTEAD
             )
         self.context_length = limit if context_length is None else min(limit, context_length)
-        self.end_ids = end_ids_of(model, tokenizer)
         if config.model_type not in FAMILIES:
             self._try_loop()
 
@@ -74,6 +75,7 @@ class TransformersEngine:
         batch_size: int | None = None,
         context_length: int | None = None,
         threads: int | None = None,
+        template: TemplateSetting = OWN,
     ) -> TransformersEngine:
         """Load a student and open it.
 
@@ -83,12 +85,13 @@ class TransformersEngine:
             context_length: tokens of one conversation; None is the model's own length.
             threads: torch's threads, for this process as a whole; None keeps torch's own number, or lowers it to
                 `OMP_NUM_THREADS` or the physical cores that this process may use.
+            template: as in `load_tokenizer`.
 
         Raises:
             StudentError: when it cannot be loaded or driven.
         """
         torch.set_num_threads(threads or min(torch.get_num_threads(), default_threads()))
-        model, tokenizer = load_student(path)
+        model, tokenizer = load_student(path, template=template)
         if batch_size is None:
             weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
             batch_size = batch_size_for(weights) if model.device.type == "cpu" else 64

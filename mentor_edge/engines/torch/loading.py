@@ -6,21 +6,26 @@ missing or broken chat template.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from pydantic import ValidationError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.chat.setting import OWN, ChosenTemplate, TemplateSetting, Tokens, choose_template
 from mentor_edge.errors import StudentError
-from mentor_edge.model_directory import end_ids
+from mentor_edge.model_directory import end_ids, stored_entry, stored_template, template_for_tools
+from mentor_edge.results import TemplateRecord
 from mentor_edge.weight_files import weight_files
 
+RECORD = "template.json"
+"""The file of a model directory that says where its chat template comes from."""
 _OTHER_WEIGHTS = "copy the model again: its weights and config.json do not belong together"
 
 
@@ -36,27 +41,63 @@ def _loading(name: str) -> Iterator[None]:
         ) from error
 
 
-def load_tokenizer(path: str | Path) -> Any:
-    """Load the tokenizer of a student.
+def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
+    """Load the tokenizer of a student, with the one chat template that it speaks with.
 
-    Raises: StudentError when it cannot be loaded, has no end token, or has no chat template or one that is not valid
-    Jinja.
+    Args:
+        path: a local Hugging Face directory or, if a hub is reachable, a hub id.
+        template: the template to use instead of the student's own, and its arguments. The token that ends a turn in it
+            becomes the tokenizer's end token.
+
+    Raises: StudentError when it cannot be loaded, has no end token, or has no chat template or one that cannot be used.
     """
     name = str(path)
+    if Path(name).is_dir():  # transformers fails on some forms with a KeyError, so they are checked first
+        stored_template(Path(name), stored_entry(Path(name)))
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(name)
-    if not tokenizer.chat_template:
-        raise StudentError(
-            f"the student {name!r} has no chat template",
-            "a tool-calling student needs one: add chat_template.jinja or use an instruct model",
-        )
     if tokenizer.eos_token is None:
         raise StudentError(f"the student {name!r} has no end-of-turn token (eos_token)")
+    chosen = _chosen(tokenizer, name, template)
+    tokenizer.chat_template = chosen.source
+    if chosen.end_of_turn is not None:
+        tokenizer.eos_token = chosen.end_of_turn
     try:
         template_of(tokenizer).check()
     except StudentError as error:
         raise StudentError(f"the student {name!r} cannot be used: {error.problem}", error.hint) from error
     return tokenizer
+
+
+def _chosen(tokenizer: Any, name: str, template: TemplateSetting) -> ChosenTemplate:
+    directory = Path(name)
+    stored = (
+        stored_template(directory, stored_entry(directory))  # byte for byte
+        if directory.is_dir()
+        else template_for_tools(tokenizer.chat_template, name)
+    )
+    return choose_template(template, stored, tokens_of(tokenizer), name)
+
+
+def template_record(path: str | Path, template: TemplateSetting = OWN) -> TemplateRecord:
+    """The template that `load_tokenizer` gives the student, and where it comes from.
+
+    Raises: StudentError as `load_tokenizer`.
+    """
+    name = str(path)
+    with _loading(name):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    record = _chosen(tokenizer, name, template).record
+    saved = saved_record(Path(name))
+    return saved if saved is not None and saved.sha256 == record.sha256 else record
+
+
+def saved_record(directory: Path) -> TemplateRecord | None:
+    """The record that the directory's template was saved with; None if there is none that can be read."""
+    try:
+        return TemplateRecord.model_validate_json((directory / RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
@@ -90,7 +131,9 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     return model
 
 
-def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = False) -> tuple[Any, Any]:
+def load_student(
+    path: str | Path, *, four_bit: bool = False, as_stored: bool = False, template: TemplateSetting = OWN
+) -> tuple[Any, Any]:
     """Load a student as (model, tokenizer).
 
     Args:
@@ -98,6 +141,7 @@ def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = 
         four_bit: keep the weights as NF4 with double quantization (QLoRA). By default they are float32 on a CPU and
             bfloat16 on a GPU.
         as_stored: keep the weights in the dtype that the configuration names.
+        template: as in `load_tokenizer`.
 
     Raises:
         StudentError: as `load_tokenizer` and `load_model`.
@@ -109,13 +153,16 @@ def load_student(path: str | Path, *, four_bit: bool = False, as_stored: bool = 
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, template)
     return load_model(name, tokenizer, **options), tokenizer
 
 
 def end_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The tokens that end a turn of a loaded model: the tokenizer's end token and those of its generation config."""
-    return end_ids(tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None))
+    """The tokens that end a turn of a loaded model: the tokenizer's end token, those of its generation config, and the
+    one with which its chat template closes a turn."""
+    return end_ids(
+        tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None), closing_ids(tokenizer)
+    )
 
 
 def encoder_of(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
@@ -123,6 +170,45 @@ def encoder_of(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
     return lambda texts: [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
 
-def template_of(tokenizer: Any) -> ChatTemplate:
-    """The chat template of a loaded tokenizer, with its end and start tokens."""
-    return ChatTemplate(tokenizer.chat_template, tokenizer.eos_token or "", tokenizer.bos_token or "")
+def closing_ids(tokenizer: Any) -> list[int]:
+    """The token with which the chat template closes the assistant's turn, as a list of one id or none."""
+    if not isinstance(tokenizer.chat_template, str):
+        return []
+    tokens = tokens_of(tokenizer)
+    closing = tokens.ends_turns(tokenizer.chat_template)
+    return tokens.encode(closing) if closing else []
+
+
+def tokens_of(tokenizer: Any) -> Tokens:
+    """What a chat template needs to know about a loaded tokenizer."""
+    return Tokens(
+        lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+        lambda ids: str(tokenizer.decode(ids, clean_up_tokenization_spaces=False)),
+        tokenizer.eos_token or "",
+        tokenizer.bos_token or "",
+    )
+
+
+def template_of(tokenizer: Any, ends: Collection[int] = ()) -> ChatTemplate:
+    """The chat template of a loaded tokenizer, with its start token and the tokens that end a turn.
+
+    `ends` are ids of further end tokens, such as those of the model's generation config.
+    """
+    ids = sorted({*ends, *closing_ids(tokenizer)} - {tokenizer.eos_token_id})
+    texts = tuple(tokenizer.decode([token]) for token in ids if token < len(tokenizer))
+    return ChatTemplate(tokenizer.chat_template, tokenizer.eos_token or "", tokenizer.bos_token or "", texts)
+
+
+def template_of_student(path: str | Path, setting: TemplateSetting = OWN) -> ChatTemplate:
+    """The chat template of a student, with all its end tokens, without loading its weights.
+
+    Raises: StudentError as `load_tokenizer`.
+    """
+    name = str(path)
+    tokenizer = load_tokenizer(name, setting)
+    with _loading(name):
+        try:
+            stated = GenerationConfig.from_pretrained(name).eos_token_id
+        except OSError:  # transformers then reads the model's own configuration
+            stated = AutoConfig.from_pretrained(name).eos_token_id
+    return template_of(tokenizer, end_ids(stated))

@@ -1,0 +1,14 @@
+"""Rendering chats with tools: one renderer for every runtime (the parser is in `tool_calls`).
+
+- `template`: a template with its tokens, and the texts it makes: prompts, turns, tool results
+- `wire_format`: the messages in the form that a template expects
+- `environment`: the Jinja environment, as in transformers
+- `setting`: which template a student speaks with, and with which arguments
+- `templates/`: our own templates, for students whose own template does not render tools
+"""
+
+from __future__ import annotations
+
+from mentor_edge.chat.template import ChatTemplate
+
+__all__ = ["ChatTemplate"]

@@ -1,0 +1,285 @@
+"""Which template a student speaks with: its own, one of ours or a file, with arguments written into it.
+
+Arguments such as `enable_thinking` become `{% set %}` blocks at the start of the template. Every runtime then renders
+the same text, without passing them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import keyword
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+import jinja2
+
+from mentor_edge.chat.environment import GIVEN, is_global, variables
+from mentor_edge.chat.template import ChatTemplate
+from mentor_edge.errors import ConfigError, StudentError
+from mentor_edge.model_directory import NamedTemplate
+from mentor_edge.results import Scalar, TemplateRecord
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+OURS = ("hermes", "neutral")
+"""Our own templates, which render tools and calls."""
+_CHATML = ("<|im_start|>", "<|im_end|>")
+_MARK = "{#- template_arguments -#}"
+_ASSIGNMENT = re.compile(r"\{%- set (\w+) = (.+?) %\}(?=\{%- set \w+ = |\n)")
+_TAG = re.compile(r"[<\[]\S+[>\]]|<\S[^>]*>")
+_CONSTANTS: Mapping[object, str] = {None: "none", True: "true", False: "false"}
+_WORDS = frozenset(
+    {"and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None", "loop"}
+)
+
+
+def template_mistakes(template: str | None) -> list[str]:
+    """What is wrong with the value of a `template` setting, before any student is known."""
+    if template is None or template in OURS:
+        return []
+    if not template.endswith(".jinja"):
+        return [f"{template!r} is not a template; use {', '.join(OURS)} or the path of a .jinja file"]
+    return [] if Path(template).is_file() else [f"there is no file {template}"]
+
+
+def argument_mistakes(arguments: Mapping[str, Scalar]) -> list[str]:
+    """What is wrong with template arguments, before any template is known."""
+    mistakes = []
+    for name, value in arguments.items():
+        if not name.isidentifier() or keyword.iskeyword(name) or name in _WORDS:
+            mistakes.append(f"{name!r} is not the name of a variable")
+        elif name in GIVEN:
+            mistakes.append(f"{name} is set for every conversation and cannot be an argument")
+        elif is_global(name):
+            mistakes.append(f"{name} is a function of Jinja and cannot be an argument")
+        if isinstance(value, str) and not _is_unicode(value):
+            mistakes.append(f"{name} is not Unicode text")
+        if isinstance(value, float) and not math.isfinite(value):
+            mistakes.append(f"{name} is {value}; use a finite number")
+    return mistakes
+
+
+def parse_arguments(pairs: Sequence[str]) -> dict[str, Scalar]:
+    """The arguments in texts like "enable_thinking=false". Values are JSON; anything else is text.
+
+    Raises: ConfigError with every text that is not an argument.
+    """
+    arguments: dict[str, Scalar] = {}
+    mistakes = []
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if not equals or isinstance(value, list | dict):
+            mistakes.append(f"{pair!r} is not NAME=VALUE with one number, text, true, false or null")
+        else:
+            arguments[name] = value
+    if mistakes:
+        raise ConfigError(mistakes)
+    return arguments
+
+
+@dataclass(frozen=True)
+class TemplateSetting:
+    """What a user asks for."""
+
+    template: str | None = None
+    """"hermes", "neutral", the path of a .jinja file, or None for the student's own template."""
+    arguments: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
+    """Variables to set in the template."""
+
+    def __bool__(self) -> bool:
+        return self.template is not None or bool(self.arguments)
+
+    def named(self) -> NamedTemplate | None:
+        """The template that is asked for; None for the student's own. Raises: StudentError when it cannot be read."""
+        if self.template is None:
+            return None
+        ours = self.template in OURS
+        path = Path(__file__).parent / "templates" / f"{self.template}.jinja" if ours else Path(self.template)
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                return NamedTemplate(self.template if ours else path.name, file.read())
+        except (OSError, UnicodeDecodeError) as error:
+            raise StudentError(
+                f"cannot read the template {path}: {error}", f"use {', '.join(OURS)} or the path of a .jinja file"
+            ) from error
+
+    @property
+    def title(self) -> str:
+        """What is asked for, for headings; empty if nothing is."""
+        parts = [] if self.template is None else [f"template {self.template}"]
+        parts += [f"{name}={json.dumps(value)}" for name, value in self.arguments.items()]
+        return f"({', '.join(parts)})" if parts else ""
+
+    @property
+    def identity(self) -> str:
+        """A text that identifies the setting in results: empty if nothing is asked for."""
+        if not self:
+            return ""
+        named = self.named()
+        source = "" if named is None else hashlib.sha256(named.source.encode()).hexdigest()
+        return f"template:{source} {json.dumps(dict(self.arguments), sort_keys=True)}"
+
+
+def checked_setting(template: str | Path | None, arguments: Mapping[str, Scalar]) -> TemplateSetting:
+    """The setting. Raises: ConfigError with everything that is wrong with it."""
+    name = None if template is None else str(template)
+    if mistakes := [*template_mistakes(name), *argument_mistakes(arguments)]:
+        raise ConfigError(mistakes)
+    return TemplateSetting(name, arguments)
+
+
+OWN = TemplateSetting()
+"""The student's own template."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The parts of a student's tokenizer that a template depends on."""
+
+    encode: Callable[[str], list[int]]
+    """The ids of a text, without anything added."""
+    decode: Callable[[list[int]], str]
+    """The text of ids, special tokens included."""
+    eos: str
+    """The text of the end token."""
+    bos: str = ""
+    """The text of the start token."""
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, eos: Any, bos: Any) -> Self:
+        """Those of a tokenizer.json, with the `eos_token` and `bos_token` of tokenizer_config.json."""
+        return cls(
+            lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
+            lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False)),
+            *(str(token.get("content", "") if isinstance(token, Mapping) else token or "") for token in (eos, bos)),
+        )
+
+    def has(self, text: str) -> bool:
+        """Whether `text` is one token."""
+        return len(self.encode(text)) == 1
+
+    def ends_turns(self, source: str) -> str:
+        """The token with which a template closes the assistant's answer; empty if it is not a special token."""
+        end = ChatTemplate(source, self.eos, self.bos).turn_end
+        if self.eos and end.startswith(self.eos):
+            return self.eos
+        first = self.decode(self.encode(end)[:1]) if end else ""
+        return first if end.startswith(first) and _TAG.fullmatch(first) else ""
+
+
+@dataclass(frozen=True)
+class ChosenTemplate:
+    """The template that a student speaks with and ships."""
+
+    source: str
+    """Its Jinja source, with the arguments."""
+    record: TemplateRecord
+    """Where it comes from."""
+    end_of_turn: str | None = None
+    """The token that must become the student's end token, if the template is not the student's own."""
+
+
+def choose_template(
+    setting: TemplateSetting, own: NamedTemplate | None, tokens: Tokens, student: str
+) -> ChosenTemplate:
+    """The template that `setting` means for a student whose own template is `own`.
+
+    Raises: StudentError when the student has no template and none is asked for, when it lacks the tokens of the
+    template that is asked for, when an argument is not read by it, or when a file is not valid Jinja.
+    """
+    named, inherited = setting.named() or own, {}
+    if named is None:
+        advice = "hermes" if all(map(tokens.has, _CHATML)) else "neutral"
+        raise StudentError(f"the student {student!r} has no chat template", f"set template: {advice}")
+    original, kept = without_arguments(named.source)
+    if setting.template is None:
+        inherited = kept
+    if setting.template == "hermes" and (missing := [token for token in _CHATML if not tokens.has(token)]):
+        raise StudentError(
+            f"the template hermes needs {' and '.join(missing)}, which the student {student!r} does not have as"
+            f" {'a token' if len(missing) == 1 else 'tokens'}",
+            "set template: neutral",
+        )
+    arguments = inherited | dict(setting.arguments)
+    source = with_arguments(original, arguments, named.name) if setting.arguments else named.source
+    end = None
+    if setting.template is not None:
+        end = tokens.ends_turns(source)
+        if not end:
+            ChatTemplate(source, tokens.eos, tokens.bos, name=named.name).check()
+            raise StudentError(
+                f"the template {named.name} does not end the assistant's turn with a token of the student {student!r}",
+                "end each turn in it with {{ eos_token }}",
+            )
+    record = TemplateRecord(
+        name=named.name,
+        sha256=_sha256(source),
+        arguments=arguments,
+        source_sha256=_sha256(original),
+        student_template=None if own is None else own.name,
+        student_sha256=None if own is None else _sha256(without_arguments(own.source)[0]),
+    )
+    return ChosenTemplate(source, record, end)
+
+
+def with_arguments(source: str, arguments: Mapping[str, Scalar], name: str = "default") -> str:
+    """The template with variables set at its start. It renders as if they were passed to it.
+
+    Raises: StudentError when an argument cannot be one, or is not read by the template.
+    """
+    try:
+        read = variables(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise StudentError(f"the chat template {name!r} is not valid Jinja: {error} (line {error.lineno})") from error
+    mistakes = argument_mistakes(arguments)
+    mistakes += [f"{key} is not read by the chat template {name!r}" for key in arguments if key not in read]
+    if mistakes:
+        raise StudentError(
+            "template_arguments: " + "; ".join(mistakes), f"it reads: {', '.join(sorted(read)) or 'none'}"
+        )
+    if not arguments:
+        return source
+    # trim_blocks removes exactly the line break behind the last block, so the template itself renders as before.
+    assignments = "".join(f"{{%- set {key} = {_literal(value)} %}}" for key, value in sorted(arguments.items()))
+    return f"{_MARK}{assignments}\n{source}"
+
+
+def without_arguments(source: str) -> tuple[str, dict[str, Scalar]]:
+    """The template as it was before `with_arguments`, and the arguments."""
+    if not source.startswith(_MARK):
+        return source, {}
+    arguments: dict[str, Scalar] = {}
+    position = len(_MARK)
+    words = {word: constant for constant, word in _CONSTANTS.items()}
+    while match := _ASSIGNMENT.match(source, position):
+        text = match[2]
+        arguments[match[1]] = words[text] if text in words else json.loads(text)  # type: ignore[assignment]
+        position = match.end()
+    return source[position:].removeprefix("\n"), arguments
+
+
+def _literal(value: Scalar) -> str:
+    """A value as Jinja and JSON both read it; no character of a text can end the block."""
+    if value is None or isinstance(value, bool):
+        return _CONSTANTS[value]
+    text = json.dumps(value, ensure_ascii=False)
+    return text.replace("%}", "\\u0025}")
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
