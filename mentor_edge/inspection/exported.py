@@ -24,9 +24,11 @@ def read_gguf(path: Path) -> StudentFacts:
     ends = [token for name in _ENDING if (token := header.token(name)) is not None]
     bos = header.token("bos")
     name = next(iter(header.templates), None)
-    template = None if name is None else ChatTemplate(header.templates[name], *([ends[0][1]] if ends else [""]))
-    if template is not None and bos is not None:
-        template = ChatTemplate(template.source, template.eos_token, bos[1])
+    texts = [text for _, text in ends] or [""]
+    template = None
+    if name is not None:
+        start = "" if bos is None else bos[1]
+        template = ChatTemplate(header.templates[name], texts[0], start, tuple(texts[1:]), name)
     problems = [] if ends else ["it names no end-of-turn token"]
     if not vocabulary:
         problems.append("it has no tokenizer")

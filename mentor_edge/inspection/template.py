@@ -219,7 +219,8 @@ def _read_back(written: str, calls: Sequence[ToolCall]) -> ReadBack:
 
 def _reason(error: StudentError) -> str:
     """The template's own message, on one line."""
-    return " ".join(error.problem.rpartition("conversation: ")[2].split())
+    conversation, _, reason = error.problem.partition("): ")
+    return " ".join((reason if "this conversation (" in conversation else error.problem).split())
 
 
 def _meaning(marker: str) -> str:
