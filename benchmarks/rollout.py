@@ -67,19 +67,20 @@ def timed_run(engine: str, student: str, steps: int, directory: Path) -> Clock:
     model, tokenizer, adapter = load_trainable(student, config.lora)
     clock = Clock()
     rollout = config.rollout
+    limits = rollout.limits_for(sum(parameter.numel() for parameter in model.parameters()))
     with ToolExecutor() as executor:
         arguments: dict[str, Any] = {
             "model": model,
             "processing_class": tokenizer,
             "peft_config": adapter,
-            "args": grpo_arguments(config, directory),
+            "args": grpo_arguments(config, directory, limits),
             "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json"),
             "reward_funcs": RewardLog(MentorReward(), tasks, config.train.rollouts_per_prompt),
             "callbacks": [clock],
         }
         if engine == "edge":
             trainer = EdgeGRPOTrainer(
-                tasks=tasks, limits=rollout.limits, decode_batch=rollout.decode_batch, executor=executor, **arguments
+                tasks=tasks, limits=limits, decode_batch=rollout.decode_batch, executor=executor, **arguments
             )
         else:
             trainer = stock_trainer(tasks=tasks, executor=executor, **arguments)

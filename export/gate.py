@@ -43,6 +43,13 @@ def compare(source: Evaluation, exported: Evaluation, margin: float = MARGIN) ->
         margin=margin,
         splits=splits,
         malformed=SideCounts(source=source.malformed, exported=exported.malformed),
+        cut_off=SideCounts(source=source.cut_off, exported=exported.cut_off),
+        cut_off_warnings=tuple(
+            f"{side}: {cut.statement}"
+            for side, evaluation in (("source", source), ("exported", exported))
+            for cut in evaluation.cut_offs()
+            if cut.severe
+        ),
         explanation="; ".join(notes),
     )
 

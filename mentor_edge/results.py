@@ -106,6 +106,10 @@ class GateReport(Result):
     """The test of every split. Tasks on which no call is right are the split "irrelevance"."""
     malformed: SideCounts
     """Conversations that ended in an unreadable tool call."""
+    cut_off: SideCounts | None = None
+    """Conversations that a limit cut off; None if they were not counted."""
+    cut_off_warnings: tuple[str, ...] = ()
+    """Which limit cut off more than 5 % of a domain, on which side, and how to raise it."""
     explanation: str
     """The figures of all splits in one line."""
 

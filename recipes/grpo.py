@@ -9,6 +9,7 @@ its `rollout_func` hook. tests/contracts/test_trl.py checks what we rely on in T
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,13 +23,16 @@ from trl import GRPOTrainer
 from mentor_edge.agent import AgentLimits, run_conversations
 from mentor_edge.engines.torch.adapter import merged_adapter
 from mentor_edge.engines.torch.engine import TransformersEngine
-from mentor_edge.messages import Ending, Trajectory
+from mentor_edge.messages import Ending, Limit, Trajectory
 from mentor_edge.rewards import Reward, RewardBreakdown
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.execution.executor import ToolExecutor
 
 from .trainer import FlatGroups
 
+logger = logging.getLogger(__name__)
+
+_LOGGED = ("malformed", "truncated", "prompts_too_long", "tool_errors", "calls", "loss", "entropy")
 _FLAT = 1e-6
 """Rewards that differ by less than this count as equal."""
 
@@ -57,6 +61,7 @@ class StepReward:
         log_metric("accuracy", sum(breakdown.correct for breakdown in scored) / count)
         log_metric("malformed", sum(t.ending is Ending.MALFORMED for t in trajectory) / count)
         log_metric("truncated", sum(not t.terminated for t in trajectory) / count)
+        log_metric("prompts_too_long", sum(t.cut_by is Limit.PROMPT for t in trajectory) / count)
         log_metric("tool_errors", sum(t.tool_errors for t in trajectory) / count)
         log_metric("calls", sum(len(t.calls) for t in trajectory) / count)
         log_metric("sampled_tokens", sum(sum(t.sampled) for t in trajectory))
@@ -88,12 +93,15 @@ class EdgeGRPOTrainer(GRPOTrainer):
         limits: AgentLimits,
         decode_batch: int = 96,
         executor: ToolExecutor,
+        note: Callable[[str], None] = logger.warning,
         **trainer_arguments: Any,
     ) -> None:
         self._task_of = tasks
         self._limits = limits
         self._decode_batch = decode_batch
         self._executor = executor
+        self._note = note
+        self._too_long: set[str] = set()  # tasks whose prompt does not fit the context
         self._batch: list[Task] = []
         self._engine: TransformersEngine | None = None
         super().__init__(rollout_func=self._roll_out, **trainer_arguments)
@@ -112,6 +120,7 @@ class EdgeGRPOTrainer(GRPOTrainer):
             trajectories = run_conversations(
                 self._engine, self._batch, self._executor, self._limits, temperature=self.temperature
             )
+        self._note_long_prompts(trajectories)
         # If the prompt fills the context, nothing is generated. TRL needs at least one token, so a masked one is added.
         placeholder = [self.processing_class.eos_token_id]
         return {
@@ -121,6 +130,16 @@ class EdgeGRPOTrainer(GRPOTrainer):
             "logprobs": None,
             "trajectory": trajectories,
         }
+
+    def _note_long_prompts(self, trajectories: Sequence[Trajectory]) -> None:
+        assert self._engine is not None
+        for task, trajectory in zip(self._batch, trajectories, strict=True):
+            if trajectory.cut_by is Limit.PROMPT and task.id not in self._too_long:
+                self._too_long.add(task.id)
+                self._note(
+                    f"task {task.id}: its prompt of {len(trajectory.prompt_ids):,} tokens does not fit the context of "
+                    f"{self._engine.context_length:,}, so its rollouts earn nothing"
+                )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         # Skip rows without advantage: they add nothing to the loss, and its normaliser does not depend on them.
@@ -143,7 +162,7 @@ def step_row(reward: StepReward) -> Callable[[Mapping[str, float]], dict[str, An
             "reward": logs["reward"],
             "accuracy": logs["accuracy"],
             "zero_variance_groups": sum(len(flat.tasks) for flat in reward.flat_groups),
-            **{key: logs[key] for key in ("malformed", "truncated", "tool_errors", "calls", "loss", "entropy")},
+            **{key: logs[key] for key in _LOGGED},
             "completion_tokens": logs["completions/mean_length"],
             "sampled_tokens": round(logs["sampled_tokens"]),
             "tokens": round(logs["num_tokens"]),

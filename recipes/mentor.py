@@ -87,9 +87,12 @@ class MentorRewardConfig(RewardConfig):
 # 2. The rollout
 
 
+_SMALL_STUDENT = 16_000_000
+
+
 class RolloutConfig(Section):
-    """How rollouts are generated. Lengths are in tokens. The default lengths fit the nano student, whose answers are
-    short; a pretrained student needs more (recipes/configs/qwen3-gsm8k-qlora.yaml has an example)."""
+    """How rollouts are generated. Lengths are in tokens. Their defaults depend on the student: the embedded ones answer
+    in a few words, pretrained ones do not."""
 
     engine: Literal["edge", "trl"] = "edge"
     """"edge": our decode loop and the agent that also runs on the device; "trl": stock TRL with transformers'
@@ -98,18 +101,22 @@ class RolloutConfig(Section):
     """The sampling temperature."""
     tool_rounds: Positive = 4
     """Most turns with tool calls in a rollout; the next turn must be the answer."""
-    tokens_per_turn: Positive = 28
-    """The most tokens in one turn of the model."""
-    completion_tokens: Positive = 160
-    """The budget of one rollout, tool results included."""
+    tokens_per_turn: Positive | None = None
+    """The most tokens in one turn of the model. Default: 28 for students below 16 million parameters, as the embedded
+    ones are, else 512."""
+    completion_tokens: Positive | None = None
+    """The budget of one rollout, tool results included. Default: 160 for students below 16 million parameters, else
+    2,048."""
     decode_batch: Positive = 96
     """Rollouts decoded at once by the edge engine. Their KV caches must fit in memory."""
     tool_timeout: pydantic.PositiveFloat = 5.0
     """Seconds per tool call."""
 
-    @property
-    def limits(self) -> AgentLimits:
-        return AgentLimits(self.tool_rounds, self.tokens_per_turn, self.completion_tokens)
+    def limits_for(self, parameters: int) -> AgentLimits:
+        """The limits of a rollout of a student with so many parameters."""
+        per_turn, in_all = (28, 160) if parameters < _SMALL_STUDENT else (512, 2048)
+        per_turn = self.tokens_per_turn or per_turn
+        return AgentLimits(self.tool_rounds, per_turn, self.completion_tokens or max(in_all, per_turn))
 
 
 # 3. The update
@@ -155,7 +162,7 @@ class PolicyConfig(RecipeConfig):
     """The reward."""
 
 
-def grpo_arguments(config: PolicyConfig, directory: Path) -> GRPOConfig:
+def grpo_arguments(config: PolicyConfig, directory: Path, limits: AgentLimits) -> GRPOConfig:
     """TRL's `GRPOConfig`: the update of one step.
 
         advantage = (reward - mean of the group) / (standard deviation of the group + 1e-4)
@@ -182,9 +189,9 @@ def grpo_arguments(config: PolicyConfig, directory: Path) -> GRPOConfig:
         warmup_steps=train.warmup_steps,
         lr_scheduler_type="constant_with_warmup",
         temperature=rollout.temperature,
-        max_completion_length=rollout.completion_tokens,
-        generation_kwargs={"max_new_tokens": rollout.tokens_per_turn},
-        max_tool_calling_iterations=rollout.tool_rounds,
+        max_completion_length=limits.completion_tokens,
+        generation_kwargs={"max_new_tokens": limits.tokens_per_turn},
+        max_tool_calling_iterations=limits.tool_rounds,
         loss_type="dapo",
         beta=0.0,
     )
@@ -266,6 +273,7 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         )
         rows = [{"prompt": [message.to_openai() for message in task.prompt], "task_id": task.id} for task in job.tasks]
         model, tokenizer, adapter = load_trainable(job.student, config.lora)
+        limits = config.rollout.limits_for(sum(parameter.numel() for parameter in model.parameters()))
         rewards = StepReward(config.reward.build(), tasks, config.train.rollouts_per_prompt)
         with ToolExecutor(timeout=config.rollout.tool_timeout) as executor:
             shared: dict[str, Any] = {
@@ -274,14 +282,14 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
                 "model": model,
                 "processing_class": tokenizer,
                 "peft_config": adapter,
-                "args": grpo_arguments(config, job.directory),
+                "args": grpo_arguments(config, job.directory, limits),
                 "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json").select(
                     prompt_order(coverage, config.seed)
                 ),
                 "reward_funcs": rewards,
             }
             trainer = (
-                EdgeGRPOTrainer(limits=config.rollout.limits, decode_batch=config.rollout.decode_batch, **shared)
+                EdgeGRPOTrainer(limits=limits, decode_batch=config.rollout.decode_batch, note=job.note, **shared)
                 if config.rollout.engine == "edge"
                 else stock_trainer(**shared)
             )

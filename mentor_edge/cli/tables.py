@@ -100,6 +100,9 @@ def print_gate(artifact: Artifact) -> None:
     from mentor_edge.export.gate_grid import gate_grid
 
     manifest = artifact.manifest
+    for entry in manifest.entries:
+        for warning in entry.gate.cut_off_warnings:
+            print_warning(f"{entry.format} {entry.quant}, {warning}" if warning.startswith("exported") else warning)
     print_grid(gate_grid(artifact.summary()), f"gate on {manifest.suite.name}", verdict="gate")
     if (choice := manifest.source.choice) is not None:
         solved = ", ".join(f"{base} {correct}" for base, correct in choice.correct.items())
@@ -118,6 +121,8 @@ def _facts(entry: ManifestEntry) -> Iterator[str]:
     """The main facts of a model's manifest entry."""
     yield entry.gate.explanation
     yield f"malformed {entry.gate.malformed.exported} (source {entry.gate.malformed.source})"
+    if entry.gate.cut_off is not None:
+        yield f"cut off {entry.gate.cut_off.exported} (source {entry.gate.cut_off.source})"
     if isinstance(entry.parity, QuantizedParity):
         yield f"divergence {entry.parity.kl_mean:.2g} nats, same top-1 {entry.parity.top1_agreement:.1%}"
     if entry.survival is not None and entry.survival.projection is not None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mentor_edge.evaluation.evaluate import Evaluation, Outcome
 from mentor_edge.export.gate import compare
-from mentor_edge.messages import Ending
+from mentor_edge.messages import Ending, Limit
 from mentor_edge.results import SideCounts, Verdict
 
 
@@ -112,3 +112,15 @@ def test_a_file_never_passes_for_losing_more(pairs: list[tuple[bool, bool]], mar
         after[after.index(True)] = False
         worse = compare(evaluation(before), evaluation(after), margin).verdict
         assert order.index(worse) <= order.index(verdict)
+
+
+def test_cut_off_conversations_are_counted_on_both_sides_and_warned_about() -> None:
+    source, exported = evaluation([True] * 20), evaluation([True] * 20)
+    cut = tuple(replace(outcome, cut_by=Limit.TURN_TOKENS, correct=False) for outcome in exported.outcomes[:2])
+    report = compare(source, replace(exported, outcomes=cut + exported.outcomes[2:]))
+    assert report.cut_off == SideCounts(source=0, exported=2)
+    (warning,) = report.cut_off_warnings
+    assert (
+        warning.startswith("exported: 2 of 20 conversations (10.0 %) were cut off") and "--max-turn-tokens" in warning
+    )
+    assert compare(source, exported).cut_off_warnings == ()

@@ -55,7 +55,7 @@ def edge_trainer(student: Path, directory: Path, executor: ToolExecutor, reward:
         model=model,
         processing_class=tokenizer,
         peft_config=adapter,
-        args=grpo_arguments(recipe.config, directory),
+        args=grpo_arguments(recipe.config, directory, LIMITS),
         train_dataset=Dataset.from_list(rows),
         reward_funcs=reward,
     )

@@ -150,6 +150,7 @@ def test_a_prompt_without_room_in_the_context_is_a_rollout_without_reward(nano_s
     model.config.max_position_embeddings = 512
     rows = [{"prompt": [m.to_openai() for m in task.prompt], "task_id": key} for key, task in tasks.items()]
     scored: list[tuple[str, float]] = []
+    notes: list[str] = []
 
     def reward(trajectory: Trajectory, task: Task) -> RewardBreakdown:
         breakdown = MentorReward()(trajectory, task)
@@ -164,10 +165,15 @@ def test_a_prompt_without_room_in_the_context_is_a_rollout_without_reward(nano_s
             model=model,
             processing_class=tokenizer,
             peft_config=adapter,
-            args=grpo_arguments(recipe.config, tmp_path),
+            args=grpo_arguments(recipe.config, tmp_path, LIMITS),
+            note=notes.append,
             train_dataset=Dataset.from_list(rows),
             reward_funcs=StepReward(reward, tasks, 2),
         )
         trainer.train()
     assert sorted(total for identity, total in scored if identity == "long") == [0.0, 0.0]
     assert trainer.state.global_step == 1
+    (note,) = notes
+    assert "task long: its prompt of " in note and "does not fit the context of 512" in note
+    (logged,) = [row["prompts_too_long"] for row in trainer.state.log_history if "prompts_too_long" in row]
+    assert logged == 0.5
