@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mentor_edge.dequantized import DEQUANTIZED, Dequantized
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ExportError
 from mentor_edge.evaluation.evaluate import Evaluation
@@ -82,6 +83,8 @@ def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, ba
         (temporary / TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
         write_json(temporary / loading.RECORD, template.model_dump())
         write_json(temporary / RECORD, report.model_dump())
+        if Path(student).is_dir() and (origin := Dequantized.of(Path(student))) is not None:
+            write_json(temporary / DEQUANTIZED, origin.model_dump())
     return target
 
 

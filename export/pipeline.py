@@ -12,6 +12,7 @@ from pathlib import Path
 from mentor_edge.arguments import checked_arguments
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.setting import TemplateSetting, checked_setting
+from mentor_edge.dequantized import Dequantized
 from mentor_edge.errors import GateFailed, GateInconclusive
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.files import atomic_directory, sha256_of
@@ -289,6 +290,7 @@ def _source_record(source: Source, chosen: _ChosenModel, model: str) -> SourceRe
         merged_onto=chosen.base or None,
         choice=chosen.choice,
         merge=merge_report(chosen.directory),
+        dequantized=Dequantized.of(chosen.directory),
     )
 
 

@@ -25,7 +25,8 @@ from .mentor import (
     StrictRewardConfig,
 )
 from .registry import RECIPES, recipe_from_yaml
-from .run import Run, TaskCounts, Training
+from .run import Run
+from .run_record import TaskCounts, Training
 from .schedule import Coverage
 from .sft import SFTConfig, SFTRecipe, SupervisedTraining
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from mentor_edge.dequantized import Dequantized
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ConfigError, RunError
 from mentor_edge.files import atomic_file, explained_write_errors
@@ -22,7 +23,8 @@ from mentor_edge.tools.types import Tool
 
 from .config import RecipeConfig, build_config
 from .job import TrainingJob, usable_tasks
-from .run import STUDENT, Run, TaskCounts, Training, check_output, newest_checkpoint, prepare_output
+from .run import STUDENT, Run, check_output, newest_checkpoint, prepare_output
+from .run_record import TaskCounts, Training
 from .training_tasks import load_training_suite
 
 
@@ -92,6 +94,7 @@ class Recipe(ABC):
         Raises:
             OutputError: The output directory exists, or cannot be written.
             StudentError: The student cannot be loaded, or lacks something that tool use needs.
+            EngineError: llama.cpp cannot load a student that is a GGUF file.
             TaskError: The tasks cannot be read, or none has a valid reference.
             RunError: The run in `from_run` is not finished, or the trainer ended before it had taken its steps.
             ConfigError: Tools cannot be loaded, tasks do not suit the method, or a resumed run has other settings.
@@ -122,7 +125,7 @@ class Recipe(ABC):
         suite = self.load_tasks(tools)
         start = None if config.from_run is None else Run.load(config.from_run)
         if start is None:
-            check_student(config.student, config.template_setting)
+            check_student(config.student, config.template_setting, progress)
         prepare_output(directory, resume=resume)
         _write_config(directory / "config.yaml", config)
         if resume and (directory / "run.json").is_file():
@@ -157,10 +160,19 @@ class Recipe(ABC):
         counts = TaskCounts(
             suite=suite.name, sha256=suite.sha256, used=len(tasks), rejected=len(suite.tasks) - len(tasks)
         )
-        identity = identity_of(trained) if Path(trained).is_dir() else None
-        seconds = time.monotonic() - started
-        record = template_record(trained)
-        run = Run(directory, self.name, student, config.seed, counts, seconds, identity, training, record)
+        local = Path(trained).is_dir()
+        run = Run(
+            directory,
+            self.name,
+            student,
+            config.seed,
+            counts,
+            time.monotonic() - started,
+            identity_of(trained) if local else None,
+            training,
+            template_record(trained),
+            Dequantized.of(Path(student)) if local else None,
+        )
         run.save()
         return run
 

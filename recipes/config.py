@@ -144,8 +144,8 @@ class RecipeConfig(Section):
     """What every method needs."""
 
     student: str = "nano"
-    """The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, or a hub id if a
-    hub can be reached."""
+    """The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, a
+    GGUF file, or a hub id if a hub can be reached."""
     from_run: Path | None = None
     """A finished run to continue from: its student, with the adapter merged in, replaces `student`."""
     template: str | None = None

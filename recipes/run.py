@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 
 from mentor_edge.arguments import checked_arguments
+from mentor_edge.dequantized import Dequantized
 from mentor_edge.errors import OutputError, RunError
 from mentor_edge.files import write_json
 from mentor_edge.path_kind import is_instead, kind_of
@@ -31,7 +32,7 @@ from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
 
 from .config import read_saved_config
-from .schedule import Coverage
+from .run_record import RunRecord, RunVersion, TaskCounts, Training
 from .training_tasks import tasks_trained_on
 
 if TYPE_CHECKING:
@@ -67,61 +68,6 @@ def prepare_output(directory: Path, *, resume: bool) -> None:
         raise OutputError(f"cannot create the output directory {directory}: {error.strerror}") from error
 
 
-class _Record(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
-
-
-class TaskCounts(_Record):
-    """What a run was trained on."""
-
-    suite: str
-    """The suite's name."""
-    sha256: str
-    """The hash of the suite's prompts, tools and accepted answers (`Suite.sha256`)."""
-    used: int
-    """Tasks that were trained on."""
-    rejected: int
-    """Tasks left out because no reference passed validation; rejected.jsonl has the reasons."""
-
-
-class Training(_Record):
-    """What a training did."""
-
-    steps: int
-    """Updates of the adapter."""
-    planned: int
-    """Updates that the recipe asks for."""
-    solved: bool = False
-    """Whether every rollout of the last step earned the maximum. GRPO learns nothing from that, and stops early."""
-    coverage: Coverage
-    """How the steps used the tasks."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the training took all its steps, or stopped early because everything was solved."""
-        return self.steps >= self.planned or (self.solved and self.steps > 0)
-
-
-class _Version(pydantic.BaseModel):
-    """What run.json has in every version."""
-
-    version: int
-
-
-class _RunRecord(_Record):
-    """run.json."""
-
-    version: int
-    recipe: str
-    student: str
-    seed: int
-    tasks: TaskCounts
-    seconds: float
-    base_identity: str | None = None
-    training: Training | None = None
-    template: TemplateRecord | None = None
-
-
 @dataclass(frozen=True)
 class Run:
     """A finished fit."""
@@ -144,6 +90,8 @@ class Run:
     """What the training did. None in runs of before November 2026."""
     template: TemplateRecord | None = None
     """The chat template that it was trained with. None for runs of an earlier version."""
+    dequantized: Dequantized | None = None
+    """The GGUF file that the base model was made from, if it was."""
 
     @property
     def base(self) -> str:
@@ -175,6 +123,7 @@ class Run:
 
         Raises:
             StudentError: when the student cannot be loaded.
+            EngineError: when llama.cpp cannot load the GGUF file that the student was made from.
             ExportError: when the adapter does not fit the student, or the student has changed since the training.
             OutputError: when the directory cannot be written.
         """
@@ -183,6 +132,10 @@ class Run:
         target = self.directory / ("merged" if base == "16-bit" else f"merged-{base}")
         if target.is_dir():
             return target
+        if self.dequantized is not None and not Path(self.student).is_dir():  # the cache was emptied
+            from .gguf_student import dequantized_student
+
+            dequantized_student(Path(self.dequantized.file), no_progress)
         return merge(self.base, self.adapter, target, base, base_identity=self.base_identity)
 
     def source(self, merge_base: str = "auto") -> Source:
@@ -310,7 +263,7 @@ class Run:
 
     def save(self) -> None:
         """Write run.json, which completes the run."""
-        record = _RunRecord(
+        record = RunRecord(
             version=_VERSION,
             recipe=self.recipe,
             student=self.student,
@@ -320,6 +273,7 @@ class Run:
             base_identity=self.base_identity,
             training=self.training,
             template=self.template,
+            dequantized=self.dequantized,
         )
         write_json(self.directory / "run.json", record.model_dump())
 
@@ -347,10 +301,10 @@ class Run:
             raise RunError(f"{directory} has no finished run (run.json is missing)", "finish it with --resume")
         text = path.read_bytes()
         try:
-            version = _Version.model_validate_json(text).version
+            version = RunVersion.model_validate_json(text).version
             if version != _VERSION:
                 raise RunError(f"{path} has version {version}; this program reads version {_VERSION}")
-            record = _RunRecord.model_validate_json(text)
+            record = RunRecord.model_validate_json(text)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             location = ".".join(str(part) for part in first["loc"])
@@ -365,6 +319,7 @@ class Run:
             record.base_identity,
             record.training,
             record.template,
+            record.dequantized,
         )
         # Until November 2026, a fit with fewer tasks than a step needs took no step and was recorded as finished.
         if run.training is None and not ((directory / "metrics.jsonl").is_file() and run.training_log()):

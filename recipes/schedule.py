@@ -27,9 +27,10 @@ class Coverage(pydantic.BaseModel):
     def note(self) -> str | None:
         """What a user should know about it, or None if every step is full and everything takes part."""
         if self.used < self.available:
+            steps = "1 step" if self.steps == 1 else f"{self.steps} steps"
             return (
-                f"{self.steps} steps of {self.per_step} {self.unit} use {self.used} of the {self.available} "
-                f"{self.unit}; the others never take part"
+                f"{steps} of {self.per_step} {self.unit} use {self.used} of the {self.available} {self.unit}; the "
+                "others never take part"
             )
         if self.available >= self.per_step:
             return None

@@ -19,7 +19,7 @@ from mentor_edge.results import Scalar
 from .base import Recipe
 from .config import DEFAULTS, LoraConfig, Positive, RecipeConfig, Section, TasksConfig
 from .job import TrainingJob
-from .run import Training
+from .run_record import Training
 from .schedule import Coverage
 
 
@@ -73,8 +73,8 @@ class SFTRecipe(Recipe):
         """Check the settings. Nothing is loaded or written before `fit`.
 
         Args:
-            student: The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, or
-                a hub id if a hub can be reached.
+            student: The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, a
+                GGUF file, or a hub id if a hub can be reached.
             from_run: A finished run to continue from: its student, with the adapter merged in, replaces `student`.
             template: The chat template to train and ship: "hermes", "neutral", or the path of a .jinja file. Default:
                 the student's own.

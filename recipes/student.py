@@ -11,9 +11,10 @@ from mentor_edge.chat.setting import OWN, TemplateSetting
 from mentor_edge.engines.torch.loading import encoder_of, load_student, load_tokenizer, template_of_student
 from mentor_edge.files import cache_directory
 from mentor_edge.inspection.tool_use import require_tool_use
-from mentor_edge.progress import Progress
+from mentor_edge.progress import Progress, no_progress
 
 from .config import LoraConfig
+from .gguf_student import dequantized_student, is_gguf
 from .nano.warm_start import STEPS, warm_start
 
 NANO_VERSION = "1"
@@ -30,10 +31,11 @@ def embedded_student(student: str, seed: int) -> tuple[str, int] | None:
 
 def resolve_student(student: str, seed: int, progress: Progress) -> str:
     """The absolute path of the directory, or the hub id, to load. An embedded student is made once per seed, in two to
-    three minutes, and then cached. "nano@3" is the one made with seed 3, regardless of the recipe's seed."""
+    three minutes, and then cached. "nano@3" is the one made with seed 3, regardless of the recipe's seed. A GGUF file
+    is dequantized once."""
     embedded = embedded_student(student, seed)
     if embedded is None:
-        return str(Path(student).resolve()) if Path(student).is_dir() else student
+        return _located(student, progress)
     name, seed = embedded
     directory = cache_directory() / f"{name}-{NANO_VERSION}-seed{seed}"
     if not directory.is_dir():
@@ -48,15 +50,26 @@ def resolve_student(student: str, seed: int, progress: Progress) -> str:
     return str(directory)
 
 
-def check_student(student: str, template: TemplateSetting = OWN) -> None:
-    """Load the student's tokenizer to check that it exists, and that its chat template, or the one in its place, can be
-    used.
+def _located(student: str, progress: Progress) -> str:
+    """The absolute path of a directory, that of a GGUF file's dequantized copy, or the hub id.
 
-    Raises: StudentError.
+    Raises: StudentError, EngineError when a GGUF file cannot be read; OutputError when its copy cannot be written.
+    """
+    if is_gguf(student):
+        return str(dequantized_student(Path(student), progress))
+    return str(Path(student).resolve()) if Path(student).is_dir() else student
+
+
+def check_student(student: str, template: TemplateSetting = OWN, progress: Progress = no_progress) -> None:
+    """Load the student's tokenizer to check that it exists, and that its chat template, or the one in its place, can be
+    used. A GGUF file is dequantized first.
+
+    Raises: StudentError, EngineError, OutputError.
     """
     if embedded_student(student, 0) is None:
-        encode = encoder_of(load_tokenizer(student, template))
-        require_tool_use(template_of_student(student, template), student, encode)
+        named = _located(student, progress)
+        encode = encoder_of(load_tokenizer(named, template))
+        require_tool_use(template_of_student(named, template), student, encode)
 
 
 def load_trainable(student: str, lora: LoraConfig) -> tuple[Any, Any, Any]:

@@ -20,7 +20,7 @@ from mentor_edge.rewards import is_correct
 from mentor_edge.tools.execution.executor import ToolExecutor
 
 from .job import TrainingJob
-from .run import Training
+from .run_record import Training
 from .schedule import Coverage
 
 Row = dict[str, Any]

@@ -151,6 +151,12 @@ def _making(manifest: Manifest) -> Iterator[str]:
     yield f"- Model: {_code(_shown(source.model))}. The manifest lists the SHA-256 of its files."
     if source.base is not None:
         yield f"- Base: {_code(_shown(source.base))}."
+    if source.dequantized is not None:
+        kinds = ", ".join(source.dequantized.kinds)
+        yield (
+            f"- The base's weights are those of {_code(Path(source.dequantized.file).name)} (GGUF: {_plain(kinds)}; "
+            f"SHA-256 {_code(source.dequantized.sha256)}), dequantized."
+        )
     if source.adapter is not None:
         yield f"- Adapter: {_code(_shown(source.adapter))}."
     if source.choice is not None:

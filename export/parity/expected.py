@@ -107,7 +107,7 @@ class ExpectedOutputs:
         config = model.config.get_text_config()
         limit = config.max_position_embeddings
         template = _checked_template(tokenizer)
-        texts = _texts(tokenizer, model.get_input_embeddings().num_embeddings)
+        texts = corpus_texts(tokenizer, model.get_input_embeddings().num_embeddings)
         token_ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
         # With a sliding window, every scored position must have earlier positions outside the window.
         window = min(getattr(config, "sliding_window", None) or 0, CONTEXT)
@@ -204,7 +204,8 @@ def _render_as_transformers(tokenizer: Any, template: ChatTemplate, probe: Probe
     return text
 
 
-def _texts(tokenizer: Any, rows: int) -> list[str]:
+def corpus_texts(tokenizer: Any, rows: int) -> list[str]:
+    """The corpus, and every added token in context, for a tokenizer and a model with `rows` embeddings."""
     texts = list(TEXTS)
     for number, token in tokenizer.added_tokens_decoder.items():
         # Text never contains Gemma's tokens for runs of spaces, and its token for images has no embedding.

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeInt, StringConstraints, ValidationError, model_validator
 
+from mentor_edge.dequantized import Dequantized
 from mentor_edge.errors import ArtifactError
 from mentor_edge.files import write_json
 from mentor_edge.manifest.reader import MANIFEST, damaged, digest_of, read_object
@@ -68,6 +69,8 @@ class Source(Result):
     """"16-bit" or "4-bit": the kind of base that the adapter was merged onto, if known."""
     choice: BaseChoice | None = None
     """Why this base was chosen, if there were two candidates."""
+    dequantized: Dequantized | None = None
+    """The GGUF file that the base was made from, if it was."""
     merge: MergeReport | None = None
     """What merging did, if `merge` made the model."""
 

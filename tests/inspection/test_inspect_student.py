@@ -17,7 +17,7 @@ from mentor_edge import inspect_student
 from mentor_edge.errors import MentorEdgeError
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.inspection.student_report import Ability, StudentReport
-from mentor_edge.recipes.run import Run, TaskCounts
+from mentor_edge.recipes import Run, TaskCounts
 
 SIZES = {"num_hidden_layers": 1, "intermediate_size": 256}
 

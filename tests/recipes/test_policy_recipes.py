@@ -12,7 +12,17 @@ from safetensors.torch import load_file
 
 from mentor_edge.errors import ConfigError, RewardError, RunError, StalledError
 from mentor_edge.messages import Trajectory
-from mentor_edge.recipes import RECIPES, MentorRecipe, Recipe, Run, SFTRecipe, SparseRecipe, StrictRecipe, base
+from mentor_edge.recipes import (
+    RECIPES,
+    MentorRecipe,
+    Recipe,
+    Run,
+    SFTRecipe,
+    SparseRecipe,
+    StrictRecipe,
+    Training,
+    base,
+)
 from mentor_edge.tasks.nano.suites import evaluation_suite, training_suite
 from mentor_edge.tasks.types import Suite, Task
 
@@ -146,9 +156,9 @@ def test_several_references_and_the_shortest_of_them(nano_student: Path, tmp_pat
     trained_on: dict[str, list[Task]] = {}
 
     class Recording(SFTRecipe):
-        def train(self, job: Any) -> None:
+        def train(self, job: Any) -> Training:
             trained_on[self.config.tasks.keep_references] = list(job.tasks)
-            super().train(job)
+            return super().train(job)
 
     for keep in ("all", "shortest"):
         tasks = {"limit": 12, "references": 4, "keep_references": keep, "teacher_noise": "heavy"}
