@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from mentor_edge.evaluation.evaluate import Evaluation, Outcome
 from mentor_edge.evaluation.statistics import items_needed, non_inferiority
-from mentor_edge.results import GateReport, SideCounts, SplitReport, Verdict
+from mentor_edge.results import GateReport, Measure, SideCounts, SplitReport, Verdict
 
 MARGIN = 0.02
 IRRELEVANCE = "irrelevance"
 """The split of tasks on which any call is wrong. A model that never calls gains there what it loses elsewhere."""
 
 
-def compare(source: Evaluation, exported: Evaluation, margin: float = MARGIN) -> GateReport:
+def compare(source: Evaluation, exported: Evaluation, margin: float = MARGIN, measure: Measure = "skill") -> GateReport:
     """Test non-inferiority on every split; the verdict is the worst of them.
+
+    Both sides are scored by the same `measure`: "skill" accepts calls in every spelling that can be read, "format" only
+    in that of the model's own chat template.
 
     A source that solves less than `margin` of a split cannot lose that much, so that split is inconclusive.
 
@@ -24,8 +27,8 @@ def compare(source: Evaluation, exported: Evaluation, margin: float = MARGIN) ->
     splits: dict[str, SplitReport] = {}
     notes = []
     for split in dict.fromkeys(_split(before) for before, _ in pairs):
-        before = [outcome.correct for outcome, _ in pairs if _split(outcome) == split]
-        after = [outcome.correct for task, outcome in pairs if _split(task) == split]
+        before = [_right(outcome, measure) for outcome, _ in pairs if _split(outcome) == split]
+        after = [_right(outcome, measure) for task, outcome in pairs if _split(task) == split]
         statistic = non_inferiority(before, after, margin)
         solves_too_few = sum(before) < margin * len(before)
         splits[split] = SplitReport(
@@ -41,6 +44,7 @@ def compare(source: Evaluation, exported: Evaluation, margin: float = MARGIN) ->
     return GateReport(
         verdict=min((report.verdict for report in splits.values()), key=order.index),
         margin=margin,
+        measure=measure,
         splits=splits,
         malformed=SideCounts(source=source.malformed, exported=exported.malformed),
         cut_off=SideCounts(source=source.cut_off, exported=exported.cut_off),
@@ -50,8 +54,12 @@ def compare(source: Evaluation, exported: Evaluation, margin: float = MARGIN) ->
             for cut in evaluation.cut_offs()
             if cut.severe
         ),
-        explanation="; ".join(notes),
+        explanation=f"{measure}: {'; '.join(notes)}",
     )
+
+
+def _right(outcome: Outcome, measure: Measure) -> bool:
+    return outcome.correct if measure == "skill" else outcome.correct_in_format
 
 
 def _split(outcome: Outcome) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from mentor_edge.engines.llama_cpp.quantizer import TENSOR_TYPES
 from mentor_edge.errors import ExportError, did_you_mean
+from mentor_edge.results import Measure
 
 from .gate import MARGIN
 from .gguf.quantize import KINDS, NEED_MATRIX, UNQUANTIZED
 from .onnx.export import EXPORTERS, PRECISIONS
 
 DEFAULT_QUANTS = ("q8_0", "q4_k_m")
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 MATRIX_CHOICES = ("auto", "always", "never")
 _GAIN_FROM_A_MATRIX = ("iq", "q3_k")
 """Prefixes of the kinds that a matrix improved in our measurements. It did not improve q4_k_m, q4_0 and q2_k."""
@@ -31,6 +34,8 @@ class ExportOptions:
     """GGUF kinds that only test whether the gate can fail."""
     margin: float = MARGIN
     """Largest accepted loss of accuracy, as a proportion."""
+    measure: Measure = "skill"
+    """What counts as right in the gate, one of `MEASURES`."""
     overrides: Mapping[str, str] = field(default_factory=dict)
     """Types of single GGUF tensors, by regular expressions over their names."""
     importance_matrix: str = "auto"
@@ -68,6 +73,8 @@ class ExportOptions:
             problems.append(f"options of the ONNX builder have no effect with the exporter {self.exporter!r}")
         if not 0 < self.margin < 1:
             problems.append(f"the margin is {self.margin:g}; it is a proportion, such as 0.02 for two points")
+        if self.measure not in MEASURES:
+            problems.append(f"the gate's measure is {self.measure!r}, not one of {', '.join(MEASURES)}")
         if self.threads is not None and self.threads < 1:
             problems.append(f"threads is {self.threads}; it must be at least 1")
         if not (self.gguf or self.onnx or self.controls):

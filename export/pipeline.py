@@ -20,7 +20,7 @@ from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.manifest import Manifest, ManifestEntry
 from mentor_edge.manifest import Source as SourceRecord
 from mentor_edge.progress import Progress, no_progress
-from mentor_edge.results import BaseChoice, ConversionParity, GateReport, Runtime, Scalar, SuiteRecord, Verdict
+from mentor_edge.results import BaseChoice, ConversionParity, GateReport, Measure, Runtime, Scalar, SuiteRecord, Verdict
 from mentor_edge.tasks.calculator import training_suite
 from mentor_edge.tasks.types import Suite
 
@@ -59,6 +59,7 @@ def export(
     onnx: Sequence[str] = (),
     controls: Sequence[str] = (),
     margin: float = MARGIN,
+    measure: Measure = "skill",
     overrides: Mapping[str, str] | None = None,
     importance_matrix: str = "auto",
     converter: Path | None = None,
@@ -85,6 +86,8 @@ def export(
         onnx: ONNX precisions to ship: "int4", "int8", "fp32".
         controls: GGUF kinds that only test whether the gate can fail; they are never shipped.
         margin: largest accepted loss of accuracy, as a proportion: 0.02 is two points.
+        measure: what counts as right on both sides of the gate: "skill", calls in every spelling that can be read;
+            "format", only in that of the model's own chat template.
         overrides: types of single GGUF tensors ("q8_0"), by regular expressions that are searched in their names; the
             first match decides.
         importance_matrix: "auto" computes one for the GGUF kinds that need it or gain from it, "always" for every kind
@@ -118,6 +121,7 @@ def export(
         onnx=tuple(onnx),
         controls=controls,
         margin=margin,
+        measure=measure,
         overrides=overrides or {},
         importance_matrix=importance_matrix,
         converter=converter,
@@ -149,7 +153,7 @@ def export(
         source_evaluation = source_evaluation.only({task.id for task in suite.tasks})
         measured = gate.evaluate_candidates(candidates)
         evaluations = [candidate.evaluation for candidate in measured]
-        reports = [compare(source_evaluation, evaluation, margin) for evaluation in evaluations]
+        reports = [compare(source_evaluation, evaluation, margin, measure) for evaluation in evaluations]
 
         entries = [
             _move_to_folder(work, candidate, report, result.runtime)

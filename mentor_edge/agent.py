@@ -50,6 +50,7 @@ class _State:
     ending: Ending | None = None
     cut_by: Limit | None = None
     reason: str | None = None
+    own_spelling: bool | None = None
     ended: float = 0.0
 
     def take(self, reply: Reply | Limit | Refusal, limits: AgentLimits) -> None:
@@ -62,6 +63,8 @@ class _State:
             return
         self.messages.append(reply.message)
         self.tokens += reply.tokens
+        if reply.own_spelling is not None:
+            self.own_spelling = reply.own_spelling and self.own_spelling is not False
         if not reply.finished:
             self.ending, self.cut_by = Ending.TRUNCATED, reply.cut_by
         elif reply.malformed:
@@ -106,6 +109,7 @@ class _State:
             self.reason,
             self.ended - started,
             self.cut_by,
+            self.own_spelling,
         )
 
 
@@ -116,13 +120,15 @@ def run_conversations(
     limits: AgentLimits,
     *,
     temperature: float = 0.0,
+    strict_calls: bool = False,
     progress: Progress = no_progress,
     on_end: Callable[[int, Trajectory], None] | None = None,
 ) -> list[Trajectory]:
     """Run every conversation to its end, `engine.batch_size` at a time. `progress` counts the finished ones.
 
     Tools really run. A failure in one conversation is recorded in its trajectory and affects no other. `on_end` is
-    called with the index of a task and its trajectory as soon as the conversation ends, while others still run.
+    called with the index of a task and its trajectory as soon as the conversation ends, while others still run. With
+    `strict_calls`, calls in another spelling than that of the engine's own template are malformed.
 
     Raises: StudentError when the template is not valid Jinja; EngineError when the runtime fails.
     """
@@ -136,7 +142,7 @@ def run_conversations(
 
     for start in range(0, len(tasks), engine.batch_size):
         wave = tasks[start : start + engine.batch_size]
-        _run_wave(engine, wave, executor, limits, temperature, partial(end, start))
+        _run_wave(engine, wave, executor, limits, temperature, strict_calls, partial(end, start))
     return [ended[index] for index in range(len(tasks))]
 
 
@@ -146,11 +152,12 @@ def _run_wave(
     executor: ToolExecutor,
     limits: AgentLimits,
     temperature: float,
+    strict_calls: bool,
     on_end: Callable[[int, Trajectory], None],
 ) -> None:
     started = time.monotonic()
     with ExitStack() as stack:
-        dialogues = stack.enter_context(open_dialogues(engine, tasks, limits, temperature))
+        dialogues = stack.enter_context(open_dialogues(engine, tasks, limits, temperature, strict_calls=strict_calls))
         states = [_State(task, stack.enter_context(executor.session())) for task in tasks]
         for row in _take_turns(dialogues, states, executor, limits):
             on_end(row, states[row].trajectory(dialogues.transcripts[row], started))

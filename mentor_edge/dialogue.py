@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from mentor_edge.call_spelling import in_own_spelling, own_spellings
 from mentor_edge.engines.base import ChatEngine, ChatRequest, Conversations, Engine, Generation, Reply, Sampling
 from mentor_edge.errors import StudentError
 from mentor_edge.messages import Limit, Message
 from mentor_edge.tasks.types import AgentLimits
-from mentor_edge.tool_calls import parse_turn
+from mentor_edge.tool_calls import ParsedTurn, parse_turn
 from mentor_edge.tools.types import Tool
 
 
@@ -71,11 +72,19 @@ class Dialogues(Protocol):
 
 @contextmanager
 def open_dialogues(
-    engine: Engine | ChatEngine, conversations: Sequence[Conversation], limits: AgentLimits, temperature: float
+    engine: Engine | ChatEngine,
+    conversations: Sequence[Conversation],
+    limits: AgentLimits,
+    temperature: float,
+    *,
+    strict_calls: bool = False,
 ) -> Iterator[Dialogues]:
     """Start one dialogue per conversation, at most `engine.batch_size` of them.
 
     A prompt that the template cannot render ends its own dialogue only.
+
+    With `strict_calls`, a turn whose calls are not in the template's own spelling is malformed. It has no effect on
+    engines whose template is not known.
 
     Raises: StudentError when the template is not valid Jinja; EngineError when the engine cannot open the batch.
     """
@@ -96,11 +105,11 @@ def open_dialogues(
     prompts = [encoded.get(row, []) for row in range(len(conversations))]
     fitting = [row for row, ids in encoded.items() if len(ids) < engine.context_length]
     if not fitting:
-        yield TokenDialogues(engine, None, prompts, {}, refused, limits, temperature, tools)
+        yield TokenDialogues(engine, None, prompts, {}, refused, limits, temperature, tools, strict_calls)
         return
     with engine.open(len(fitting)) as batch:
         slots = {row: slot for slot, row in enumerate(fitting)}
-        yield TokenDialogues(engine, batch, prompts, slots, refused, limits, temperature, tools)
+        yield TokenDialogues(engine, batch, prompts, slots, refused, limits, temperature, tools, strict_calls)
 
 
 class TokenDialogues:
@@ -120,10 +129,13 @@ class TokenDialogues:
         limits: AgentLimits,
         temperature: float,
         tools: Sequence[Sequence[dict[str, Any]]],
+        strict_calls: bool = False,
     ) -> None:
         self._engine = engine
         self._batch = batch
         self._tools = tools
+        self._own_spellings = own_spellings(engine.template) if any(tools) else frozenset()
+        self._strict_calls = strict_calls
         self._slots = slots
         self._refused = dict(refused)
         self._limits = limits
@@ -148,7 +160,12 @@ class TokenDialogues:
             cut_by = None if turn.finished else self._limit_reached(row, turn)
             self._record(row, turn.token_ids, sampled=True)
             parsed = parse_turn(text, self._tools[row])
-            turns_of[row] = Reply(parsed.message, turn.finished, parsed.malformed, len(turn.token_ids), cut_by)
+            own = in_own_spelling(parsed, self._own_spellings)
+            if self._strict_calls and own is False:
+                parsed = ParsedTurn(Message("assistant", text), malformed=True)
+            turns_of[row] = Reply(
+                parsed.message, turn.finished, parsed.malformed, len(turn.token_ids), cut_by, own_spelling=own
+            )
         return [turns_of[row] for row in rows]
 
     def append_results(self, row: int, results: Sequence[Message]) -> None:

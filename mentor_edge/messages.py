@@ -129,6 +129,9 @@ class Trajectory:
     """From the start of its batch to its end."""
     cut_by: Limit | None = None
     """The limit that cut the conversation off; None if the model ended it."""
+    own_spelling: bool | None = None
+    """Whether every call is in the spelling of the model's own template, and none is malformed; None without calls, or
+    if the template is not known."""
 
     @property
     def text(self) -> str:

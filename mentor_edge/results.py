@@ -95,6 +95,9 @@ class SplitReport(PairedDifference):
     """Right answers of both sides."""
 
 
+Measure = Literal["skill", "format"]
+
+
 class GateReport(Result):
     """The gate's result for one exported model."""
 
@@ -102,6 +105,9 @@ class GateReport(Result):
     """The worst verdict of all splits."""
     margin: float
     """The largest accepted loss of accuracy, as a proportion: 0.02 is two points."""
+    measure: Measure = "skill"
+    """What counts as right on both sides: "skill", calls in every spelling that can be read; "format", only in that of
+    the model's own chat template."""
     splits: Annotated[dict[str, SplitReport], Field(min_length=1)]
     """The test of every split. Tasks on which no call is right are the split "irrelevance"."""
     malformed: SideCounts

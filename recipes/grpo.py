@@ -92,6 +92,7 @@ class EdgeGRPOTrainer(GRPOTrainer):
         tasks: Mapping[str, Task],
         limits: AgentLimits,
         decode_batch: int = 96,
+        strict_calls: bool = False,
         executor: ToolExecutor,
         note: Callable[[str], None] = logger.warning,
         **trainer_arguments: Any,
@@ -99,6 +100,7 @@ class EdgeGRPOTrainer(GRPOTrainer):
         self._task_of = tasks
         self._limits = limits
         self._decode_batch = decode_batch
+        self._strict_calls = strict_calls
         self._executor = executor
         self._note = note
         self._too_long: set[str] = set()  # tasks whose prompt does not fit the context
@@ -118,7 +120,12 @@ class EdgeGRPOTrainer(GRPOTrainer):
             self._engine = TransformersEngine(base, self.processing_class, batch_size=self._decode_batch)
         with merged_adapter(model):
             trajectories = run_conversations(
-                self._engine, self._batch, self._executor, self._limits, temperature=self.temperature
+                self._engine,
+                self._batch,
+                self._executor,
+                self._limits,
+                temperature=self.temperature,
+                strict_calls=self._strict_calls,
             )
         self._note_long_prompts(trajectories)
         # If the prompt fills the context, nothing is generated. TRL needs at least one token, so a masked one is added.

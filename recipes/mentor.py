@@ -111,6 +111,16 @@ class RolloutConfig(Section):
     """Rollouts decoded at once by the edge engine. Their KV caches must fit in memory."""
     tool_timeout: pydantic.PositiveFloat = 5.0
     """Seconds per tool call."""
+    strict_calls: bool = False
+    """Accept calls only in the spelling of the student's own chat template. A turn with a call in another one, such as
+    JSON in a Markdown fence, counts as malformed and its calls are not executed. False: every spelling in
+    docs/tool_calls.md is accepted."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_strict_calls(self) -> Self:
+        if self.strict_calls and self.engine == "trl":
+            raise ValueError("strict_calls needs the engine edge: TRL's own rollouts read only one spelling")
+        return self
 
     def limits_for(self, parameters: int) -> AgentLimits:
         """The limits of a rollout of a student with so many parameters."""
@@ -289,7 +299,13 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
                 "reward_funcs": rewards,
             }
             trainer = (
-                EdgeGRPOTrainer(limits=limits, decode_batch=config.rollout.decode_batch, note=job.note, **shared)
+                EdgeGRPOTrainer(
+                    limits=limits,
+                    decode_batch=config.rollout.decode_batch,
+                    strict_calls=config.rollout.strict_calls,
+                    note=job.note,
+                    **shared,
+                )
                 if config.rollout.engine == "edge"
                 else stock_trainer(**shared)
             )

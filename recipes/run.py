@@ -27,7 +27,7 @@ from mentor_edge.errors import OutputError, RunError
 from mentor_edge.files import write_json
 from mentor_edge.path_kind import is_instead, kind_of
 from mentor_edge.progress import Progress, no_progress
-from mentor_edge.results import TemplateRecord
+from mentor_edge.results import Measure, TemplateRecord
 from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
 
@@ -170,6 +170,7 @@ class Run:
         merge_base: str = "auto",
         controls: Sequence[str] = (),
         margin: float = 0.02,
+        measure: Measure = "skill",
         overrides: Mapping[str, str] | None = None,
         importance_matrix: str = "auto",
         converter: Path | None = None,
@@ -190,6 +191,7 @@ class Run:
             merge_base: the base to merge onto; see `source`.
             controls: GGUF kinds that only test whether the gate can fail; they are never shipped.
             margin: largest accepted loss of accuracy, as a proportion: 0.02 is two points.
+            measure: "skill" or "format": whether calls in another spelling than the template's own count as right.
             overrides: types of single GGUF tensors, by regular expressions over their names.
             importance_matrix: "auto", "always" or "never".
             converter: an upstream convert_hf_to_gguf.py.
@@ -223,6 +225,7 @@ class Run:
             onnx=onnx,
             controls=controls,
             margin=margin,
+            measure=measure,
             overrides=overrides,
             importance_matrix=importance_matrix,
             converter=converter,

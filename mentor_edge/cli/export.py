@@ -23,6 +23,7 @@ from mentor_edge.cli.options import (
 )
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import RunError
+from mentor_edge.results import Measure
 
 if TYPE_CHECKING:
     from mentor_edge.export import Source
@@ -66,6 +67,13 @@ def export(
     tools: Tools = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many tasks per domain.")] = None,
     margin: Annotated[float, typer.Option(min=0.001, max=0.5, help="Largest accepted loss of accuracy.")] = 0.02,
+    measure: Annotated[
+        Measure,
+        typer.Option(
+            help="What is right in the gate: skill (calls in any spelling that can be read) or format (only in the one "
+            "of the model's own template)."
+        ),
+    ] = "skill",
     out: Annotated[Path | None, typer.Option(help="Artifact directory. Default: TARGET/artifact.")] = None,
     merge_base: Annotated[
         str,
@@ -119,6 +127,7 @@ def export(
                 gguf=_kinds(gguf),
                 onnx=_kinds(onnx),
                 margin=margin,
+                measure=measure,
                 overrides=_pairs("--override", overrides),
                 importance_matrix=imatrix,
                 converter=converter,

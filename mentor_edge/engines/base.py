@@ -124,6 +124,8 @@ class Reply:
     """Tokens that the model wrote."""
     cut_by: Limit | None = None
     """The limit that cut the turn; None if it is finished, or if only the dialogue knows."""
+    own_spelling: bool | None = None
+    """Whether the calls are in the template's own spelling; None without calls, or if the template is not known."""
 
 
 @runtime_checkable

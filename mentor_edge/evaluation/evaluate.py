@@ -17,6 +17,7 @@ from mentor_edge.evaluation.cut_off import CutOff, cut_offs
 from mentor_edge.evaluation.journal import Header, Journal, partial_path, read_items, write_items
 from mentor_edge.evaluation.outcome import Outcome, outcome_of
 from mentor_edge.evaluation.summary import Counts, by_domain, by_split
+from mentor_edge.evaluation.unread_calls import unread_calls
 from mentor_edge.inspection.tool_use import engine_warnings, warn
 from mentor_edge.messages import Trajectory
 from mentor_edge.progress import Progress, no_progress
@@ -103,8 +104,9 @@ class Evaluation:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The header and the figures (`Summary`) of every split and every domain. No score is pooled over splits."""
-        return self.header.to_json() | {
+        """The header and the figures (`Summary`) of every split and every domain. No score is pooled over splits.
+        `unread_calls` says if many outputs look like calls that could not be read."""
+        return {"unread_calls": unread_calls(self.outcomes), **self.header.to_json()} | {
             "n": len(self.outcomes),
             "splits": {split: figures.to_json() for split, figures in by_split(self.outcomes).items()},
             "domains": {domain: figures.to_json() for domain, figures in by_domain(self.outcomes).items()},

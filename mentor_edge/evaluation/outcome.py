@@ -86,6 +86,14 @@ class Outcome:
     """The limit that cut the conversation off before the model could finish; None if none did."""
     prompt_tokens: Count = 0
     """Tokens of the rendered prompt; 0 if they were not counted."""
+    own_spelling: Flag | None = None
+    """Whether every call is in the spelling of the model's own template; None without calls, or if the template is not
+    known."""
+
+    @property
+    def correct_in_format(self) -> bool:
+        """Whether the task is right, and no call is in another spelling than the template's own."""
+        return self.correct and self.own_spelling is not False
 
     def to_json(self) -> dict[str, Any]:
         """The row of an items file."""
@@ -108,7 +116,7 @@ class Outcome:
             raise ValueError(f"{name}: {reason}") from error
 
 
-_ADDED_LATER = frozenset({"cut_by", "prompt_tokens"})
+_ADDED_LATER = frozenset({"cut_by", "prompt_tokens", "own_spelling"})
 """Fields that the rows of older versions lack."""
 _ADAPTER = TypeAdapter(Outcome)
 
@@ -144,6 +152,7 @@ def outcome_of(task: Task, trajectory: Trajectory) -> Outcome:
         metrics=_metrics(task, trajectory),
         cut_by=trajectory.cut_by,
         prompt_tokens=len(trajectory.prompt_ids),
+        own_spelling=trajectory.own_spelling,
         **_of_task(task),
     )
 

@@ -16,10 +16,13 @@ from mentor_edge.evaluation.document import (
 )
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.evaluation.summary import Summary, by_domain, by_split
+from mentor_edge.evaluation.unread_calls import unread_calls
 from mentor_edge.readable import duration
 
 _NOTES = (
-    "Intervals are Wilson's, at 95 %. Malformed: ended with an unreadable tool call, which is never right. "
+    "Intervals are Wilson's, at 95 %. Right: the skill, with calls in any spelling that can be read. Format: right, "
+    "with every call in the spelling of the model's own chat template. Malformed: ended with an unreadable tool call, "
+    "which is never right.",
     "Cut off: a limit ended the conversation, which is never right. Unknown: called a tool that was not offered.",
     "Calls, turns and tokens are means per task. Time: percentiles (50 / 90 / 99) from the start of a task's batch to "
     "its end.",
@@ -75,11 +78,13 @@ def figures_grid(evaluation: Evaluation) -> Grid:
     """The figures of every domain and split. No row pools several splits."""
     groups = list(_groups(evaluation))
     metrics = list(dict.fromkeys(name for _, figures in groups for name in figures.metrics))
+    formats = any(figures.in_format is not None for _, figures in groups)
     header = [
         "split: domain",
         "n",
         "right %",
         "95 % interval",
+        *(["format %"] if formats else []),
         "malformed %",
         "cut off %",
         "unknown %",
@@ -89,16 +94,17 @@ def figures_grid(evaluation: Evaluation) -> Grid:
         "tokens",
         "time",
     ]
-    return Grid(header, [_row(label, figures, metrics) for label, figures in groups])
+    return Grid(header, [_row(label, figures, metrics, formats) for label, figures in groups])
 
 
-def _row(label: str, figures: Summary, metrics: list[str]) -> list[str]:
+def _row(label: str, figures: Summary, metrics: list[str], formats: bool) -> list[str]:
     seconds = figures.seconds
     return [
         label,
         str(figures.n),
         _percent(figures.accuracy),
         f"{_percent(figures.low)} to {_percent(figures.high)}",
+        *(["-" if figures.format_rate is None else _percent(figures.format_rate)] if formats else []),
         _percent(figures.malformed_rate),
         _percent(figures.cut_off_rate),
         _percent(figures.unknown_tool_rate),
@@ -112,7 +118,9 @@ def _row(label: str, figures: Summary, metrics: list[str]) -> list[str]:
 
 def first_lines(evaluation: Evaluation) -> list[str]:
     """What a reader must know before the figures: they come first in every report."""
-    return [*evaluation.warnings, *(cut.statement for cut in evaluation.cut_offs() if cut.severe)]
+    unread = unread_calls(evaluation.outcomes)
+    severe = [cut.statement for cut in evaluation.cut_offs() if cut.severe]
+    return [*([unread] if unread else []), *evaluation.warnings, *severe]
 
 
 def statements(evaluation: Evaluation) -> Iterator[str]:

@@ -37,6 +37,11 @@ class Summary:
     """Lower end of Wilson's 95 % interval around the accuracy."""
     high: float
     """Upper end of the interval."""
+    in_format: int | None
+    """Right answers without a call in another spelling than the template's own ("format"; `correct` is the "skill");
+    None if no call's spelling is known."""
+    format_rate: float | None
+    """Their share."""
     malformed: int
     """Tasks that ended with an unreadable tool call; always wrong."""
     malformed_rate: float
@@ -76,6 +81,8 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
     """The figures of some outcomes, at least one."""
     n = len(outcomes)
     accuracy = wilson(sum(outcome.correct for outcome in outcomes), n)
+    spelling_known = any(outcome.own_spelling is not None for outcome in outcomes)
+    in_format = sum(outcome.correct_in_format for outcome in outcomes) if spelling_known else None
     malformed = sum(outcome.malformed for outcome in outcomes)
     unknown_tool = sum(outcome.unknown_tool for outcome in outcomes)
     endings = Counter(outcome.ending for outcome in outcomes)
@@ -87,6 +94,8 @@ def summarize(outcomes: Sequence[Outcome]) -> Summary:
         accuracy=accuracy.estimate,
         low=accuracy.low,
         high=accuracy.high,
+        in_format=in_format,
+        format_rate=None if in_format is None else in_format / n,
         malformed=malformed,
         malformed_rate=malformed / n,
         unknown_tool=unknown_tool,

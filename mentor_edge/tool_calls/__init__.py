@@ -7,6 +7,7 @@ nothing: JSON is decoded, and Python is parsed to a syntax tree, of which only n
 `brace_calls` read them; `attempts` finds those that were not read; `offered` has what is known about the tools.
 """
 
+from mentor_edge.tool_calls.attempts import resembles_call
 from mentor_edge.tool_calls.python_calls import MAX_PYTHON_CHARACTERS
 from mentor_edge.tool_calls.reading import MAX_NESTING
 from mentor_edge.tool_calls.tagged import PYTHON_TAG, TOOL_CALL_CLOSE, TOOL_CALL_OPEN
@@ -23,4 +24,5 @@ __all__ = [
     "TOOL_CALL_OPEN",
     "ParsedTurn",
     "parse_turn",
+    "resembles_call",
 ]

@@ -7,9 +7,10 @@ the mention of a tool are not; docs/tool_calls.md has the table.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from functools import lru_cache
 
+from mentor_edge.tool_calls import thinking
 from mentor_edge.tool_calls.json_calls import ARGUMENT_KEYS, NAME_KEYS
 from mentor_edge.tool_calls.offered import OfferedTools
 from mentor_edge.tool_calls.python_calls import KEYWORD_FOLLOWS, PythonBudget, extent, read_python
@@ -55,6 +56,17 @@ def _as_element(text: str, name: str) -> bool:
     if f"call:{name}{{" in text or f'{name}{{"' in text or f"{name}[ARGS]" in text:
         return True
     return "_" in name and any(f"<{name}{end}" in text for end in (">", " ", "/>", "\n"))
+
+
+def resembles_call(text: str, names: Iterable[str]) -> bool:
+    """Whether an answer names an offered tool next to a bracket or a colon. It may be a call in an unknown spelling.
+
+    Args:
+        text: the turn; thinking is left out.
+        names: the offered tools.
+    """
+    visible = text[max((end.end() for end in thinking.CLOSES.finditer(text)), default=0) :]
+    return any(re.search(rf"(?<!\w){re.escape(name)}[\"'`]?\s?[(\[{{:=<]", visible) for name in names)
 
 
 def prose_calls(text: str, offered: OfferedTools) -> Iterator[Calls]:

@@ -15,7 +15,7 @@ OPENING = re.compile(r"<(function|invoke)(?:=|\s{1,8}name\s{0,8}=\s{0,8})([\"']?
 _PARAMETER = re.compile(
     r"<(parameter|param)(?:=|\s{1,8}name\s{0,8}=\s{0,8})([\"']?)([^<>\"'\n]{1,256})\2(?:\s[^<>]{0,256})?>"
 )
-_GLM_NAME = re.compile(r"([^\s<>{}()\[\]\"']{1,256})\s{0,64}(?=<arg_key>|</tool_call>)")
+_GLM_NAME = re.compile(r"([^\s<>{}()\[\]\"']{1,256})(?=\s{0,64}<arg_key>|\s{0,64}\n\s{0,64}</tool_call>)\s{0,64}")
 _DECODER = json.JSONDecoder()
 
 
