@@ -123,7 +123,7 @@ def test_rows_are_like_those_of_an_engine(tmp_path):
     (measured,) = evaluate(engine, suite, limits=AgentLimits()).outcomes
     messages = [message.to_openai() for message in measured.messages]
     evaluation = score(tmp_path, {"id": "sum", "messages": messages}, suite=suite)
-    assert evaluation.outcomes == (replace(measured, tokens=0, prompt_tokens=0),)
+    assert evaluation.outcomes == (replace(measured, tokens=0, prompt_tokens=0, own_spelling=None),)
     evaluation.write_jsonl(tmp_path / "items.jsonl")
     assert Evaluation.from_jsonl(tmp_path / "items.jsonl") == evaluation
     assert evaluation.identity.startswith("predictions sha256:") and evaluation.limits is None
