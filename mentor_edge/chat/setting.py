@@ -245,9 +245,8 @@ def with_arguments(source: str, arguments: Mapping[str, Scalar], name: str = "de
     mistakes = argument_mistakes(arguments)
     mistakes += [f"{key} is not read by the chat template {name!r}" for key in arguments if key not in read]
     if mistakes:
-        raise StudentError(
-            "template_arguments: " + "; ".join(mistakes), f"it reads: {', '.join(sorted(read)) or 'none'}"
-        )
+        listed = ", ".join(sorted(read)) or "no variable that an argument could set"
+        raise StudentError("template_arguments: " + "; ".join(mistakes), f"it reads {listed}")
     if not arguments:
         return source
     # trim_blocks removes exactly the line break behind the last block, so the template itself renders as before.

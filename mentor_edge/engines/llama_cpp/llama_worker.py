@@ -235,7 +235,18 @@ class LlamaServer:
         return reply
 
 
-OPERATIONS = ("system_info", "load", "tokenize", "detokenize", "open", "extend", "logits", "tensors", "quantize")
+OPERATIONS = (
+    "system_info",
+    "load",
+    "also_end",
+    "tokenize",
+    "detokenize",
+    "open",
+    "extend",
+    "logits",
+    "tensors",
+    "quantize",
+)
 
 
 def main() -> None:
