@@ -150,7 +150,7 @@ def test_whatever_a_template_raises_names_it_and_the_conversation(failing: str) 
 
 ONE_AT_ONCE = TEMPLATE.replace(
     "{{ message.content }}\n{%- for",
-    "{% if message.tool_calls and message.tool_calls[1] is defined %}{{ raise_exception('one call at once') }}{% endif %}"
+    "{% if message.tool_calls is defined and message.tool_calls[1:] %}{{ raise_exception('one at once') }}{% endif %}"
     "{% if 'forbidden' in message.content %}{{ raise_exception('not this') }}{% endif %}{{ message.content }}\n{%- for",
 )
 
@@ -166,6 +166,6 @@ def test_a_refused_conversation_ends_alone() -> None:
     with ToolExecutor() as executor:
         first, second, third, fourth = run_conversations(engine, tasks, executor, AgentLimits(3, 400, 4000))
     assert (first.ending, third.ending) == (Ending.MALFORMED, Ending.MALFORMED)
-    assert first.reason is not None and "one call at once" in first.reason and len(first.messages) == 3
+    assert first.reason is not None and "one at once" in first.reason and len(first.messages) == 3
     assert third.reason is not None and "not this" in third.reason and third.messages == ()
     assert [(t.ending, t.answer, t.reason) for t in (second, fourth)] == [(Ending.ANSWERED, "5", None)] * 2
