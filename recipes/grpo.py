@@ -128,10 +128,10 @@ class EdgeGRPOTrainer(GRPOTrainer):
                 strict_calls=self._strict_calls,
             )
         self._note_long_prompts(trajectories)
-        # If the prompt fills the context, nothing is generated. TRL needs at least one token, so a masked one is added.
+        # Nothing is generated if the prompt fills the context. TRL needs at least one token, so a masked one is added.
         placeholder = [self.processing_class.eos_token_id]
         return {
-            "prompt_ids": [list(t.prompt_ids) for t in trajectories],
+            "prompt_ids": [list(t.prompt_ids) or placeholder for t in trajectories],
             "completion_ids": [list(t.completion_ids) or placeholder for t in trajectories],
             "env_mask": [list(t.sampled) or [0] for t in trajectories],
             "logprobs": None,

@@ -77,6 +77,8 @@ def run(
         print_warning(cut)
     elif not trajectory.terminated:
         print_warning(f"no answer: {trajectory.ending.replace('_', ' ')}")
+    elif trajectory.reason is not None:
+        print_warning(f"no answer: {trajectory.reason}")
     elif trajectory.ending == "malformed":
         print_warning("no answer: the last turn contains a tool call that cannot be read")
     if used_threads is not None:
@@ -87,6 +89,7 @@ def run(
                 "answer": trajectory.answer,
                 "text": trajectory.text,
                 "ending": trajectory.ending,
+                "reason": trajectory.reason,
                 "cut_by": trajectory.cut_by,
                 "prompt_tokens": len(trajectory.prompt_ids),
                 "tokens": trajectory.tokens,
