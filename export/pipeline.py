@@ -200,11 +200,11 @@ def _choose_base(source: Source, gate: GateRun) -> _ChosenModel:
 
 def _check_template(source: Source, setting: TemplateSetting) -> None:
     """Refuse a template that drops tools, before anything is loaded or written."""
-    from mentor_edge.engines.torch.loading import encoder_of, load_tokenizer, template_of_student
+    from mentor_edge.engines.torch.loading import load_tokenizer, template_of_student, tokens_of
 
     directory = str(next(iter(source.merged.values())))
-    encode = encoder_of(load_tokenizer(directory, setting))
-    require_tool_use(template_of_student(directory, setting), directory, encode)
+    tokens = tokens_of(load_tokenizer(directory, setting))
+    require_tool_use(template_of_student(directory, setting), directory, tokens.has)
 
 
 def _prepare(

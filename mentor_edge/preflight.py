@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mentor_edge.chat.setting import TemplateSetting, checked_setting
 from mentor_edge.errors import StudentError
 from mentor_edge.inspection.directory import CONFIG, read_directory
 from mentor_edge.inspection.exported import read_gguf, read_onnx
@@ -21,6 +22,7 @@ from mentor_edge.inspection.template import probe_template
 from mentor_edge.inspection.template_report import TemplateReport
 from mentor_edge.inspection.tool_use import fitting_template, way_out
 from mentor_edge.manifest import MANIFEST
+from mentor_edge.results import Scalar
 
 Kind = Literal["Hugging Face directory", "run", "GGUF file", "ONNX directory"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -29,7 +31,7 @@ _NOT_TRAINED = "only a Hugging Face directory can be trained and exported"
 
 
 def inspect_student(
-    target: str | Path, *, template: str | Path | None = None, template_arguments: Mapping[str, Any] | None = None
+    target: str | Path, *, template: str | Path | None = None, template_arguments: Mapping[str, Scalar] | None = None
 ) -> StudentReport:
     """Find out what a student can do, without loading its weights. It takes about a second.
 
@@ -47,12 +49,12 @@ def inspect_student(
         StudentError: There is no student at `target`, or a file that every use needs is missing or damaged.
         EngineError: An exported file is truncated or damaged.
         RunError: The run is not finished, or its record is damaged.
-        ConfigError: The run's config.yaml cannot be read.
+        ConfigError: `template` or its arguments are misspelt, or the run's config.yaml cannot be read.
     """
-    kind, facts = _facts(target)
+    kind, facts = _facts(target, checked_setting(template, template_arguments or {}))
     probed = _probed(facts)
     formats = _formats(facts.config) if facts.config else ()
-    reason, name = _template_problem(probed), fitting_template(facts.encode)
+    reason, name = _template_problem(probed), fitting_template(facts.has_token)
     trained = kind in ("Hugging Face directory", "run")
     return StudentReport(
         target=str(target),
@@ -78,37 +80,37 @@ def inspect_student(
     )
 
 
-def _facts(target: str | Path) -> tuple[Kind, StudentFacts]:
+def _facts(target: str | Path, setting: TemplateSetting) -> tuple[Kind, StudentFacts]:
     """What `target` is, and the facts about it."""
     path = Path(target)
     if path.is_file():
-        return "GGUF file", read_gguf(path)
+        return "GGUF file", read_gguf(path, setting)
     if not path.exists():
         if _HUB_ID.fullmatch(str(target)):
-            return "Hugging Face directory", read_directory(_from_hub(str(target)))
+            return "Hugging Face directory", read_directory(_from_hub(str(target)), setting)
         raise StudentError(f"there is no file or directory {target}", "give a model directory, a run or a GGUF file")
     if (path / "run.json").is_file() or ((path / "config.yaml").is_file() and not (path / CONFIG).is_file()):
-        return "run", _run_facts(path)
+        return "run", _run_facts(path, setting)
     if (path / MANIFEST).is_file() and not (path / CONFIG).is_file():
         raise StudentError(f"{path} is an artifact with several models", "name one of its files or ONNX directories")
     if (path / "genai_config.json").is_file():
-        return "ONNX directory", read_onnx(path)
+        return "ONNX directory", read_onnx(path, setting)
     if (path / CONFIG).is_file():
-        return "Hugging Face directory", read_directory(path)
+        return "Hugging Face directory", read_directory(path, setting)
     if (path / "adapter_config.json").is_file():
         raise StudentError(f"{path} is an adapter without its base", "give the base model, or the run")
     raise StudentError(f"{path} is not a model ({CONFIG} is missing)", "give a model directory, a run or a GGUF file")
 
 
-def _run_facts(path: Path) -> StudentFacts:
+def _run_facts(path: Path, setting: TemplateSetting) -> StudentFacts:
     from mentor_edge.recipes import Run
 
     run = Run.load(path)
     merged = path / "merged"
     if merged.is_dir():
-        return read_directory(merged)
+        return read_directory(merged, setting)
     base = Path(run.student)
-    facts = read_directory(base if base.is_dir() else _from_hub(run.student))
+    facts = read_directory(base if base.is_dir() else _from_hub(run.student), setting)
     return replace(facts, notes=(*facts.notes, "the run's adapter is not merged yet: these are the files of its base"))
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.chat.setting import OWN, TemplateSetting
-from mentor_edge.engines.torch.loading import encoder_of, load_student, load_tokenizer, template_of_student
+from mentor_edge.engines.torch.loading import load_student, load_tokenizer, template_of_student, tokens_of
 from mentor_edge.files import cache_directory
+from mentor_edge.inspection.exported import read_gguf
 from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.progress import Progress, no_progress
 
@@ -67,9 +68,13 @@ def check_student(student: str, template: TemplateSetting = OWN, progress: Progr
     Raises: StudentError, EngineError, OutputError.
     """
     if embedded_student(student, 0) is None:
+        if is_gguf(student):  # before it is dequantized, which takes minutes
+            facts = read_gguf(Path(student), template)
+            if facts.template is not None:
+                require_tool_use(facts.template, student, facts.has_token)
         named = _located(student, progress)
-        encode = encoder_of(load_tokenizer(named, template))
-        require_tool_use(template_of_student(named, template), student, encode)
+        tokens = tokens_of(load_tokenizer(named, template))
+        require_tool_use(template_of_student(named, template), student, tokens.has)
 
 
 def load_trainable(student: str, lora: LoraConfig) -> tuple[Any, Any, Any]:

@@ -6,43 +6,43 @@ transformers takes four CPU-seconds to import; these files take a fraction of on
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from mentor_edge.chat import ChatTemplate
+from mentor_edge.chat.setting import TemplateSetting, Tokens
 from mentor_edge.errors import StudentError
-from mentor_edge.inspection.facts import StudentFacts
+from mentor_edge.inspection.facts import StudentFacts, spoken_template
 from mentor_edge.inspection.weights import weight_facts
-from mentor_edge.model_directory import end_ids, stored_template
+from mentor_edge.model_directory import MORE_TEMPLATES, TEMPLATE_FILE, end_ids, stored_template
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 _COPY_AGAIN = "copy or download the model again"
 
 
-def read_directory(path: Path) -> StudentFacts:
-    """The facts about a Hugging Face directory.
+def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
+    """The facts about a Hugging Face directory; `setting` is the template to use instead of its own.
 
     Raises: StudentError when a file is missing or damaged that every use needs: the configuration, the tokenizer, the
     chat template's file.
     """
     config = read_json_object(path / CONFIG)
-    nested = config.get("text_config")
-    text_config = nested if isinstance(nested, dict) else config
+    text_config = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     tokenizer = read_tokenizer(path)
     settings = read_json_object(path / TOKENIZER_CONFIG) if (path / TOKENIZER_CONFIG).is_file() else {}
     legacy = path / "special_tokens_map.json"
     special = (read_json_object(legacy) if legacy.is_file() else {}) | settings
-    eos, bos = _content(special.get("eos_token")), _content(special.get("bos_token"))
-    stored = stored_template(path, settings.get("chat_template"))
+    tokens = Tokens.of(tokenizer, special.get("eos_token"), special.get("bos_token"))
+    own = stored_template(path, settings.get("chat_template"))
+    spoken = spoken_template(setting, own, tokens, _stated_ends(path, config), str(path))
     weights = weight_facts(path)
     tied = config.get("tie_word_embeddings", text_config.get("tie_word_embeddings"))
     limit = text_config.get("max_position_embeddings")
     problems = list(weights.problems)
-    if not eos or tokenizer.token_to_id(eos) is None:
-        problems.append(f"its tokenizer has no end-of-turn token (eos_token is {eos or None!r})")
+    if not tokens.eos or tokenizer.token_to_id(tokens.eos) is None:
+        problems.append(f"its tokenizer has no end-of-turn token (eos_token is {tokens.eos or None!r})")
     return StudentFacts(
         path=path,
         architecture=_architecture(config),
@@ -53,11 +53,11 @@ def read_directory(path: Path) -> StudentFacts:
         vocabulary=tokenizer.get_vocab_size(),
         tied=tied if isinstance(tied, bool) else None,
         own_head=weights.own_head,
-        end_tokens=_end_tokens(path, config, tokenizer, eos),
-        templates=() if stored is None else (stored.name,),
-        template_name=None if stored is None else stored.name,
-        template=None if stored is None else ChatTemplate(stored.source, eos, bos, name=stored.name),
-        encode=lambda texts: encoded(tokenizer, texts),
+        end_tokens=spoken.end_tokens,
+        templates=template_names(path, settings.get("chat_template")),
+        template_name=spoken.name,
+        template=spoken.template,
+        has_token=tokens.has,
         problems=problems,
         notes=_head_notes(tied, weights.own_head),
     )
@@ -79,6 +79,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def template_names(path: Path, entry: Any) -> tuple[str, ...]:
+    """The names of all chat templates of a directory; `entry` is the `chat_template` of tokenizer_config.json."""
+    files = ["default"] if (path / TEMPLATE_FILE).is_file() else []
+    files += [file.stem for file in sorted((path / MORE_TEMPLATES).glob("*.jinja"))]
+    if files or not entry:
+        return tuple(files)
+    return ("default",) if isinstance(entry, str) else tuple(str(template["name"]) for template in entry)
+
+
 def read_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer of a directory.
 
@@ -94,32 +103,19 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         raise StudentError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
 
 
-def encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts; nothing is added."""
-    return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
-
-
 def _architecture(config: Mapping[str, Any]) -> str | None:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else config.get("model_type")
     return name if isinstance(name, str) else None
 
 
-def _content(token: Any) -> str:
-    """A special token's text: it is stored as text or as an object with `content`."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else ""
-
-
-def _end_tokens(path: Path, config: Mapping[str, Any], tokenizer: Tokenizer, eos: str) -> dict[int, str]:
-    """The tokenizer's end token, then those that generation_config.json (or else config.json) states."""
+def _stated_ends(path: Path, config: Mapping[str, Any]) -> frozenset[int]:
+    """The end tokens that generation_config.json (or else config.json) states."""
     generation = path / "generation_config.json"
     stated = (read_json_object(generation) if generation.is_file() else config).get("eos_token_id")
-    own = tokenizer.token_to_id(eos) if eos else None
     if not all(isinstance(number, int) for number in (stated if isinstance(stated, list) else [stated or 0])):
         raise StudentError(f"{path} states the end token {stated!r}, which is not a number", _COPY_AGAIN)
-    ids = end_ids(own, stated)
-    return {number: tokenizer.id_to_token(number) or "" for number in sorted(ids, key=lambda n: (n != own, n))}
+    return end_ids(stated)
 
 
 def _head_notes(tied: Any, own_head: bool | None) -> list[str]:

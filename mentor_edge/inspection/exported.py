@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-from mentor_edge.chat import ChatTemplate
+from mentor_edge.chat.setting import TemplateSetting, Tokens
 from mentor_edge.engines.onnx.directory import CONFIG, OnnxDirectory
-from mentor_edge.inspection.directory import encoded
-from mentor_edge.inspection.facts import StudentFacts
-from mentor_edge.inspection.gguf_header import read_gguf_header
+from mentor_edge.inspection.facts import StudentFacts, spoken_template
+from mentor_edge.inspection.gguf_header import GgufHeader, read_gguf_header
+from mentor_edge.model_directory import template_for_tools
 
-_ENDING = ("eos", "eot", "eom")
+_MORE_ENDS = ("eot", "eom")
 
 
-def read_gguf(path: Path) -> StudentFacts:
-    """The facts about a GGUF file. Raises: EngineError when it is truncated, damaged or not a GGUF file."""
+def read_gguf(path: Path, setting: TemplateSetting) -> StudentFacts:
+    """The facts about a GGUF file; `setting` is the template to use instead of its own.
+
+    Raises: EngineError when it is truncated, damaged or not a GGUF file; StudentError when a template cannot be used.
+    """
     header = read_gguf_header(path)
-    tokens = header.metadata.get("tokenizer.ggml.tokens")
-    vocabulary = tokens if isinstance(tokens, list) else []
-    known = {text: number for number, text in enumerate(vocabulary)}
-    ends = [token for name in _ENDING if (token := header.token(name)) is not None]
-    bos = header.token("bos")
-    name = next(iter(header.templates), None)
-    texts = [text for _, text in ends] or [""]
-    template = None
-    if name is not None:
-        start = "" if bos is None else bos[1]
-        template = ChatTemplate(header.templates[name], texts[0], start, tuple(texts[1:]), name)
-    problems = [] if ends else ["it names no end-of-turn token"]
+    tokens = _tokens(header)
+    stated = [token[0] for name in _MORE_ENDS if (token := header.token(name)) is not None]
+    own = template_for_tools(header.templates, str(path))
+    spoken = spoken_template(setting, own, tokens, stated, str(path))
+    vocabulary = header.metadata.get("tokenizer.ggml.tokens")
+    problems = [] if tokens.eos else ["it names no end-of-turn token"]
     if not vocabulary:
         problems.append("it has no tokenizer")
-
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        # Only for single tokens: llama.cpp's tokenizer is needed for everything else.
-        return [[known[text]] if text in known else [0] * len(text) for text in texts]
-
     return StudentFacts(
         path=path,
         architecture=header.architecture or None,
@@ -44,24 +35,48 @@ def read_gguf(path: Path) -> StudentFacts:
         context_length=header.context_length,
         bytes=path.stat().st_size,
         dtypes=header.kinds,
-        vocabulary=len(vocabulary),
+        vocabulary=len(vocabulary) if isinstance(vocabulary, list) else 0,
         tied=None,
         own_head="output.weight" in header.tensors,
-        end_tokens=dict(ends),
+        end_tokens=spoken.end_tokens,
         templates=tuple(header.templates),
-        template_name=name,
-        template=template,
-        encode=encode,
+        template_name=spoken.name,
+        template=spoken.template,
+        has_token=tokens.has,
         problems=problems,
     )
 
 
-def read_onnx(path: Path) -> StudentFacts:
-    """The facts about an ONNX directory. Raises: EngineError when a file is missing or damaged."""
-    directory = OnnxDirectory.read(path)
-    config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    model_type = config["model"].get("type")
-    texts = {number: directory.tokenizer.id_to_token(number) or "" for number in sorted(directory.end_ids)}
+def _tokens(header: GgufHeader) -> Tokens:
+    """The special tokens of a file. Only single tokens are found: the rest needs llama.cpp's tokenizer."""
+    vocabulary = header.metadata.get("tokenizer.ggml.tokens")
+    texts: list[str] = vocabulary if isinstance(vocabulary, list) else []
+    numbers = {text: number for number, text in enumerate(texts)}
+    longest = max(map(len, numbers), default=0)
+
+    def encode(text: str) -> list[int]:
+        sizes = range(min(longest, len(text)), 0, -1)
+        first = next((numbers[text[:size]] for size in sizes if text[:size] in numbers), -1)
+        return [first] if first >= 0 and texts[first] == text else [first, -1]
+
+    def decode(ids: list[int]) -> str:
+        return "".join(texts[number] for number in ids if 0 <= number < len(texts))
+
+    eos, bos = header.token("eos"), header.token("bos")
+    return Tokens(encode, decode, "" if eos is None else eos[1], "" if bos is None else bos[1])
+
+
+def read_onnx(path: Path, setting: TemplateSetting) -> StudentFacts:
+    """The facts about an ONNX directory; `setting` is the template to use instead of its own.
+
+    Raises: EngineError when a file is missing or damaged; StudentError when the template does not suit it.
+    """
+    directory = OnnxDirectory.read(path, setting)
+    model_type = json.loads((path / CONFIG).read_text(encoding="utf-8"))["model"].get("type")
+    tokenizer, template = directory.tokenizer, directory.template
+    tokens = Tokens.of(tokenizer, template.eos_token, template.bos_token)
+    first = tokenizer.token_to_id(template.eos_token)
+    ends = sorted(directory.end_ids, key=lambda number: (number != first, number))
     return StudentFacts(
         path=path,
         architecture=model_type if isinstance(model_type, str) else None,
@@ -69,12 +84,12 @@ def read_onnx(path: Path) -> StudentFacts:
         context_length=directory.context_length,
         bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file() and ".onnx" in file.name),
         dtypes={},
-        vocabulary=directory.tokenizer.get_vocab_size(),
+        vocabulary=tokenizer.get_vocab_size(),
         tied=None,
         own_head=None,
-        end_tokens=texts,
+        end_tokens={number: tokens.decode([number]) for number in ends},
         templates=("default",),
-        template_name="default",
-        template=directory.template,
-        encode=lambda texts: encoded(directory.tokenizer, texts),
+        template_name=template.name,
+        template=template,
+        has_token=tokens.has,
     )

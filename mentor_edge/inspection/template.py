@@ -6,11 +6,14 @@ It needs the template alone: no model, no tokenizer. A probe takes about a dozen
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.chat.environment import variables
+from mentor_edge.chat.setting import with_arguments
 from mentor_edge.errors import StudentError
 from mentor_edge.inspection.template_report import Finding, Outcome, ReadBack, TemplateReport
 from mentor_edge.messages import Message, ToolCall
@@ -22,7 +25,9 @@ SYSTEM, QUESTION, ANSWER, TEXT, RESULT, OTHER_RESULT, THOUGHT = (
 FIRST, SECOND = "marker_first", "marker_second"
 """The names of the two tools."""
 PARAMETER, VALUE = "marker_parameter", "markervalue"
+_SWITCH = "enable_thinking"
 
+_TYPES = {"count": "integer", "ratio": "number", "exact": "boolean", "places": "array", "options": "object"}
 _TOOLS: tuple[dict[str, Any], ...] = tuple(
     {
         "type": "function",
@@ -31,7 +36,10 @@ _TOOLS: tuple[dict[str, Any], ...] = tuple(
             "description": f"Look up {name}.",
             "parameters": {
                 "type": "object",
-                "properties": {PARAMETER: {"type": "string", "description": "What to look up."}},
+                "properties": {
+                    PARAMETER: {"type": "string", "description": "What to look up."},
+                    **{key: {"type": kind, "description": f"A {kind}."} for key, kind in _TYPES.items()},
+                },
                 "required": [PARAMETER],
             },
         },
@@ -40,8 +48,8 @@ _TOOLS: tuple[dict[str, Any], ...] = tuple(
 )
 _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "text": {PARAMETER: VALUE},
-    "numbers": {PARAMETER: 3, "ratio": -0.5, "large": 12_345_678_901, "yes": True, "nothing": None},
-    "nested": {PARAMETER: [{"a": [1, "b"]}, []], "options": {"deep": {"key": "value"}}},
+    "numbers": {PARAMETER: "3", "count": 12_345_678_901, "ratio": -0.5, "exact": True},
+    "nested": {PARAMETER: VALUE, "places": [{"a": [1, "b"]}, []], "options": {"deep": {"key": "value"}}},
     "unicode": {PARAMETER: "Zürich, 東京 🎈"},
     "quotes": {PARAMETER: "say \"yes\"\n\tor \\ 'no' <b>"},
     "no arguments": {},
@@ -52,6 +60,7 @@ _TOKEN = re.compile(r"\s*(<[^<>\s]+>|\[/?[A-Z_]+\]|\S+)?")
 """What ends a turn: a special token, or any word."""
 _CLOSING = re.compile(r"(?:<[|\uff5c][^<>\s]*[|\uff5c]>\s*)+$")
 _LAST_TOKEN = re.compile(r"(<[|\uff5c]?[^<>\s]*[|\uff5c]>)\s*$")
+_RENDERING = re.compile(r"^the chat template .*? cannot render this conversation \(.*?\): ")
 _THINKING_OPENED = re.compile(r"<think(?:ing)?>\s*$")
 
 _USER = Message("user", QUESTION)
@@ -78,8 +87,9 @@ def probe_template(template: ChatTemplate) -> TemplateReport:
     probe = _Probe(template)
     return TemplateReport(
         sha256=template.sha256,
-        question=probe.find([_USER], [QUESTION], tools=()),
-        system=probe.find([Message("system", SYSTEM), _USER], [SYSTEM, QUESTION], tools=()),
+        question=probe.find_either([_USER], [QUESTION]),
+        without_tools=probe.find([_USER], [QUESTION], tools=()),
+        system=probe.find_either([Message("system", SYSTEM), _USER], [SYSTEM, QUESTION]),
         tools=probe.find([_USER], [FIRST, SECOND]),
         parameters=probe.find([_USER], [PARAMETER]),
         system_with_tools=probe.find([Message("system", SYSTEM), _USER], [SYSTEM, FIRST, SECOND]),
@@ -88,9 +98,12 @@ def probe_template(template: ChatTemplate) -> TemplateReport:
         text_with_call=probe.find([_USER, Message("assistant", TEXT, _CALL.tool_calls)], [TEXT]),
         result=probe.find([_USER, _CALL, _RESULT], [RESULT], prompt=True),
         two_results=probe.find([_USER, _TWO_CALLS, _RESULT, _OTHER_RESULT], [RESULT, OTHER_RESULT], prompt=True),
+        taught_turn=probe.teaches(lambda: template.first_turn([_USER], _TOOLS, _CALL)),
+        result_suffix=probe.teaches(lambda: template.tool_suffix([_RESULT])),
         rewrites_after_result=probe.rewrites_after_result(),
         rewrites_after_question=probe.rewrites_after_question(),
         thinking_switch=probe.thinking_switch(),
+        arguments=probe.arguments(),
         opens_thinking=bool(_THINKING_OPENED.search(probe.text([_USER], prompt=True) or "")),
         dated="strftime_now" in template.source,
         end_of_turn=probe.end_of_turn(),
@@ -138,6 +151,11 @@ class _Probe:
             return Finding(outcome=Outcome.DROPPED, detail=", ".join(dict.fromkeys(map(_meaning, missing))))
         return Finding(outcome=Outcome.REACHES)
 
+    def find_either(self, messages: Sequence[Message], markers: Sequence[str]) -> Finding:
+        """`find` without tools, or with tools if only those conversations work."""
+        finding = self.find(messages, markers, tools=())
+        return finding if finding.reaches else self.find(messages, markers)
+
     def rewrites_after_result(self) -> bool:
         """Whether a calling turn, with or without thinking, reads differently once its result follows."""
         return any(
@@ -157,8 +175,29 @@ class _Probe:
         # Text after the last turn, such as Phi-3's final <|endoftext|>, belongs to the end of the conversation.
         return not after.startswith(_CLOSING.sub("", before).rstrip())
 
+    def teaches(self, make: Callable[[], str]) -> Finding:
+        """Whether a text that training and rollouts need can be made."""
+        try:
+            make()
+        except StudentError as error:
+            return Finding(outcome=Outcome.RAISES, detail=_reason(error))
+        return Finding(outcome=Outcome.REACHES)
+
     def thinking_switch(self) -> bool:
-        return False
+        """Whether `enable_thinking` changes the prompt, or what the model reads of earlier turns."""
+        if _SWITCH not in self.arguments():
+            return False
+        thought = Message("assistant", f"<think>\n{THOUGHT}\n</think>\n\n", _CALL.tool_calls)
+        texts = []
+        for value in (True, False):
+            template = replace(self._template, source=with_arguments(self._template.source, {_SWITCH: value}))
+            probe = _Probe(template)
+            texts.append((probe.text([_USER], prompt=True), probe.text([_USER, thought, _RESULT], prompt=True)))
+        return texts[0] != texts[1]
+
+    def arguments(self) -> tuple[str, ...]:
+        """The variables that the template reads besides those that every template gets."""
+        return tuple(sorted(variables(self._template.source)))
 
     def end_of_turn(self) -> str:
         """What the template writes after an assistant's answer."""
@@ -190,6 +229,15 @@ class _Probe:
 
     def turn_text(self, turn: Message) -> str | None:
         """What a model would have to write for this turn, without its end; None if the template refuses it."""
+        try:
+            written = self._template.first_turn([_USER], _TOOLS, turn)
+        except StudentError:
+            return self._written(turn)
+        ends = sorted(filter(None, (self._template.eos_token, *self._template.more_ends)), key=len)
+        return next((written.removesuffix(end) for end in reversed(ends) if written.endswith(end)), written).strip()
+
+    def _written(self, turn: Message) -> str | None:
+        """The turn of a template that cannot be taught, to show it: its end is guessed."""
         prompt, whole = self.text([_USER], prompt=True), self.text([_USER, turn])
         if prompt is None or whole is None:
             return None
@@ -206,10 +254,10 @@ class _Probe:
 
 
 def _read_back(written: str, calls: Sequence[ToolCall]) -> ReadBack:
-    turn = parse_turn(written)
+    turn = parse_turn(written, _TOOLS)
     got = turn.message.tool_calls
     if tuple((call.name, dict(call.arguments)) for call in got) == tuple((c.name, dict(c.arguments)) for c in calls):
-        return ReadBack(equal=True, text=written)
+        return ReadBack(equal=True, text=written, spelling=", ".join(turn.spellings))
     if turn.malformed:
         return ReadBack(equal=False, text=written, got="malformed")
     if not got:
@@ -219,8 +267,7 @@ def _read_back(written: str, calls: Sequence[ToolCall]) -> ReadBack:
 
 def _reason(error: StudentError) -> str:
     """The template's own message, on one line."""
-    conversation, _, reason = error.problem.partition("): ")
-    return " ".join((reason if "this conversation (" in conversation else error.problem).split())
+    return " ".join(_RENDERING.sub("", error.problem).split())
 
 
 def _meaning(marker: str) -> str:

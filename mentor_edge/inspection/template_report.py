@@ -43,6 +43,8 @@ class ReadBack(Result):
     """Whether the parser returns the same calls."""
     text: str
     """The turn as the template writes it, without its end."""
+    spelling: str = ""
+    """The form of the calls, as docs/tool_calls.md names it, if the parser reads them."""
     got: str = ""
     """What the parser returned, if it is not equal."""
 
@@ -54,6 +56,8 @@ class TemplateReport(Result):
     """Hash of the template's source."""
     question: Finding
     """A user's question."""
+    without_tools: Finding
+    """A user's question in a conversation without tools."""
     system: Finding
     """A system message."""
     tools: Finding
@@ -72,12 +76,18 @@ class TemplateReport(Result):
     """A tool result."""
     two_results: Finding
     """The results of two calls of one turn."""
+    taught_turn: Finding
+    """Whether a turn that calls a tool can be cut out of its conversation, up to its end token, as training needs."""
+    result_suffix: Finding
+    """Whether the text between a call and the model's next turn can be made, as every conversation needs."""
     rewrites_after_result: bool
     """Whether a turn that calls a tool reads differently once its result follows."""
     rewrites_after_question: bool
     """Whether an earlier turn reads differently once the user asks again."""
     thinking_switch: bool
-    """Whether `enable_thinking` changes the prompt."""
+    """Whether `enable_thinking` changes what the model reads."""
+    arguments: tuple[str, ...]
+    """The names that `template_arguments` may set."""
     opens_thinking: bool
     """Whether the prompt for the model's turn ends inside an opened thinking block."""
     dated: bool
@@ -113,6 +123,10 @@ class TemplateReport(Result):
                 yield f"it drops {what}"
             elif finding.outcome is Outcome.RAISES:
                 yield f"it refuses {what} ({finding.detail})"
+        if self.call.reaches and not self.taught_turn.reaches:
+            yield f"its calls cannot be taught ({self.taught_turn.detail})"
+        if self.call.reaches and self.result.reaches and not self.result_suffix.reaches:
+            yield f"tool results cannot be given to the model ({self.result_suffix.detail})"
         for finding, single, what in (
             (self.two_calls, self.call, "all calls of a turn but one"),
             (self.two_results, self.result, "all results after a turn but one"),
@@ -131,6 +145,8 @@ class TemplateReport(Result):
         return tuple(self._notes())
 
     def _notes(self) -> Iterator[str]:
+        if self.question.reaches and not self.without_tools.reaches:
+            yield f"conversations without tools: {self.without_tools}"
         if not self.system.reaches:
             yield f"no system message: {self.system}"
         if self.tools.reaches and not self.parameters.reaches:

@@ -13,22 +13,22 @@ from mentor_edge.inspection.template import probe_template
 CHATML = ("<|im_start|>", "<|im_end|>")
 """The tokens of the template "hermes"."""
 
-Encode = Callable[[Sequence[str]], Sequence[Sequence[int]]]
-"""Texts to token ids."""
+HasToken = Callable[[str], bool]
+"""Whether a text is one token."""
 
 
-def fitting_template(encode: Encode) -> str:
+def fitting_template(has_token: HasToken) -> str:
     """The name of our own template that suits a tokenizer: "hermes" if it has ChatML's tokens, else "neutral"."""
-    return "hermes" if all(len(ids) == 1 for ids in encode(CHATML)) else "neutral"
+    return "hermes" if all(map(has_token, CHATML)) else "neutral"
 
 
-def require_tool_use(template: ChatTemplate, student: str, encode: Encode) -> None:
+def require_tool_use(template: ChatTemplate, student: str, has_token: HasToken) -> None:
     """Refuse a template that drops tools, calls or results, or that writes calls which the parser cannot read.
 
     Args:
         template: The template as it will be used.
         student: The student's name, for the message.
-        encode: The student's tokenizer.
+        has_token: Whether a text is one token of the student.
 
     Raises:
         StudentError: The template cannot carry tool use; the hint names one that can.
@@ -37,7 +37,7 @@ def require_tool_use(template: ChatTemplate, student: str, encode: Encode) -> No
     if problems:
         raise StudentError(
             f"the chat template of {student!r} cannot be used with tools: {'; '.join(problems)}",
-            f"{way_out(fitting_template(encode))}; `mentor-edge inspect {student}` shows what reaches the model",
+            f"{way_out(fitting_template(has_token))}; `mentor-edge inspect {student}` shows what reaches the model",
         )
 
 
@@ -46,12 +46,12 @@ def way_out(name: str) -> str:
     return f"use `template: {name}` in the recipe file, --template {name} on the command line, or a file of your own"
 
 
-def tool_use_warnings(template: ChatTemplate, encode: Encode) -> tuple[str, ...]:
+def tool_use_warnings(template: ChatTemplate, has_token: HasToken) -> tuple[str, ...]:
     """What to say beside every figure of a model whose template cannot carry tool use. Empty if it can."""
     problems = probe_template(template).problems
     if not problems:
         return ()
-    name = fitting_template(encode)
+    name = fitting_template(has_token)
     return (
         f"the chat template cannot carry tool use: {'; '.join(problems)}. This says nothing about the model's skill: "
         f"use --template {name}",
@@ -63,7 +63,9 @@ def engine_warnings(engine: Engine | ChatEngine) -> tuple[str, ...]:
 
     Raises: EngineError when the model has no template.
     """
-    return () if isinstance(engine, ChatEngine) else tool_use_warnings(engine.template, engine.encode)
+    if isinstance(engine, ChatEngine):
+        return ()
+    return tool_use_warnings(engine.template, lambda text: len(engine.encode([text])[0]) == 1)
 
 
 def warn(messages: Sequence[str], stacklevel: int = 3) -> None:

@@ -160,14 +160,27 @@ def test_a_head_that_contradicts_the_flag_is_noted(tmp_path: Path) -> None:
     assert inspect_student(own).notes == ()
 
 
-def test_turns_that_end_with_another_token_are_noted(student: Path) -> None:
+def test_the_token_with_which_the_template_closes_a_turn_ends_it(student: Path) -> None:
     template = student / "chat_template.jinja"
-    template.write_text(template.read_text().replace("<|im_end|>", "<|endoftext|>"))
-    assert "ends turns with '<|endoftext|>', but the end tokens are <|im_end|>" in inspect_student(student).notes[0]
+    source = template.read_text()
+    template.write_text(source.replace("<|im_end|>", "<|endoftext|>"))
+    report = inspect_student(student)
+    assert [token.text for token in report.end_tokens] == ["<|im_end|>", "<|endoftext|>"] and report.notes == ()
+    template.write_text(source.replace("<|im_end|>", "END"))
+    report = inspect_student(student)
+    assert "ends turns with 'END', but the end tokens are <|im_end|>" in report.notes[0]
+    assert report.train.ability is Ability.NO and "cannot be taught" in report.train.reason
+
+
+def test_further_end_tokens_are_those_of_the_generation_configuration(student: Path) -> None:
     tokens = json.loads((student / "tokenizer.json").read_text())["added_tokens"]
-    other = next(token["id"] for token in tokens if token["content"] == "<|endoftext|>")
-    edit(student / "generation_config.json", eos_token_id=[other, 2])
-    assert inspect_student(student).notes == ()
+    numbers = {token["content"]: token["id"] for token in tokens}
+    edit(student / "generation_config.json", eos_token_id=[numbers["<|endoftext|>"], numbers["<|im_end|>"]])
+    ends = inspect_student(student).end_tokens
+    assert [(end.id, end.text) for end in ends] == [
+        (numbers["<|im_end|>"], "<|im_end|>"),
+        (numbers["<|endoftext|>"], "<|endoftext|>"),
+    ]
 
 
 def test_sharded_weights_are_counted_and_a_missing_shard_is_named(tmp_path: Path) -> None:

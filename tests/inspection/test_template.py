@@ -87,7 +87,7 @@ def test_an_opened_thinking_block_is_noticed() -> None:
     prompt = "{%- if add_generation_prompt %}<|im_start|>assistant\n"
     report = probed(changed(prompt, f"{prompt}<think>\n"))
     assert report.opens_thinking and not report.problems
-    assert report.spelling.startswith("<tool_call>")
+    assert report.spelling.startswith("</think>")
 
 
 def test_other_ends_of_turns_are_found() -> None:

@@ -6,7 +6,7 @@ missing or broken chat template.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -163,11 +163,6 @@ def end_ids_of(model: Any, tokenizer: Any) -> frozenset[int]:
     return end_ids(
         tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None), closing_ids(tokenizer)
     )
-
-
-def encoder_of(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
-    """A function from texts to token ids, which adds nothing."""
-    return lambda texts: [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
 
 def closing_ids(tokenizer: Any) -> list[int]:
