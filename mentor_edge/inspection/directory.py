@@ -29,7 +29,8 @@ def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
     chat template's file.
     """
     config = read_json_object(path / CONFIG)
-    text_config = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    nested = config.get("text_config")
+    text_config = nested if isinstance(nested, dict) else config
     tokenizer = read_tokenizer(path)
     settings = read_json_object(path / TOKENIZER_CONFIG) if (path / TOKENIZER_CONFIG).is_file() else {}
     legacy = path / "special_tokens_map.json"
