@@ -243,6 +243,9 @@ class ToolAgent:
             threads: processor threads of the runtime; the default suits the model (see `open_engine`).
             context_length: tokens of the conversation; the default is the model's own length, of which llama.cpp and
                 onnxruntime-genai use at most 4,096.
+            template: a chat template to use instead of the model's own: "hermes", "neutral" or the path of a .jinja
+                file.
+            template_arguments: variables to set in the chat template, such as {"enable_thinking": False}.
 
         Returns:
             An agent whose `close` also closes the model.
