@@ -14,7 +14,7 @@ from typing import Any
 
 from mentor_edge.errors import did_you_mean
 from mentor_edge.rows import shown
-from mentor_edge.tasks.parameter_types import mixed_items, schema_of
+from mentor_edge.tasks.parameter_types import mixed_items, parameters_of, schema_of
 from mentor_edge.tools.types import Tool
 
 AcceptedCall = Mapping[str, Mapping[str, Sequence[Any]]]
@@ -40,7 +40,7 @@ def _exact(call: Mapping[str, Any], tools: Mapping[str, Tool], path: str) -> Acc
     tool = _offered(name, tools, path)
     if problem := tool.argument_error(arguments):
         raise ValueError(f"{path}.arguments: {problem}")
-    properties = tool.parameters.get("properties", {})
+    properties = parameters_of(tool.parameters, tool.parameters)
     values = {
         key: [_as_option(value, properties.get(key), tool.parameters, f"{path}.arguments.{key}")]
         for key, value in arguments.items()
@@ -71,7 +71,7 @@ def _listed_objects(value: list[Any], schema: Any, root: Mapping[str, Any]) -> A
 def _by_values(call: AcceptedCall, tools: Mapping[str, Tool], path: str) -> AcceptedCall:
     ((name, values),) = call.items()
     schema = _offered(name, tools, path).parameters
-    properties = schema.get("properties", {})
+    properties = parameters_of(schema, schema)
     if missing := [key for key in schema.get("required", ()) if key not in values]:
         raise ValueError(f"{path}: {name} requires {missing[0]!r}")
     for key, options in values.items():

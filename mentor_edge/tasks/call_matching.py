@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mentor_edge.tasks.parameter_types import has_single_type, mixed_items, schema_of
+from mentor_edge.tasks.parameter_types import has_single_type, mixed_items, parameters_of, schema_of
 
 # Both vocabularies: tasks contain the converted schemas, and the verdict must not depend on which of the two is given.
 _PYTHON_TYPES: Mapping[str, type] = {
@@ -95,7 +95,7 @@ def _call_error(
     if call["name"] != name or name not in schemas:
         return "wrong_function"
     arguments, schema = call["arguments"], schemas[name]
-    properties = schema.get("properties", {})
+    properties = parameters_of(schema, schema)
     if any(parameter not in arguments for parameter in schema.get("required", ())):
         return "missing_parameter"
     if any(parameter not in properties or parameter not in values for parameter in arguments):

@@ -39,6 +39,27 @@ def schema_of(value: Any, schema: Any, root: Mapping[str, Any]) -> Mapping[str, 
     return {"type": _types_of(value)[-1]}
 
 
+def parameters_of(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
+    """The schemas of all parameters by name, also of those that only one alternative of the arguments has."""
+    return _properties(schema, root, 0)
+
+
+def _properties(schema: Any, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    if not isinstance(schema, Mapping) or depth > _DEPTH_LIMIT:
+        return {}
+    properties = dict(schema.get("properties", {}))
+    inner = [part for keyword in ("allOf", "anyOf", "oneOf") for part in schema.get(keyword, ())]
+    if isinstance(reference := schema.get("$ref"), str) and reference != "#":
+        inner.append(_definition(reference, root))
+    for part in inner:
+        properties = {**_properties(part, root, depth + 1), **properties}
+    return properties
+
+
+def _definition(reference: str, root: Mapping[str, Any]) -> Any:
+    return root if reference == "#" else root.get("$defs", {}).get(reference.removeprefix("#/$defs/"))
+
+
 def _types_of(value: Any) -> tuple[str, ...]:
     """JSON Schema's types of a value, the most exact one first."""
     match value:
@@ -65,8 +86,7 @@ def _parts(schema: Any, root: Mapping[str, Any], depth: int) -> Iterator[Mapping
     elif isinstance(kind, list):
         yield from ({**schema, "type": name} for name in kind)
     elif isinstance(reference := schema.get("$ref"), str):
-        definitions = root.get("$defs", {})
-        yield from _parts(root if reference == "#" else definitions.get(reference[8:]), root, depth + 1)
+        yield from _parts(_definition(reference, root), root, depth + 1)
     elif "enum" in schema or "const" in schema:
         for value in schema.get("enum", [schema.get("const")]):
             yield {"type": _types_of(value)[0]}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from helpers.paths import DATA
 from helpers.task_rows import CALCULATORS, CALL, CALLS_ROW, FORECAST, ROW, accepting, changed, loaded, written
-from mentor_edge.errors import TaskError
+from mentor_edge.errors import MentorEdgeWarning, TaskError
 from mentor_edge.files import write_jsonl
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.tasks import bfcl, gsm8k, jsonl
@@ -25,6 +25,8 @@ from mentor_edge.tasks.nano.suites import evaluation_suite, training_suite
 from mentor_edge.tasks.types import Suite, Task, never_executed
 from mentor_edge.tools.execution.executor import ToolExecutor
 from mentor_edge.tools.types import Tool
+
+PARAMETERS = ("tools", 0, "function", "parameters")
 
 # Reading
 
@@ -70,6 +72,24 @@ def test_a_schema_is_executed_by_the_implementation_of_its_name(tmp_path: Path) 
     assert task.tool_schemas == (schema,)
     with ToolExecutor() as executor:
         assert executor.run(ToolCall("add", {"a": 2, "b": 3}), task.tools_by_name).content == "5"
+
+
+def test_schemas_of_other_dialects_are_read_and_warned_of_once(tmp_path: Path) -> None:
+    parameters = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "properties": {"city": {"$ref": "#/definitions/City"}, "days": {"type": "int", "minimum": "one"}},
+        "definitions": {"City": {"type": "string", "pattern": "^\\p{Lu}"}},
+    }
+    row = changed(accepting({"name": "forecast", "arguments": {"city": "Éze"}}), *PARAMETERS, to=parameters)
+    with pytest.warns(MentorEdgeWarning) as caught:
+        suite = loaded(tmp_path, row, row | {"id": "again"})
+    (note,) = caught
+    assert str(note.message) == "tool 'forecast': parameter 'days': minimum is \"one\", and is not checked"
+    assert suite.tasks[0].tool_schemas[0]["function"]["parameters"] == {
+        "type": "object",
+        "properties": {"city": {"type": "string", "pattern": "^\\p{Lu}"}, "days": {"type": "integer"}},
+    }
 
 
 def test_several_answers_and_references(tmp_path: Path) -> None:

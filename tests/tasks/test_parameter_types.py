@@ -69,6 +69,17 @@ def test_several_values_may_be_accepted_and_a_parameter_left_out():
     assert not any(right(schema, accepted, given) for given in ({"x": "3"}, {"x": 4}, {"y": 3}))
 
 
+@pytest.mark.parametrize("keyword", ["anyOf", "allOf"])
+def test_parameters_of_alternatives_are_known(keyword):
+    tree = {"$ref": "#/$defs/Tree"}
+    more = {keyword: [{"properties": {"y": {"type": "integer"}}}, tree], "$defs": {"Tree": TREE}}
+    exact = {"name": "f", "arguments": {"y": 3}}
+    assert right({}, exact, {"y": 3}, **more) and not right({}, exact, {"y": 4}, **more)
+    assert right({}, {"f": {"kids": [[]]}}, {"kids": []}, **more)
+    with pytest.raises(ValueError, match="f has no parameter 'z' "):
+        right({}, {"name": "f", "arguments": {"z": 3}}, {}, **more)
+
+
 def test_an_exact_call_must_fit_the_schema():
     with pytest.raises(ValueError, match=r"accepted_calls\[0\].arguments: x: 'three' is not valid under any"):
         right(OPTIONAL, {"name": "f", "arguments": {"x": "three"}}, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,8 @@ from mentor_edge.tools.execution.executor import ToolExecutor
 
 SERVER = SERVERS / "good.py"
 RUN_SERVER = f"{sys.executable} {SERVER}"
+THREE = json.dumps([{"name": name, "inputSchema": {}} for name in ("add", "search", "fetch")])
+RUN_THREE = shlex.join([sys.executable, str(SERVERS / "odd.py"), THREE])
 MODULE = '''
 from __future__ import annotations
 
@@ -98,18 +101,18 @@ def test_a_corpus_is_searched(here: Path) -> None:
 def test_names_may_share_one_spec_and_mappings_may_be_text() -> None:
     assert names("subtract, add", "ceil,floor") == ["add", "ceil", "floor", "subtract"]
     assert spec_mistakes(["ad,subtract"]) == ["'ad' is not a tool (did you mean 'add'?)"]
-    with load_tools([f"{{mcp: {json.dumps(RUN_SERVER)}, only: [add, echo]}}"]) as box:
-        assert list(box.by_name) == ["add", "echo"]
+    with load_tools([f"{{mcp: {json.dumps(RUN_THREE)}, only: [search, add]}}"]) as box:
+        assert list(box.by_name) == ["add", "search"]
 
 
 def test_tools_of_a_server_are_chosen_by_name() -> None:
-    with load_tools([{"mcp": RUN_SERVER, "except": ["add", "pid"]}, "add"]) as box:
-        assert "echo" in box.by_name and "pid" not in box.by_name and box.by_name["add"].remote is None
+    with load_tools([{"mcp": RUN_THREE, "except": ["add", "fetch"]}, "add"]) as box:
+        assert list(box.by_name) == ["add", "search"] and box.by_name["add"].remote is None
     with pytest.raises(ConfigError) as refused:
-        load_tools([{"mcp": RUN_SERVER, "only": ["add", "ehco"]}, {"mcp": RUN_SERVER, "only": ["add"]}, "add"])
+        load_tools([{"mcp": RUN_THREE, "only": ["add", "serach"]}, {"mcp": RUN_THREE, "only": ["add"]}, "add"])
     unknown, twice = refused.value.problems
-    assert "there is no tool 'ehco' (did you mean 'echo'?)" in unknown
-    assert f"'add' comes from mcp:{RUN_SERVER} and from add; choose with only or except" in twice
+    assert "there is no tool 'serach' (did you mean 'search'?)" in unknown
+    assert f"'add' comes from mcp:{RUN_THREE} and from add; choose with only or except" in twice
 
 
 def test_headers_are_sent_from_the_environment_and_their_values_appear_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from helpers.server_calls import call, failure, named, server
 from mentor_edge.errors import MentorEdgeWarning, ToolServerError
+from mentor_edge.tools.mcp.client import McpServer
 from mentor_edge.tools.mcp.results import readable_result
 from mentor_edge.tools.mcp.surrogates import SurrogateRepair
 from mentor_edge.tools.types import Tool
@@ -186,6 +189,38 @@ def test_a_result_is_not_held_against_an_output_schema():
 )
 def test_half_of_a_surrogate_pair_becomes_a_replacement_character(odd, raw, read):
     assert call(odd["plain"], raw=f'{{"content": [{{"type": "text", "text": "{raw}"}}]}}') == read
+
+
+def test_results_are_repaired_behind_a_url_too():
+    half = r'{"content": [{"type": "text", "text": "a\ud83d"}], "structuredContent": {"\ude00": 1}}'
+    results = {
+        "initialize": json.dumps(
+            {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": {"name": "web", "version": "1"}}
+        ),
+        "tools/list": json.dumps({"tools": [listed("json", description="\ud83d"), listed("events")]}),
+        "tools/call": half,
+    }
+
+    class Web(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            reply = f'{{"jsonrpc": "2.0", "id": {asked.get("id")}, "result": {results.get(asked["method"])}}}'
+            events = asked.get("params", {}).get("name") == "events"
+            self.send_response(200 if "id" in asked else 202)
+            self.send_header("content-type", "text/event-stream" if events else "application/json")
+            self.end_headers()
+            self.wfile.write(f"event: message\ndata: {reply}\n\n".encode() if events else reply.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        with McpServer(f"http://127.0.0.1:{web.server_port}/") as opened:
+            tools = named(opened)
+            assert tools["json"].description == "\ufffd"
+            assert {call(tool) for tool in tools.values()} == {'a\ufffd\n{"\ufffd": 1}'}
+        web.shutdown()
 
 
 @given(st.text(st.sampled_from('a\\"é\ud83d\ude00\ud800\n') | st.characters(), max_size=12), st.integers(1, 9))

@@ -137,6 +137,8 @@ def test_the_declared_dialect_is_not_shown_to_the_model(dialect):
         ({"$ref": "#/$defs/I", "type": "integer"}, {"$defs": {"I": INTEGER}}),
         ({"$ref": "#/definitions/I", "minimum": 1}, {"definitions": {"I": INTEGER}, "$schema": D7}),
         ({"$dynamicRef": "#/$defs/I"}, {"$defs": {"I": INTEGER}}),
+        ({"$ref": "#/components/schemas/I"}, {"components": {"schemas": {"I": INTEGER}}}),
+        ({"$ref": "#/properties/x/definitions/I", "definitions": {"I": INTEGER}}, {}),
     ],
 )  # a table  # fmt: skip
 def test_references_are_replaced_by_what_they_point_to(x, more):

@@ -240,6 +240,45 @@ def test_an_incomplete_definition_is_refused(function, message):
     assert repr(function.__name__) in raised.value.problem and raised.value.hint
 
 
+def bad_pattern(x: Annotated[str, pydantic.Field(pattern="(?=a)")]) -> str:
+    """Takes text."""
+    return x
+
+
+def test_a_pattern_that_pydantic_cannot_compile_is_refused():
+    with pytest.raises(ToolDefinitionError, match=r"tool 'bad_pattern': pydantic refuses the annotation of .* 'x': .*"):
+        tool(bad_pattern)
+
+
+def test_pydantic_checks_patterns_in_its_own_syntax(executor):
+    @tool
+    def greet(
+        name: Annotated[str, pydantic.Field(pattern=r"^[\p{Lu}&&[^A-Z]]\p{L}+\z")],
+        ages: dict[Annotated[str, pydantic.Field(pattern=r"^\p{L}+$")], int] | None = None,
+        digits: Annotated[str, pydantic.Field(pattern=r"^\d$")] = "1",
+    ) -> str:
+        """Greet a person."""
+        return f"Hello {name}"
+
+    assert answer(executor, greet, name="Éva", ages={"Éa": 1}, digits="٣") == "Hello Éva"
+    assert "name: String should match pattern" in answer(executor, greet, name="Eva")
+    assert "should match pattern" in answer(executor, greet, name="Éva", ages={"1": 1})
+
+
+def test_amounts_are_multiples_of_a_cent(executor):
+    @tool
+    def pay(amount: Annotated[float, pydantic.Field(multiple_of=0.01)]) -> str:
+        """Pay an amount."""
+        return f"paid {amount}"
+
+    assert [answer(executor, pay, amount=amount) for amount in (19.99, 4.35, 7)] == [
+        "paid 19.99",
+        "paid 4.35",
+        "paid 7",
+    ]
+    assert "19.999 is not a multiple of 0.01" in answer(executor, pay, amount=19.999)
+
+
 def test_names_that_chat_apis_refuse_are_refused():
     def größe() -> int:
         """Size."""

@@ -57,9 +57,9 @@ class Endpoint:
 
     command: tuple[str, ...] = ()
     url: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables for the command. Besides these it sees PATH, HOME and the few others that mcp passes on."""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent with every request to the URL. They may contain secrets, and never become part of a message."""
 
     @asynccontextmanager

@@ -14,6 +14,8 @@ import functools
 import re
 from typing import Any
 
+from mentor_edge.rows import shown
+
 SECONDS = 0.25
 """Time that one search may take."""
 
@@ -41,7 +43,7 @@ _POSIX = re.compile(r"\[:\^?[a-z]+:\]")
 
 
 class TooSlow(Exception):
-    """A search took too long. The text completes a sentence that starts with the name of a value."""
+    """A check took too long."""
 
 
 def pattern_problem(pattern: str) -> str | None:
@@ -61,7 +63,7 @@ def matches(pattern: str, text: str) -> bool:
     try:
         return compiled.search(text, timeout=SECONDS) is not None
     except TimeoutError:
-        raise TooSlow(f"cannot be compared with the pattern {pattern!r} within {SECONDS:g} s") from None
+        raise TooSlow(f"{shown(text)} cannot be compared with the pattern {pattern!r} within {SECONDS:g} s") from None
 
 
 @functools.lru_cache(maxsize=4096)

@@ -48,7 +48,7 @@ _ANNOTATIONS = frozenset(
 )  # a table  # fmt: skip
 _DROPPED = frozenset(
     {"$schema", "$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$defs", "definitions",
-     "nullable", "additionalItems", "discriminator", *REFERENCES}
+     "components", "nullable", "additionalItems", "discriminator", *REFERENCES}
 )  # a table  # fmt: skip
 _COUNTS = frozenset(
     {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains"}
@@ -102,6 +102,7 @@ class _Reader:
     def __init__(self, document: Document, check_patterns: bool, part_limit: int | None) -> None:
         self.notes: dict[str, None] = {}
         self._document = document
+        self._used: set[str] = set()
         self._check_patterns = check_patterns
         self._part_limit = part_limit
         self._parts = 0
@@ -110,7 +111,7 @@ class _Reader:
 
     def root(self) -> dict[str, Any]:
         document = self._document
-        read = self._schema(document.root, "", document.resolver)
+        read = self._schema(document.root, "", None)
         if not isinstance(read, dict):
             raise SchemaError("it accepts nothing")
         parameters = self._object(read)
@@ -121,7 +122,7 @@ class _Reader:
             definitions[name] = self._schema(target.schema, name, target.resolver)
         if definitions:
             parameters = {"$defs": definitions, **parameters}
-        if "unevaluatedProperties" in (text := _keywords(parameters)) and "patternProperties" in text:
+        if {"unevaluatedProperties", "patternProperties"} <= self._used:  # jsonschema compares them by Python's re
             parameters = _without(parameters, "unevaluatedProperties")
             self._note("", "unevaluatedProperties is not checked beside patternProperties")
         return parameters
@@ -182,6 +183,7 @@ class _Reader:
     def _keywords_of(self, schema: Mapping[str, Any], path: str, resolver: Resolver) -> dict[str, Any]:
         read: dict[str, Any] = {}
         required: list[str] = []
+        self._used |= schema.keys()
         for keyword, value in schema.items():
             if keyword in self._dropped or (value is None and keyword not in _MAY_BE_NULL and keyword in _KNOWN):
                 continue
@@ -365,13 +367,6 @@ def _both(definition: dict[str, Any], siblings: dict[str, Any]) -> dict[str, Any
     if all(key in definition and definition[key] == value for key, value in further.items()):
         return {**definition, **annotations}
     return {**definition, **annotations, "allOf": [*definition.get("allOf", []), further]}
-
-
-def _keywords(schema: Any) -> set[str]:
-    """All keys of a read schema, at every depth."""
-    if isinstance(schema, dict):
-        return set(schema).union(*map(_keywords, schema.values()))
-    return set().union(*map(_keywords, schema)) if isinstance(schema, list) else set()
 
 
 def _without(schema: Any, keyword: str) -> Any:

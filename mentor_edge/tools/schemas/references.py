@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from referencing import Registry
@@ -27,7 +28,8 @@ IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "d
 PART_LIMIT = 10_000
 """How many schemas a document may contain."""
 
-Resolver = Any  # referencing's, whose type is private
+Resolver = Any
+"""referencing's, whose type is private; None for that of the whole document."""
 
 
 class SchemaError(ValueError):
@@ -51,27 +53,31 @@ class Document:
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self.root = root = {key: root[key] for key in root if key not in ("$id", "id") or isinstance(root[key], str)}
-        self.specification = specification_with(_known_dialect(root.get("$schema")), default=DRAFT202012)
-        try:
-            resource = self.specification.create_resource(root)
-            self.resolver: Resolver = Registry[Schema]().resolver_with_root(resource)
-        except ValueError as error:
-            raise SchemaError(f"its identifier cannot be read: {error}") from None
+        declared = root.get("$schema")
+        self.specification = specification_with(_known_dialect(declared), DRAFT202012) if declared else DRAFT202012
         self.names: dict[int, str] = {}
         """Names under `$defs` of the schemas that refer to themselves, by identity; "" is the root."""
         self._names_of_targets: dict[int, str] = {id(root): ""}
         self._targets: dict[int, Target] = {}
         self._edges: dict[int, dict[int, bool]] = {}
         self._parts = 0
-        self._explore(root, self.resolver)
+        self._explore(root, None)
         if any(self._reaches(node, node, in_place=True) for node in self._edges):
             raise SchemaError("it refers to itself without end")
         self.keep([node for node in self._edges if self._reaches(node, node)])
 
+    @cached_property
+    def _root_resolver(self) -> Any:
+        """Made when it is needed: most schemas contain no references."""
+        try:
+            return Registry[Schema]().resolver_with_root(self.specification.create_resource(self.root))
+        except ValueError as error:
+            raise SchemaError(f"its identifier cannot be read: {error}") from None
+
     def resolve(self, reference: str, resolver: Resolver) -> Target:
         """Raises: SchemaError when the document does not contain what `reference` names."""
         try:
-            found = resolver.lookup(reference)
+            found = (resolver or self._root_resolver).lookup(reference)
         except (Unresolvable, AttributeError, LookupError, TypeError, ValueError):  # also malformed definitions
             raise SchemaError(f"the reference {reference!r} cannot be resolved") from None
         if not isinstance(found.contents, Mapping | bool):
@@ -83,7 +89,7 @@ class Document:
         if schema is self.root or not isinstance(schema.get("$id", schema.get("id")), str):
             return resolver
         try:
-            return resolver.in_subresource(self.specification.create_resource(schema))
+            return (resolver or self._root_resolver).in_subresource(self.specification.create_resource(schema))
         except (AttributeError, TypeError, ValueError):
             return resolver
 
