@@ -179,9 +179,9 @@ def _compare(path: Path, copy: Path, tokenizer: Any, engine: LlamaCppEngine, lim
             )
     ids: Sequence[int] = tokenizer.encode("\n".join(TEXTS), add_special_tokens=False)[:_POSITIONS]
     with torch.inference_mode():
-        ours = model(torch.tensor([ids]), logits_to_keep=_SCORED).logits[0].numpy()
-    theirs = engine.logits(ids, last=len(ours))
-    left, right = np.stack([log_softmax(row) for row in theirs]), np.stack([log_softmax(row) for row in ours])
+        copied = model(torch.tensor([ids]), logits_to_keep=_SCORED).logits[0].numpy()
+    original = engine.logits(ids, last=len(copied))
+    left, right = np.stack([log_softmax(row) for row in original]), np.stack([log_softmax(row) for row in copied])
     divergence = float((np.exp(left) * (left - right)).sum(1).mean())
     if not divergence <= limit:
         raise StudentError(
