@@ -16,7 +16,7 @@ from typing import Any
 
 from mentor_edge.rows import shown
 
-SECONDS = 0.25
+SECONDS = 0.5
 """Time that one search may take."""
 
 LENGTH_LIMIT = 4_000
