@@ -66,8 +66,10 @@ def rows() -> list[Row]:
 
 
 def source_of(row: Row, folders: Sequence[Path]) -> str | None:
-    """The text of a row's template, if it is at hand: from TRL's package, or in one of the folders."""
-    if row.source.startswith("trl "):
+    """The text of a row's template, if it is at hand: in this repository, from TRL's package, or in a folder."""
+    if row.source.startswith("tests/"):
+        folders = [DOCS.parent / "tests" / "helpers"]
+    elif row.source.startswith("trl "):
         import trl
 
         folders = [Path(trl.__file__).parent / "chat_templates"]

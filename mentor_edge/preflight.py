@@ -27,7 +27,9 @@ from mentor_edge.results import Scalar
 Kind = Literal["Hugging Face directory", "run", "GGUF file", "ONNX directory"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ("*.json", "*.jinja", "additional_chat_templates/*")
-_NOT_TRAINED = "only a Hugging Face directory can be trained and exported"
+_NOT_TRAINED = "only a Hugging Face directory or a GGUF file can be trained"
+_NOT_EXPORTED = "it is exported already"
+_DEQUANTIZED = "as a dequantized copy, if transformers reads its family"
 
 
 def inspect_student(
@@ -55,7 +57,6 @@ def inspect_student(
     probed = _probed(facts)
     formats = _formats(facts.config) if facts.config else ()
     reason, name = _template_problem(probed), fitting_template(facts.has_token)
-    trained = kind in ("Hugging Face directory", "run")
     return StudentReport(
         target=str(target),
         kind=kind,
@@ -73,9 +74,9 @@ def inspect_student(
         template_name=facts.template_name,
         template=probed,
         formats=formats,
-        train=_train(facts, reason, name) if trained else Use(ability=Ability.NO, reason=_NOT_TRAINED),
+        train=_train(kind, facts, reason, name),
         evaluate=_evaluate(facts, reason, name),
-        export=_export(facts, reason, name, formats) if trained else Use(ability=Ability.NO, reason=_NOT_TRAINED),
+        export=_export(kind, facts, reason, name, formats),
         notes=(*facts.notes, *_end_notes(facts, probed)),
     )
 
@@ -106,11 +107,10 @@ def _run_facts(path: Path, setting: TemplateSetting) -> StudentFacts:
     from mentor_edge.recipes import Run
 
     run = Run.load(path)
-    merged = path / "merged"
-    if merged.is_dir():
-        return read_directory(merged, setting)
-    base = Path(run.student)
-    facts = read_directory(base if base.is_dir() else _from_hub(run.student), setting)
+    model = Path(run.model)
+    facts = read_directory(model if model.is_dir() else _from_hub(run.model), setting)
+    if model.parent == path.resolve() and model.name == "merged":
+        return facts
     return replace(facts, notes=(*facts.notes, "the run's adapter is not merged yet: these are the files of its base"))
 
 
@@ -145,10 +145,14 @@ def _template_problem(probed: TemplateReport | None) -> str:
     return f"its chat template cannot carry tool use: {'; '.join(probed.problems)}" if probed.problems else ""
 
 
-def _train(facts: StudentFacts, reason: str, name: str) -> Use:
+def _train(kind: Kind, facts: StudentFacts, reason: str, name: str) -> Use:
+    if kind == "ONNX directory":
+        return Use(ability=Ability.NO, reason=_NOT_TRAINED)
     if facts.problems:
         return Use(ability=Ability.NO, reason="; ".join(facts.problems))
-    return Use(ability=Ability.NO, reason=reason, way_out=way_out(name)) if reason else Use(ability=Ability.YES)
+    if reason:
+        return Use(ability=Ability.NO, reason=reason, way_out=way_out(name))
+    return Use(ability=Ability.YES, reason=_DEQUANTIZED if kind == "GGUF file" else "")
 
 
 def _evaluate(facts: StudentFacts, reason: str, name: str) -> Use:
@@ -160,8 +164,10 @@ def _evaluate(facts: StudentFacts, reason: str, name: str) -> Use:
     return Use(ability=ability, reason=reason, way_out=f"use --template {name}")
 
 
-def _export(facts: StudentFacts, reason: str, name: str, formats: tuple[FormatSupport, ...]) -> Use:
-    use = _train(facts, reason, name)
+def _export(kind: Kind, facts: StudentFacts, reason: str, name: str, formats: tuple[FormatSupport, ...]) -> Use:
+    if kind in ("GGUF file", "ONNX directory"):
+        return Use(ability=Ability.NO, reason=_NOT_EXPORTED)
+    use = _train(kind, facts, reason, name)
     if use.ability is Ability.NO:
         return use
     if supported := [each.format for each in formats if each.supported]:

@@ -124,8 +124,7 @@ class Recipe(ABC):
         # Check every input before writing anything.
         suite = self.load_tasks(tools)
         start = None if config.from_run is None else Run.load(config.from_run)
-        if start is None:
-            check_student(config.student, config.template_setting, progress)
+        check_student(config.student if start is None else start.model, config.template_setting, progress)
         prepare_output(directory, resume=resume)
         _write_config(directory / "config.yaml", config)
         if resume and (directory / "run.json").is_file():

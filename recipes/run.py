@@ -101,6 +101,13 @@ class Run:
         return str(templated.resolve()) if templated.is_dir() else self.student
 
     @property
+    def model(self) -> str:
+        """The directory or hub id with the template and the configuration of the trained student: its merged directory
+        if it was made already, else the base."""
+        merged = self.directory / "merged"
+        return str(merged.resolve()) if merged.is_dir() else self.base
+
+    @property
     def adapter(self) -> Path:
         return self.directory / "adapter"
 

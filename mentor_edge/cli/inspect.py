@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mentor_edge.cli.options import Json
+from mentor_edge.cli.options import Json, TemplateArguments, TemplateName
 from mentor_edge.cli.screen import console, print_json
 
 if TYPE_CHECKING:
@@ -32,23 +32,26 @@ def inspect(
     target: Annotated[
         str, typer.Argument(help="A Hugging Face directory or hub id, a run, a GGUF file or an ONNX directory.")
     ],
-    template: Annotated[
-        str | None, typer.Option(help="Another chat template: hermes, neutral or a file. Default: the student's own.")
-    ] = None,
+    template: TemplateName = None,
+    template_arguments: TemplateArguments = None,
     as_json: Json = False,
 ) -> None:
     """Show what reaches a student, and whether it can be trained, evaluated and exported. No weights are loaded.
 
     Exit code 1: `fit` or `export` would refuse it.
     """
+    from mentor_edge.chat.setting import parse_arguments
     from mentor_edge.preflight import inspect_student
 
-    report = inspect_student(target, template=template)
+    arguments = parse_arguments(template_arguments or [])
+    report = inspect_student(target, template=template, template_arguments=arguments)
     console.print(f"[bold]{escape(report.target)}[/bold]  {report.kind}", soft_wrap=True, markup=True)
     _print_facts(report)
     if report.template is not None:
         _print_template(report.template)
-    _print_uses(report)
+    options = f" --template {template}" if template else ""
+    options += "".join(f" --template-argument {each}" for each in template_arguments or [])
+    _print_uses(report, options)
     if as_json:
         print_json(report.to_json())
     if not report.usable:
@@ -141,17 +144,15 @@ def _thinking(template: TemplateReport) -> str:
     return ", ".join(parts)
 
 
-def _print_uses(report: StudentReport) -> None:
+def _print_uses(report: StudentReport, options: str) -> None:
     table = _grid("[bold]what you can do[/bold]")
-    exported = report.kind in ("GGUF file", "ONNX directory")
     uses = {"train": report.train, "evaluate, run": report.evaluate, "export": report.export}
     for name, use in uses.items():
-        if not exported or name == "evaluate, run":
-            table.add_row(name, _use(use))
+        table.add_row(name, _use(use))
     console.print(table, markup=True)
     for note in (*report.notes, *(report.template.notes if report.template is not None else ())):
         console.print(f"  - {note}", soft_wrap=True)
-    console.print(f"  next: {_next(report)}", soft_wrap=True)
+    console.print(f"  next: {_next(report, options)}", soft_wrap=True)
 
 
 def _use(use: Use) -> str:
@@ -159,9 +160,10 @@ def _use(use: Use) -> str:
     return f"{text}\n[bold]→[/bold] {escape(use.way_out)}" if use.way_out else text
 
 
-def _next(report: StudentReport) -> str:
+def _next(report: StudentReport, options: str) -> str:
+    """The command to run next; `options` choose the template that was inspected."""
     if report.evaluate.ability != "yes":
         return report.evaluate.way_out or "copy or download the model again"
     if report.kind == "run":
         return f"mentor-edge export {report.target}"
-    return f"mentor-edge evaluate {report.target}"
+    return f"mentor-edge evaluate {report.target}{options}"

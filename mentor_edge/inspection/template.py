@@ -38,7 +38,7 @@ _TOOLS: tuple[dict[str, Any], ...] = tuple(
                 "type": "object",
                 "properties": {
                     PARAMETER: {"type": "string", "description": "What to look up."},
-                    **{key: {"type": kind, "description": f"A {kind}."} for key, kind in _TYPES.items()},
+                    **{key: {"type": kind, "description": f"The {key}."} for key, kind in _TYPES.items()},
                 },
                 "required": [PARAMETER],
             },
@@ -212,6 +212,9 @@ class _Probe:
         end, text = self.end_of_turn(), self.text([_USER, _CALL])
         if text is None or (end and end in text[text.rfind(VALUE) :]):
             return end
+        for known in (self._template.eos_token, *self._template.more_ends):
+            if known and text.rstrip().endswith(known):
+                return known
         last = _LAST_TOKEN.search(text)
         return last[1] if last and VALUE in text else end
 

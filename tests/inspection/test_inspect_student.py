@@ -81,7 +81,8 @@ def test_a_gguf_file(original: Path, tmp_path: Path) -> None:
     assert (report.kind, report.architecture, report.formats) == ("GGUF file", "llama", ())
     assert report.template == source.template and report.end_tokens == source.end_tokens
     assert (report.context_length, report.own_head, report.bytes) == (512, False, file.stat().st_size)
-    assert report.usable and report.evaluate.ability is Ability.YES
+    assert report.usable and report.evaluate.ability is report.train.ability is Ability.YES
+    assert report.export.reason == "it is exported already"
 
 
 def test_an_onnx_directory(original: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from mentor_edge.evaluation.report import write_evaluation_report
 from mentor_edge.export import export
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.messages import Message
-from mentor_edge.recipes import MentorRecipe, SFTRecipe
+from mentor_edge.recipes import MentorRecipe, Run, SFTRecipe, TaskCounts
 from mentor_edge.tasks.types import Suite, Task
 from mentor_edge.tools.calculator import CALCULATOR
 
@@ -56,6 +56,27 @@ def test_fit_refuses_it_before_anything_is_loaded_or_written(weightless, tmp_pat
         fitted.fit()
     assert "template: hermes" in raised.value.hint
     assert not (tmp_path / "run").exists()
+
+
+def test_fit_refuses_to_continue_a_run_with_it(weightless, tmp_path):
+    run = tmp_path / "first"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    Run(run, "sft", str(weightless), 0, TaskCounts(suite="s", sha256="0" * 64, used=1, rejected=0), 1.0).save()
+    tasks = {"suite": "jsonl", "path": written(tmp_path / "tasks.jsonl", ROW), "tools": ["add"]}
+    with pytest.raises(StudentError, match="drops the offered tools"):
+        SFTRecipe(from_run=run, tasks=tasks, output_dir=tmp_path / "second").fit()
+    assert not (tmp_path / "second").exists()
+
+
+def test_fit_refuses_a_gguf_file_before_it_is_dequantized(toolless, tmp_path, monkeypatch):
+    file = tmp_path / "student.gguf"
+    convert(toolless, file)
+    monkeypatch.setenv("MENTOR_EDGE_CACHE", str(tmp_path / "cache"))
+    tasks = {"suite": "jsonl", "path": written(tmp_path / "tasks.jsonl", ROW), "tools": ["add"]}
+    with pytest.raises(StudentError, match="drops the offered tools"):
+        SFTRecipe(student=str(file), tasks=tasks, output_dir=tmp_path / "run").fit()
+    assert not (tmp_path / "run").exists() and not (tmp_path / "cache").exists()
 
 
 def test_export_refuses_it_before_anything_is_loaded_or_written(weightless, tmp_path):
