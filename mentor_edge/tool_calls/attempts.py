@@ -23,6 +23,9 @@ _NAMED = re.compile(rf"\\?[\"'](?:{_NAME})\\?[\"']\s{{0,64}}:\s{{0,64}}\\?[\"'](
 _CERTAIN = re.compile(
     r"[\"']name[\"']\s{0,64}:\s{0,64}[\"'][^\"'\n]{0,256}[\"']\s{0,64},\s{0,64}[\"'](?:arguments|parameters)[\"']\s{0,64}:"
 )
+CODE = re.compile(r"(?!json|jsonc|json5|jsonl|text|txt|plaintext|xml|yaml|yml|markdown|md)[a-z][a-z0-9+#-]{0,16}")
+"""The language of a fence that contains code. Code may build an object that has the form of a call."""
+_CODE_FENCE = re.compile(rf"```(?:{CODE.pattern})\s.*?```", re.DOTALL | re.IGNORECASE)
 _YAML = re.compile(
     rf"(?:{_NAME}|action|api)[ \t]{{0,8}}:[ \t]{{0,8}}[\"'`]?([\w.-]{{1,256}})[\"'`]?[ \t]{{0,8}},?\s{{1,8}}"
     rf"(?:{_ARGUMENTS}|action input|parameters)[ \t]{{0,8}}:",
@@ -44,7 +47,7 @@ def has_attempt(text: str, offered: OfferedTools) -> bool:
     """Whether the text contains an attempted call outside Python's form."""
     return (
         LEFT_OVER.search(text) is not None
-        or _CERTAIN.search(text) is not None
+        or _CERTAIN.search(_CODE_FENCE.sub("", text)) is not None
         or any(offered.offers(match[1]) for match in _NAMED.finditer(text))
         or any(offered.offers(match[1]) for match in _YAML.finditer(text))
         or any(_as_element(text, name) for name in offered.names)

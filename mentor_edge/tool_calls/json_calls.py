@@ -158,7 +158,7 @@ def _single(value: Mapping[str, Any], offered: OfferedTools, tagged: bool) -> tu
     known = offered.offers(name)
     if not (tagged or known or (name_key in ("name", "function") and CERTAIN_KEYS & set(given))):
         return None
-    if _is_definition(value):
+    if given and _is_definition(value[given[0]]) and not (known and offered.accepts(name, ("type", "properties"))):
         raise UnreadableCallError("the definition of a tool")
     if not given and value.keys() - {name_key} - _ACCOMPANYING:
         raise UnreadableCallError("arguments beside the name")
@@ -186,7 +186,6 @@ def _named_by_its_key(
     return None
 
 
-def _is_definition(value: Mapping[str, Any]) -> bool:
-    """Whether a model copied the schema of a tool instead of calling it."""
-    parameters = value.get("parameters")
-    return isinstance(parameters, Mapping) and "type" in parameters and "properties" in parameters
+def _is_definition(arguments: Any) -> bool:
+    """Whether a model wrote the schema of a tool instead of calling it."""
+    return isinstance(arguments, Mapping) and "type" in arguments and isinstance(arguments.get("properties"), Mapping)

@@ -59,6 +59,10 @@ def expression(text: str) -> ast.expr | None:
         return None
 
 
+_LEAST_COST = 32
+"""What the shortest call costs, in characters: parsing has a constant cost."""
+
+
 class PythonBudget:
     """Counts what is parsed as Python in one text, which is slow."""
 
@@ -67,7 +71,7 @@ class PythonBudget:
 
     def spend(self, characters: int) -> None:
         """Raises: UnreadableCallError when the text has more Python than `MAX_PYTHON_CHARACTERS`."""
-        self._characters -= characters
+        self._characters -= max(characters, _LEAST_COST)
         if self._characters < 0:
             raise UnreadableCallError("too much Python")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mentor_edge.tool_calls import thinking, xml_calls
+from mentor_edge.tool_calls.attempts import CODE
 from mentor_edge.tool_calls.json_calls import JsonReader, NotJsonError
 from mentor_edge.tool_calls.offered import OfferedTools
 from mentor_edge.tool_calls.python_calls import (
@@ -58,6 +59,7 @@ class Scanner:
         self.offered = offered
         self.found_in_sentence = False
         self._json = JsonReader(text)
+        self._code_end = 0
 
     def calls(self) -> Iterator[Calls]:
         """The calls from left to right. Raises: one of `UNREADABLE` at the first unreadable call."""
@@ -113,6 +115,14 @@ class Scanner:
             read, end = self._json.calls(start.start(), self.offered, tagged=False)
         except NotJsonError:
             return start.end()
+        except UNREADABLE:
+            if start.start() < self._code_end:
+                return start.end()
+            raise
+        if read is not None and start.start() < self._code_end:
+            # Code may build such an object. It is a call only if it names a tool.
+            self.found_in_sentence |= any(self.offered.offers(call.name) for call in read.calls)
+            return end
         if read is not None and not self._ends_line(end):
             self.found_in_sentence = True
             read = None
@@ -142,6 +152,8 @@ class Scanner:
         else:
             read = self._python_lines(position, start[0])
         if read is None:
+            if CODE.fullmatch(language):
+                self._code_end = self.text.find(start[0], position)
             return position
         end = after_space(self.text, read.end)
         closed = self.text.startswith(start[0], end)

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 
 from helpers.paths import ROOT
 from mentor_edge.messages import Message, ToolCall
-from mentor_edge.tool_calls import MAX_NESTING, MAX_PYTHON_CHARACTERS, parse_turn
+from mentor_edge.tool_calls import MAX_NESTING, MAX_PYTHON_CHARACTERS, ParsedTurn, parse_turn
 
 CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 ADD = ToolCall("add", {"a": 1})
@@ -27,14 +25,24 @@ FRAGMENTS = (
     "<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", CALL, '{"name": "add"', '"name": "add"',
     ', "arguments": {', ', "parameters": {', '"a": ', "{", "}", "[", "]", "(", ")", "[f(a=", "f(", "g.h(b=", "=", ",",
     ";", '"', "'", "\\", '\\"', "\\u00e9", "\\ud800", "\ud800", "\0", "\n", " ", "1", "-", "1e999", "NaN", "None",
-    "null", "True", "**", "lambda: ", "text",
+    "null", "True", "**", "lambda: ", "text", "```", "```json\n", "~~~", "<function=f>", "</function>", "<parameter=a>",
+    "</parameter>", "[TOOL_CALLS]", "[ARGS]", "<|tool_call|>", "<|tool_call_start|>", "<start_function_call>",
+    "call:f{", "<escape>", "<tools>", "<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "<arg_key>", "Action: f\n", '{"f": ',
+    "def f(", "functions.f(", "f[", "</thinking>", "<|channel|>final<|message|>",
 )  # a table  # fmt: skip
 """What the shapes are made of, and what breaks them."""
 
 
 def check_turn(text: str) -> None:
-    """What is true of every text."""
-    turn = parse_turn(text)
+    """What is true of every text, with and without tools."""
+    for tools in (
+        [],
+        [{"function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}, "odd", {}],
+    ):
+        check(text, parse_turn(text, tools))
+
+
+def check(text: str, turn: ParsedTurn) -> None:
     message = turn.message
     assert message.role == "assistant"
     if turn.malformed:
@@ -208,6 +216,73 @@ def test_one_unreadable_call_makes_the_turn_malformed(text):
     assert turn.malformed and turn.message == Message("assistant", text)
 
 
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string"},
+                "days": {"type": ["integer", "null"]},
+                "note": {"type": ["string", "integer"]},
+                "parts": {"anyOf": [{"type": "array"}, {"type": "object"}]},
+            },
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("city", "12", "12"),
+        ("city", "\n line\n", "\n line\n"),
+        ("days", "3", 3),
+        ("days", " null ", None),
+        ("days", "soon", "soon"),
+        ("note", "3", 3),
+        ("note", "[3]", "[3]"),
+        ("parts", '["a"]', ["a"]),
+        ("parts", "True", True),
+        ("other", "1.5", 1.5),
+        ("other", "Oslo", "Oslo"),
+        ("city", "<b>&amp;</b> </parameter> x", "<b>&amp;</b> </parameter> x"),
+    ],
+)
+def test_arguments_without_quotes_have_the_type_of_the_schema(key, text, value):
+    turn = parse_turn(f"<function=get_weather>\n<parameter={key}>\n{text}\n</parameter>\n</function>", [WEATHER])
+    assert turn.message.tool_calls == (ToolCall("get_weather", {key: value}),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>one</think>two<think>[get_weather(city='a')]</think>[get_weather(city='b')]",
+        "[THINK]<tool_call>{[/THINK][get_weather(city='b')]",
+        "<thinking>get_weather(city='a')</thinking>\nget_weather(city='b')",
+        "<|channel|>analysis<|message|>get_weather(city='a')<|end|><|start|>assistant<|channel|>final<|message|>"
+        "get_weather(city='b')",
+    ],
+)
+def test_only_what_follows_the_last_thinking_counts(text):
+    assert parse_turn(text, [WEATHER]).message.tool_calls == (ToolCall("get_weather", {"city": "b"}),)
+
+
+def test_without_text_after_it_the_last_thinking_counts():
+    drafts = f"<think>{CALL}</think><think>{tagged('{}')}</think>"
+    assert parse_turn(drafts).message.tool_calls == (ToolCall("add", {}),)
+
+
+def test_calls_of_tools_that_were_not_offered_are_read():
+    for text in (
+        '[send_email(to="me")]',
+        'send_email(to="me")',
+        '```json\n{"name": "send_email", "arguments": {}}\n```',
+    ):
+        assert [call.name for call in parse_turn(text, [WEATHER]).message.tool_calls] == ["send_email"]
+
+
 def test_arguments_may_nest_as_deep_as_anyone_needs():
     arguments = '{"a": ' + "[" * (MAX_NESTING - 1) + "]" * (MAX_NESTING - 1) + "}"
     assert len(calls_of(tagged(arguments))) == 1
@@ -305,51 +380,6 @@ def test_text_around_calls_is_kept(calls, texts):
     turn = parse_turn("".join(text + block for text, block in zip(texts, blocks, strict=False)) + texts[-1])
     assert turn.message.content == "".join([*texts[: len(blocks)], texts[-1]]).strip()
     assert turn.message.tool_calls == tuple(calls)
-
-
-# Cost
-
-
-MEGABYTE = 1_000_000
-
-
-def seconds(text: str) -> float:
-    """Processor time, the best of three. Neither the machine's other work nor garbage collection counts; the latter
-    would scan everything that other tests left in memory."""
-    taken = []
-    gc.disable()
-    try:
-        for _ in range(3):
-            start = time.process_time()
-            parse_turn(text)
-            taken.append(time.process_time() - start)
-    finally:
-        gc.enable()
-    return min(taken)
-
-
-@pytest.mark.parametrize(
-    ("before", "after"), [("", ""), ("<think>", "</think> 3"), ("<tool_call>", ""), ("[f(a=[", "])]")]
-)
-@pytest.mark.parametrize(
-    "unit",
-    [
-        "{", "[", "(", '"', "\\", "\n", "<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", "[f(",
-        '{"name":', "<tool_call>{", '<tool_call>"', '<tool_call>{"name":"', "<tool_call></think>", "[f(a=1)]",
-        '{"name":"f","parameters":{}};', CALL, f"{CALL}</think>",
-    ],
-)  # a table  # fmt: skip
-def test_a_megabyte_takes_well_under_a_second_and_four_times_as_long_as_a_quarter(unit, before, after):
-    whole, quarter = (seconds(before + unit * (size // len(unit)) + after) for size in (MEGABYTE, MEGABYTE // 4))
-    assert whole < 1.0
-    assert whole < 8 * quarter + 0.05
-
-
-def test_long_arguments_are_read_in_linear_time():
-    def text(size: int) -> str:
-        return tagged('{"a": [' + '{"b":[]},' * (size // 9) + "1]}")
-
-    assert seconds(text(MEGABYTE)) < min(1.0, 8 * seconds(text(MEGABYTE // 4)) + 0.05)
 
 
 # Fuzzing
