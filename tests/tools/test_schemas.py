@@ -296,6 +296,11 @@ def test_definitions_that_multiply_stay_definitions():
         definitions[f"D{n}"] = {"properties": {"a": {"$ref": f"#/$defs/D{n - 1}"}, "b": {"$ref": f"#/$defs/D{n - 1}"}}}
     parameters = read(of({"$ref": "#/$defs/D39"}, **{"$defs": definitions}))
     assert len(json.dumps(parameters)) < 20_000
+    chain = {f"D{n}": {"items": {"$ref": f"#/$defs/D{n + 1}"}} for n in range(2_000)}
+    start = time.process_time()
+    with pytest.raises(SchemaError, match="it refers to more than 1000 definitions"):
+        read_schema(of({"$ref": "#/$defs/D0"}, **{"$defs": chain}))
+    assert time.process_time() - start < 2
     with pytest.raises(SchemaError, match="it contains more than 10000 schemas"):
         read_schema(of({"anyOf": [{"const": n} for n in range(10_001)]}))
 

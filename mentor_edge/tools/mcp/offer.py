@@ -40,7 +40,7 @@ class Offer:
     left_out: tuple[str, ...]
     """The reason why a tool is not among them, one each."""
     mistakes: tuple[str, ...]
-    """What is wrong with the choice."""
+    """What is wrong with the choice: unknown names, and tools asked for by name that cannot be used."""
 
 
 def offered_tools(
@@ -54,36 +54,36 @@ def offered_tools(
     `refused` are names that mcp's session does not call. `start` starts a call: (name, arguments, seconds).
     """
     tools: dict[str, Tool] = {}
-    left_out: dict[str, None] = {}
-    names = []
+    left_out: list[tuple[str | None, str]] = []
+    names: list[str] = []
     for entry in listed:
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str):
-            left_out[f"a tool without a name: {shown(entry)}"] = None
+            left_out.append((None, f"a tool without a name: {shown(entry)}"))
             continue
         names.append(name)
         if not choice.includes(name):
             continue
         if not _NAME.fullmatch(name):
-            left_out[f"tool {name!r}: a name has 1 to 128 ASCII letters, digits and _ - . /"] = None
+            left_out.append((name, f"tool {name!r}: a name has 1 to 128 ASCII letters, digits and _ - . /"))
         elif name in tools:
-            left_out[f"tool {name!r}: it is listed twice, and the first is used"] = None
+            left_out.append((name, f"tool {name!r}: it is listed twice, and the first is used"))
         elif name in refused:
-            left_out[f"tool {name!r}: its x-mcp-header annotations are invalid"] = None
+            left_out.append((name, f"tool {name!r}: its x-mcp-header annotations are invalid"))
         else:
             try:
                 tools[name] = _tool(name, entry, start)
             except ToolDefinitionError as error:
-                left_out[error.problem] = None
+                left_out.append((name, error.problem))
+    asked_for = choice.only or ()
     mistakes = [
         f"there is no tool {name!r}{did_you_mean(name, names)}"
-        for name in (*(choice.only or ()), *choice.excluded)
+        for name in (*asked_for, *choice.excluded)
         if name not in names
     ]
-    if choice.only is not None:  # a tool that was asked for by name is not left out silently
-        unusable = [reason for reason in left_out if any(reason.startswith(f"tool {name!r}: ") for name in choice.only)]
-        mistakes += unusable
-    return Offer(tuple(tools.values()), tuple(left_out), tuple(mistakes))
+    mistakes += [reason for name, reason in left_out if name in asked_for and name not in tools]
+    reasons = tuple(dict.fromkeys(reason for _, reason in left_out))
+    return Offer(tuple(tools.values()), reasons, tuple(mistakes))
 
 
 def _tool(name: str, entry: Mapping[str, Any], start: Callable[..., Future[str]]) -> Tool:

@@ -28,6 +28,9 @@ IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "d
 PART_LIMIT = 10_000
 """How many schemas a document may contain."""
 
+DEFINITION_LIMIT = 1_000
+"""How many of them references may point to."""
+
 Resolver = Any
 """referencing's, whose type is private; None for that of the whole document."""
 
@@ -116,6 +119,8 @@ class Document:
                 edges = self._edges[id(node)]
                 edges[key] = edges.get(key, False) or in_place
                 if key not in self._edges:
+                    if len(self._targets) == DEFINITION_LIMIT:
+                        raise SchemaError(f"it refers to more than {DEFINITION_LIMIT} definitions")
                     self._edges[key] = {}
                     self._targets[key] = target
                     self._names_of_targets[key] = self._new_name(reference)
