@@ -171,10 +171,11 @@ def _take_turns(
     The calls of all conversations run concurrently.
     """
     while active := [row for row, state in enumerate(states) if state.ending is None]:
-        for row, reply in zip(active, dialogues.generate(active), strict=True):
+        for row, reply in dialogues.generate(active):
             states[row].take(reply, limits)
             states[row].ended = time.monotonic()
-        yield from (row for row in active if states[row].ending is not None)
+            if states[row].ending is not None:
+                yield row
         requests = {row: states[row].requests() for row in active}
         results = iter(executor.run_all([request for row_requests in requests.values() for request in row_requests]))
         for row, row_requests in requests.items():

@@ -13,7 +13,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from mentor_edge.call_spelling import in_own_spelling, own_spellings
-from mentor_edge.engines.base import ChatEngine, ChatRequest, Conversations, Engine, Generation, Reply, Sampling
+from mentor_edge.engines.base import (
+    ChatEngine,
+    ChatRequest,
+    Conversations,
+    Engine,
+    Generation,
+    Reply,
+    Sampling,
+    generated_turns,
+)
 from mentor_edge.errors import StudentError
 from mentor_edge.messages import Limit, Message
 from mentor_edge.tasks.types import AgentLimits
@@ -61,8 +70,9 @@ class Dialogues(Protocol):
     @property
     def transcripts(self) -> Sequence[Transcript]: ...
 
-    def generate(self, rows: Sequence[int]) -> list[Reply | Limit | Refusal]:
-        """Generate the next turn of each given dialogue, or return why it has none."""
+    def generate(self, rows: Sequence[int]) -> Iterator[tuple[int, Reply | Limit | Refusal]]:
+        """Generate the next turn of each given dialogue, or say why it has none. Yields a dialogue as soon as its turn
+        has ended; take all of them before the next call."""
         ...
 
     def append_results(self, row: int, results: Sequence[Message]) -> None:
@@ -145,28 +155,32 @@ class TokenDialogues:
         self._suffixes: dict[tuple[Message, ...], list[int] | Refusal] = {}
         self.transcripts = [Transcript(list(ids)) for ids in prompts]
 
-    def generate(self, rows: Sequence[int]) -> list[Reply | Limit | Refusal]:
+    def generate(self, rows: Sequence[int]) -> Iterator[tuple[int, Reply | Limit | Refusal]]:
         self._tokenize_results()
-        turns_of: dict[int, Reply | Limit | Refusal] = {row: limit for row in rows if (limit := self._take_input(row))}
-        active = [row for row in rows if row not in turns_of]
+        active = {}  # rows by slot
+        for row in rows:
+            if (reason := self._take_input(row)) is not None:
+                yield row, reason
+            else:
+                active[self._slots[row]] = row
         if not active:
-            return [turns_of[row] for row in rows]
+            return
         assert self._batch is not None  # a row with room has a slot
-        inputs = [self._pending[row] for row in active]
-        generations = self._batch.extend([self._slots[row] for row in active], inputs, self._sampling)
-        turns = [self._within_budget(row, generation) for row, generation in zip(active, generations, strict=True)]
-        texts = self._engine.decode([turn.token_ids[:-1] if turn.finished else turn.token_ids for turn in turns])
-        for row, turn, text in zip(active, turns, texts, strict=True):
+        inputs = [self._pending[row] for row in active.values()]
+        for slot, generation in generated_turns(self._batch, list(active), inputs, self._sampling):
+            row = active[slot]
+            turn = self._within_budget(row, generation)
             cut_by = None if turn.finished else self._limit_reached(row, turn)
             self._record(row, turn.token_ids, sampled=True)
+            (text,) = self._engine.decode([turn.token_ids[:-1] if turn.finished else turn.token_ids])
             parsed = parse_turn(text, self._tools[row])
             own = in_own_spelling(parsed, self._own_spellings)
             if self._strict_calls and own is False:
                 parsed = ParsedTurn(Message("assistant", text), malformed=True)
-            turns_of[row] = Reply(
-                parsed.message, turn.finished, parsed.malformed, len(turn.token_ids), cut_by, own_spelling=own
+            yield (
+                row,
+                Reply(parsed.message, turn.finished, parsed.malformed, len(turn.token_ids), cut_by, own_spelling=own),
             )
-        return [turns_of[row] for row in rows]
 
     def append_results(self, row: int, results: Sequence[Message]) -> None:
         self._results[row] = tuple(results)
@@ -235,11 +249,12 @@ class MessageDialogues:
         self._written = [0] * len(conversations)
         self.transcripts = [Transcript() for _ in conversations]
 
-    def generate(self, rows: Sequence[int]) -> list[Reply | Limit | Refusal]:
+    def generate(self, rows: Sequence[int]) -> Iterator[tuple[int, Reply | Limit | Refusal]]:
         active = [row for row in rows if self._written[row] < self._limits.completion_tokens]
         requests = [ChatRequest(tuple(self._messages[row]), self._tools[row]) for row in active]
         replies = dict(zip(active, self._engine.reply(requests, self._sampling) if requests else [], strict=True))
-        return [self._taken(row, replies[row]) if row in replies else Limit.TOKENS for row in rows]
+        for row in rows:
+            yield row, self._taken(row, replies[row]) if row in replies else Limit.TOKENS
 
     def _taken(self, row: int, reply: Reply | None) -> Reply | Limit:
         if reply is None:

@@ -17,7 +17,7 @@ To add an engine:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -68,6 +68,30 @@ class Conversations(Protocol):
             EngineError: when a row or an id is out of range, or the runtime fails.
         """
         ...
+
+
+@runtime_checkable
+class StreamingConversations(Protocol):
+    """`Conversations` that can hand over each turn as soon as it ends. All engines of this package can."""
+
+    def stream(
+        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling
+    ) -> Iterator[tuple[int, Generation]]:
+        """Do what `extend` does, and yield each row with its turn as soon as the turn ends.
+
+        Take all of them before the next call. Raises: EngineError, as `extend`.
+        """
+        ...
+
+
+def generated_turns(
+    batch: Conversations, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling
+) -> Iterator[tuple[int, Generation]]:
+    """The turns of `extend` with their rows, each as soon as it ends if the batch can hand it over."""
+    if isinstance(batch, StreamingConversations):
+        yield from batch.stream(rows, token_ids, sampling)
+    else:
+        yield from zip(rows, batch.extend(rows, token_ids, sampling), strict=True)
 
 
 class Engine(Protocol):

@@ -262,7 +262,7 @@ def test_a_crash_while_decoding_names_the_file_and_the_signal(
     model_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     crash = "print('GGML_ASSERT(x) failed', file=sys.stderr); os.kill(os.getpid(), signal.SIGABRT)"
-    misbehave(monkeypatch, tmp_path, f"def die(*_, **__):\n    {crash}\nworker.LlamaServer.extend = die")
+    misbehave(monkeypatch, tmp_path, f"def die(*_, **__):\n    {crash}\nworker.LlamaServer.advance = die")
     message = f"llama.cpp died with SIGABRT while decoding {model_file}: .*x.* failed"
     with (
         LlamaCppEngine(model_file) as engine,

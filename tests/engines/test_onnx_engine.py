@@ -336,7 +336,7 @@ def test_a_crash_while_decoding_names_the_directory_and_the_signal(
     model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     crash = "print('terminate called', file=sys.stderr); os.kill(os.getpid(), signal.SIGABRT)"
-    misbehave(monkeypatch, tmp_path, f"def die(*_, **__):\n    {crash}\nworker.OnnxServer.extend = die")
+    misbehave(monkeypatch, tmp_path, f"def die(*_, **__):\n    {crash}\nworker.OnnxServer.advance = die")
     message = f"onnxruntime-genai died with SIGABRT while decoding {model}: terminate called\n.*reinstall"
     with OnnxEngine(model) as engine, engine.open(1) as batch, pytest.raises(RuntimeDied, match=message) as caught:
         batch.extend([0], [PROMPT], Sampling(1))

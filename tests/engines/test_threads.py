@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 from helpers.tiny_models import make_student
+from mentor_edge.engines.base import Generation, Sampling
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
-from mentor_edge.engines.process import machine
+from mentor_edge.engines.process import machine, serving
 from mentor_edge.engines.process.defaults import SMALL, batch_size_for, threads_for
+from mentor_edge.engines.process.serving import Ended, ended_turns
 from mentor_edge.engines.torch.engine import TransformersEngine
 from mentor_edge.errors import EngineError
 from mentor_edge.export.gguf.convert import convert
@@ -86,3 +89,36 @@ def test_threads_of_torch_are_set_and_reported(student):
 def test_no_threads_are_refused(gguf):
     with pytest.raises(EngineError, match="threads must be at least 1"):
         LlamaCppEngine(gguf, threads=0)
+
+
+def streamed(engine, prompts: list[str], limit: int) -> list[tuple[int, list[int]]]:
+    ids = engine.encode(prompts)
+    with engine.open(len(ids)) as batch:
+        return [(row, turn.token_ids) for row, turn in batch.stream(range(len(ids)), ids, Sampling(limit))]
+
+
+@pytest.mark.parametrize("kind", ["torch", "llama.cpp"])
+def test_turns_are_handed_over_as_they_end_and_equal_those_of_extend(student, gguf, kind):
+    prompts = ["a story", "numbers and words", "x"]
+    opened = LlamaCppEngine(gguf, kv="f32") if kind == "llama.cpp" else nullcontext(TransformersEngine.load(student))
+    with opened as engine:
+        first = dict(streamed(engine, prompts, 12))
+        if kind == "torch":  # end turns at different steps
+            engine.end_ids = frozenset({first[1][2]})
+        turns = streamed(engine, prompts, 12)
+        ids = engine.encode(prompts)
+        with engine.open(3) as batch:
+            whole = batch.extend(range(3), ids, Sampling(12))
+    assert sorted(row for row, _ in turns) == [0, 1, 2]
+    assert [dict(turns)[row] for row in range(3)] == [turn.token_ids for turn in whole]
+    if kind == "torch":
+        assert turns[0][0] == 1 and len(turns[0][1]) == 3, "the shortest turn comes first"
+
+
+def test_a_worker_replies_as_soon_as_a_turn_has_ended_and_a_second_has_passed(monkeypatch):
+    clock = iter([0.0, 0.2, 1.5, 10.0, 10.1, 10.2])
+    monkeypatch.setattr(serving.time, "monotonic", lambda: next(clock))
+    turn = Generation([1], True)
+    turns = iter([None, (2, turn), None, (0, turn), (1, turn)])
+    assert ended_turns(turns) == Ended([2], [turn], more=True)
+    assert ended_turns(turns) == Ended([0, 1], [turn, turn], more=False)

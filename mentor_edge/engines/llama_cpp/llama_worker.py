@@ -23,7 +23,17 @@ from mentor_edge.engines.llama_cpp.sequences import KV_TYPES, Sequences, kv_byte
 from mentor_edge.engines.llama_cpp.vocabulary import DAMAGED, Vocabulary
 from mentor_edge.engines.process.frames import EncodedLogits
 from mentor_edge.engines.process.limits import CONTEXT_DEFAULT, kv_budget, limit_process
-from mentor_edge.engines.process.serving import Refused, check_ids, check_logits, check_rows, choose_token, serve
+from mentor_edge.engines.process.serving import (
+    Ended,
+    Refused,
+    Turns,
+    check_ids,
+    check_logits,
+    check_rows,
+    choose_token,
+    ended_turns,
+    serve,
+)
 
 CONTEXT_LIMIT = 131_072
 """Tokens of one sequence; far larger values made llama.cpp take the whole machine's memory."""
@@ -44,6 +54,7 @@ class LlamaServer:
         llama_cpp.llama_log_set(self._log_callback, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self._pending: list[list[int]] = []
+        self._running: Turns = iter(())
 
     def _append_log(self, level: int, text: bytes | None, _: Any) -> None:
         line = (text or b"").decode(errors="replace").strip()
@@ -151,22 +162,35 @@ class LlamaServer:
         self._sequences.start(size)
         self._pending = [[] for _ in range(size)]
 
-    def extend(
+    def begin(
         self,
         rows: Sequence[int],
         token_ids: Sequence[Sequence[int]],
         max_new_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Append ids to sequences and generate a turn for each, all sequences at once.
+    ) -> None:
+        """Append ids to conversations and start to generate a turn for each; `advance` returns the turns.
 
         A row whose context is full ends unfinished, possibly without any token.
         """
+        self._running = self._turns(rows, token_ids, max_new_tokens, temperature, seed)
+
+    def advance(self) -> Ended:
+        """The turns that end next."""
+        return ended_turns(self._running)
+
+    def _turns(
+        self,
+        rows: Sequence[int],
+        token_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> Turns:
         lengths = self._sequences.lengths
         check_rows(rows, len(lengths))
         outputs: dict[int, list[int]] = {row: [] for row in rows}
-        finished = dict.fromkeys(rows, False)
         room: dict[int, int] = {}
         inputs: dict[int, list[int]] = {}
         # Rows that start with the same prompt: the first one decodes it, and the others copy its cache.
@@ -178,6 +202,7 @@ class LlamaServer:
             tokens = [*self._pending[row], *ids]
             room[row] = min(max_new_tokens, self._limit - lengths[row] - len(tokens))
             if room[row] <= 0:
+                yield row, Generation([], False)
                 continue
             leader = leaders.setdefault(tuple(tokens), row) if lengths[row] == 0 else row
             if leader == row:
@@ -194,11 +219,13 @@ class LlamaServer:
                     token = choose_token(logits, temperature, random[row])
                     outputs[row].append(token)
                     self._pending[row] = [token]
-                    finished[row] = self._vocabulary.ends(token)
-                    if not finished[row] and len(outputs[row]) < room[row]:
+                    finished = self._vocabulary.ends(token)
+                    if finished or len(outputs[row]) >= room[row]:
+                        yield row, Generation(outputs[row], finished)
+                    else:
                         following[row] = [token]
             inputs = following
-        return [Generation(outputs[row], finished[row]) for row in rows]
+            yield None
 
     def logits(self, token_ids: Sequence[int], last: int | None = None) -> EncodedLogits:
         """Logits `[positions, vocabulary]` of one sequence's positions, or of its `last` ones."""
@@ -242,7 +269,8 @@ OPERATIONS = (
     "tokenize",
     "detokenize",
     "open",
-    "extend",
+    "begin",
+    "advance",
     "logits",
     "tensors",
     "quantize",

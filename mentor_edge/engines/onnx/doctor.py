@@ -26,9 +26,9 @@ def onnx_problem(timeout: float = 60.0) -> str | None:
             with start_worker(timeout) as worker:
                 worker.request("load", "loading a tiny model", path=directory, context_length=16, end_ids=[0])
                 worker.request("open", "opening a tiny model", size=1)
-                (reply,) = worker.request(
-                    "extend", "decoding with a tiny model", rows=[0], token_ids=[[1, 2, 3]], max_new_tokens=2
-                )
+                doing = "decoding with a tiny model"
+                worker.request("begin", doing, rows=[0], token_ids=[[1, 2, 3]], max_new_tokens=2)
+                (reply,) = worker.request("advance", doing)["generations"]
         except EngineError as error:
             return error.problem
     turn = Generation(**reply)

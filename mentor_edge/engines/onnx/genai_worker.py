@@ -27,11 +27,14 @@ from mentor_edge.engines.base import Generation
 from mentor_edge.engines.process.frames import EncodedLogits
 from mentor_edge.engines.process.limits import limit_process
 from mentor_edge.engines.process.serving import (
+    Ended,
     Refused,
+    Turns,
     check_ids,
     check_logits,
     check_rows,
     choose_token,
+    ended_turns,
     serve,
 )
 
@@ -46,6 +49,7 @@ class OnnxServer:
         self._alive = alive
         self._generators: list[Any] = []
         self._pending: list[list[int]] = []
+        self._running: Turns = iter(())
 
     def load(self, path: str, context_length: int, end_ids: Sequence[int], threads: int = 1) -> int:
         """Open a directory and run one token through it. Returns the size of the vocabulary."""
@@ -78,29 +82,41 @@ class OnnxServer:
             self._alive()
         self._pending = [[] for _ in range(size)]
 
-    def extend(
+    def begin(
         self,
         rows: Sequence[int],
         token_ids: Sequence[Sequence[int]],
         max_new_tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Append ids to conversations and generate a turn for each.
+    ) -> None:
+        """Append ids to conversations and start to generate a turn for each; `advance` returns the turns.
 
         A row whose context is full ends unfinished, possibly without any token.
         """
+        self._running = self._turns(rows, token_ids, max_new_tokens, temperature, seed)
+
+    def advance(self) -> Ended:
+        """The turns that end next."""
+        return ended_turns(self._running)
+
+    def _turns(
+        self,
+        rows: Sequence[int],
+        token_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> Turns:
         check_rows(rows, len(self._generators))
         for ids in token_ids:
             check_ids(ids, self._vocabulary_size)
-        replies = []
         for row, ids in zip(rows, token_ids, strict=True):
             # The last token of a turn was chosen but never fed; it comes before what follows the turn.
             tokens = [*self._pending[row], *ids]
             turn = self._turn(self._generators[row], tokens, max_new_tokens, temperature, [seed, row])
             self._pending[row] = turn[-1:] or self._pending[row]
-            replies.append(Generation(turn, bool(turn) and turn[-1] in self._end_ids))
-        return replies
+            yield row, Generation(turn, bool(turn) and turn[-1] in self._end_ids)
 
     def logits(self, token_ids: Sequence[int], last: int | None = None) -> EncodedLogits:
         """Logits `[positions, vocabulary]` of one sequence's positions, or of its `last` ones."""
@@ -156,7 +172,7 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()).rpartition("[ONNXRuntimeError] : ")[2]
 
 
-OPERATIONS = ("load", "open", "extend", "logits")
+OPERATIONS = ("load", "open", "begin", "advance", "logits")
 
 
 def main() -> None:

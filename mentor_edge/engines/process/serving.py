@@ -11,12 +11,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mentor_edge.engines.base import Generation
 from mentor_edge.engines.process.frames import FrameError, read_frame, write_frame
 
 PULSE = 1.0
@@ -79,6 +81,33 @@ def _pulse(stream: IO[bytes]) -> Callable[[], None]:
             write_frame(stream, {"alive": True})
 
     return alive
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Turns that have ended since the last reply."""
+
+    rows: list[int]
+    generations: list[Generation]
+    more: bool
+    """Whether other turns are still running."""
+
+
+Turns = Iterator[tuple[int, Generation] | None]
+"""Yields each row with its turn when the turn ends, and None from time to time."""
+
+
+def ended_turns(turns: Turns) -> Ended:
+    """Continue until all turns have ended, or until one has and the parent has waited for `PULSE`."""
+    started = time.monotonic()
+    rows, generations = [], []
+    for turn in turns:
+        if turn is not None:
+            rows.append(turn[0])
+            generations.append(turn[1])
+        if rows and time.monotonic() - started >= PULSE:
+            return Ended(rows, generations, more=True)
+    return Ended(rows, generations, more=False)
 
 
 def check_rows(rows: Sequence[int], size: int) -> None:

@@ -160,8 +160,8 @@ class RuntimeWorker:
 class WorkerEngine:
     """The common part of engines whose conversations live in a child process.
 
-    The child offers the operations `open`, `extend` and `logits`. `path` names the model in messages; the subclass sets
-    `batch_size`.
+    The child offers the operations `open`, `begin`, `advance` and `logits`. `path` names the model in messages; the
+    subclass sets `batch_size`.
     """
 
     batch_size: int
@@ -198,11 +198,14 @@ class WorkerEngine:
         reply = self._worker.request("logits", f"decoding {self.path}", token_ids=ids, last=last)
         return EncodedLogits(**reply).array()
 
-    def _extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
+    def _stream(
+        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling
+    ) -> Iterator[tuple[int, Generation]]:
         self._turns += 1
-        replies = self._worker.request(
-            "extend",
-            f"decoding {self.path}",
+        doing = f"decoding {self.path}"
+        self._worker.request(
+            "begin",
+            doing,
             rows=[int(row) for row in rows],
             token_ids=[[int(token) for token in ids] for ids in token_ids],
             max_new_tokens=sampling.max_new_tokens,
@@ -210,7 +213,12 @@ class WorkerEngine:
             # Sampling is reproducible per engine: the n-th call of every engine draws the same numbers.
             seed=self._turns,
         )
-        return [Generation(**reply) for reply in replies]
+        more = True
+        while more:
+            ended = self._worker.request("advance", doing)
+            for row, generation in zip(ended["rows"], ended["generations"], strict=True):
+                yield row, Generation(**generation)
+            more = ended["more"]
 
     def close(self) -> None:
         """End the child process. Safe to call twice."""
@@ -234,4 +242,11 @@ class WorkerConversations:
 
         Raises: EngineError when a row or a token id is out of range or the weights are damaged, RuntimeDied.
         """
-        return self._engine._extend(rows, token_ids, sampling)
+        generated = dict(self.stream(rows, token_ids, sampling))
+        return [generated[int(row)] for row in rows]
+
+    def stream(
+        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling
+    ) -> Iterator[tuple[int, Generation]]:
+        """See `StreamingConversations.stream`."""
+        return self._engine._stream(rows, token_ids, sampling)

@@ -154,6 +154,13 @@ class _TorchConversations:
         self._unfed: list[list[int]] = [[] for _ in range(size)]  # the last sampled token, not in the cache yet
 
     def extend(self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling) -> list[Generation]:
+        generated = dict(self.stream(rows, token_ids, sampling))
+        return [generated[row] for row in rows]
+
+    def stream(
+        self, rows: Sequence[int], token_ids: Sequence[Sequence[int]], sampling: Sampling
+    ) -> Iterator[tuple[int, Generation]]:
+        """See `StreamingConversations.stream`."""
         inputs = [self._unfed[row] + list(ids) for row, ids in zip(rows, token_ids, strict=True)]
         if self._cache is None:
             cache, logits = self._prefill_prompts(rows, inputs)
@@ -162,7 +169,7 @@ class _TorchConversations:
             logits = self.forward(cache, inputs, [self._lengths[row] for row in rows])
         for row, ids in zip(rows, inputs, strict=True):
             self._lengths[row] += len(ids)
-        return self._decode(rows, cache, logits, sampling)
+        yield from self._decode(rows, cache, logits, sampling)
 
     def _prefill_prompts(self, rows: Sequence[int], prompts: list[list[int]]) -> tuple[RaggedCache, torch.Tensor]:
         """Prefill each distinct prompt once and copy its cache to all rows that start with it."""
@@ -214,10 +221,9 @@ class _TorchConversations:
 
     def _decode(
         self, rows: Sequence[int], cache: RaggedCache, logits: torch.Tensor, sampling: Sampling
-    ) -> list[Generation]:
+    ) -> Iterator[tuple[int, Generation]]:
         assert self._cache is not None
         generated: list[list[int]] = [[] for _ in rows]
-        finished = [False] * len(rows)
         decoded = list(range(len(rows)))  # indices into `rows`, in the order of the cache's rows
         alive = [True] * len(rows)
         for step in range(sampling.max_new_tokens):
@@ -227,11 +233,14 @@ class _TorchConversations:
                 if not alive[index]:
                     continue
                 generated[index].append(token)
-                finished[index] = token in self._engine.end_ids
+                finished = token in self._engine.end_ids
                 full = self._lengths[rows[index]] + 1 >= self._engine.context_length
-                alive[index] = not finished[index] and not full
+                alive[index] = not (finished or full or step == sampling.max_new_tokens - 1)
+                if not alive[index]:
+                    self._unfed[rows[index]] = [token]
+                    yield rows[index], Generation(generated[index], finished)
             keep = [i for i, index in enumerate(decoded) if alive[index]]
-            if not keep or step == sampling.max_new_tokens - 1:
+            if not keep:
                 break
             if len(keep) < _COMPACT_BELOW * len(decoded):
                 selection = self.tensor(keep)
@@ -244,9 +253,6 @@ class _TorchConversations:
                 if alive[index]:
                     self._lengths[rows[index]] += 1
         self._cache.put(self.tensor([rows[index] for index in decoded]), cache)
-        for row, ids in zip(rows, generated, strict=True):
-            self._unfed[row] = ids[-1:]
-        return [Generation(ids, done) for ids, done in zip(generated, finished, strict=True)]
 
     def tensor(self, values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
