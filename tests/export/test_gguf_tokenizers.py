@@ -261,21 +261,21 @@ def test_a_missing_template_is_left_out(student: Path, tmp_path: Path) -> None:
         _ = engine.template
 
 
-def test_one_named_template_is_stored_and_several_are_refused(student: Path, tmp_path: Path) -> None:
-    named = [{"name": "tool_use", "template": "a\n{{ b }} "}, {"name": "default", "template": "c"}]
+def test_of_several_templates_the_one_for_tools_is_stored(student: Path, tmp_path: Path) -> None:
+    named = [{"name": "default", "template": "c"}, {"name": "tool_use", "template": "a\n{{ b }} "}]
     (make_copy(student, tmp_path) / "chat_template.jinja").unlink()
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": named[:1]}))
-    convert(tmp_path, tmp_path / "f32.gguf")
-    assert read(tmp_path, "tokenizer.chat_template") == "a\n{{ b }} "
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": named}))
-    with pytest.raises(ExportError, match=r"several chat templates \(tool_use, default\)"):
+    for entry, stored in ((named, "a\n{{ b }} "), (named[:1], "c")):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": entry}))
         convert(tmp_path, tmp_path / "f32.gguf")
-    make_copy(student, tmp_path)
+        assert read(tmp_path, "tokenizer.chat_template") == stored
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": [{"name": "rag"}]}))
+    with pytest.raises(ExportError, match="'rag' and no template"):
+        convert(tmp_path, tmp_path / "f32.gguf")
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("x")
-    with pytest.raises(ExportError, match=r"several chat templates \(tool_use\)"):
-        convert(tmp_path, tmp_path / "f32.gguf")
+    convert(tmp_path, tmp_path / "f32.gguf")
+    assert read(tmp_path, "tokenizer.chat_template") == "x"
 
 
 def test_a_sentencepiece_file_alone_is_refused(student: Path, tmp_path: Path) -> None:

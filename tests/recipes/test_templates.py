@@ -85,6 +85,13 @@ def test_of_several_templates_one_is_trained_on_and_shipped(tmp_path: Path) -> N
     student = listed_model(tmp_path / "student")
     assert load_tokenizer(student).chat_template == TEMPLATE
     assert template_record(student).name == "tool_use"
+    unnamed = make_student(tmp_path / "unnamed")
+    (unnamed / "chat_template.jinja").unlink()
+    (unnamed / "additional_chat_templates").mkdir()
+    (unnamed / "additional_chat_templates" / "rag.jinja").write_text(PLAIN)
+    with pytest.raises(StudentError, match="none is named tool_use or default"):
+        load_tokenizer(unnamed)
+    assert "<tools>" in load_tokenizer(unnamed, TemplateSetting("hermes")).chat_template
     convert(student, tmp_path / "model.gguf")
     with LlamaCppEngine(tmp_path / "model.gguf") as exported:
         assert exported.template.source == TEMPLATE

@@ -52,7 +52,8 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
     Raises: StudentError when it cannot be loaded, has no end token, or has no chat template or one that cannot be used.
     """
     name = str(path)
-    if Path(name).is_dir():  # transformers fails on some forms with a KeyError, so they are checked first
+    if Path(name).is_dir() and template.template is None:
+        # transformers fails on some forms with a KeyError, so they are checked first.
         stored_template(Path(name), stored_entry(Path(name)))
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -70,13 +71,16 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
 
 
 def _chosen(tokenizer: Any, name: str, template: TemplateSetting) -> ChosenTemplate:
-    directory = Path(name)
-    stored = (
-        stored_template(directory, stored_entry(directory))  # byte for byte
-        if directory.is_dir()
-        else template_for_tools(tokenizer.chat_template, name)
-    )
-    return choose_template(template, stored, tokens_of(tokenizer), name)
+    directory, own = Path(name), None
+    try:
+        if directory.is_dir():
+            own = stored_template(directory, stored_entry(directory))  # byte for byte
+        else:
+            own = template_for_tools(tokenizer.chat_template, name)
+    except StudentError:
+        if template.template is None:  # otherwise it is replaced anyway
+            raise
+    return choose_template(template, own, tokens_of(tokenizer), name)
 
 
 def template_record(path: str | Path, template: TemplateSetting = OWN) -> TemplateRecord:
