@@ -12,7 +12,7 @@ from rich.text import Text
 from mentor_edge.cli.screen import console, harmless, print_warning
 from mentor_edge.evaluation.document import Grid, Strong, message_text
 from mentor_edge.messages import Message
-from mentor_edge.readable import duration
+from mentor_edge.readable import counted, duration
 from mentor_edge.results import QuantizedParity
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def print_evaluation(evaluation: Evaluation, title: str) -> None:
     print_grid(figures_grid(evaluation), f"{title} (see the warning)" if known else title, unwrapped=("time",))
     for statement in (*statements(evaluation), f"suite's sha256: {evaluation.sha256}"):
         console.print(statement)
+    if evaluation.threads is not None:
+        context = f", context {evaluation.context_length:,} tokens" if evaluation.context_length is not None else ""
+        console.print(f"{counted(evaluation.threads, 'thread')}{context}")
 
 
 def print_comparison(comparison: Comparison) -> None:
