@@ -40,8 +40,8 @@ def _kind_of_file(path: Path) -> PathKind:
     if begin == _GGUF_MAGIC:
         return PathKind(
             "a GGUF file",
-            f"it is exported already: use `mentor-edge run {path} QUESTION`, `evaluate {path}` or `inspect {path}`; to "
-            "train, compare or export, name the run or the Hugging Face directory that it was made from",
+            f"use `mentor-edge run {path} QUESTION`, `evaluate {path}` or `inspect {path}`; to train it, set `student: "
+            f"{path}` in a recipe file; to export again, name the run or directory that it was made from",
         )
     if path.suffix == ".onnx":
         return PathKind("one file of an ONNX model", f"name its directory, {path.parent}")
