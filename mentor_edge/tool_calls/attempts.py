@@ -37,6 +37,8 @@ _DEFINES = re.compile(
 )
 _ARITHMETIC_AFTER = re.compile(r"\s{0,8}(?:[=≈≠<>≤≥+*/^·×÷−%-]|\\(?:approx|cdot|times|le|ge|ne)\b|(?:mod|and|or)\b)")
 _ARITHMETIC_BEFORE = re.compile(r"(?:[=≈<>≤≥+*/^·×÷−(,$-]|\\\()\s{0,8}$")
+_ASSIGNMENT = re.compile(r"\s*\w{2,64}\s{0,8}=\s{0,8}")
+"""Code. In mathematics a variable has one letter."""
 _NUMERIC = re.compile(r"[\d\s.,+*/^()%eπ√−-]{1,512}")
 _PARTS = re.compile(r"[^\W\d_A-Z]+|[A-Z][^\W\d_A-Z]*|\d+")
 _MAX_MENTIONS = 4096
@@ -50,15 +52,26 @@ def has_attempt(text: str, offered: OfferedTools) -> bool:
         or _CERTAIN.search(_CODE_FENCE.sub("", text)) is not None
         or any(offered.offers(match[1]) for match in _NAMED.finditer(text))
         or any(offered.offers(match[1]) for match in _YAML.finditer(text))
-        or any(_as_element(text, name) for name in offered.names)
+        or _marked(offered.names).search(text) is not None
     )
 
 
-def _as_element(text: str, name: str) -> bool:
-    """`<get_weather>` or `call:get_weather{`. One-word names are left out: they are elements of HTML."""
-    if f"call:{name}{{" in text or f'{name}{{"' in text or f"{name}[ARGS]" in text:
-        return True
-    return "_" in name and any(f"<{name}{end}" in text for end in (">", " ", "/>", "\n"))
+@lru_cache(maxsize=64)
+def _marked(names: tuple[str, ...]) -> re.Pattern[str]:
+    """A name in the place of a call: `<f>`, `<tool>f</tool>`, `name="f"`, `call:f{`, `**f**(a=`, `f --a`, `[f] a=`."""
+    if not names:
+        return re.compile(r"(?!)")
+    name = rf"(?:{'|'.join(map(re.escape, names))})"
+    # One-word names are left out of elements: they are elements of HTML.
+    element = rf"(?:{'|'.join(re.escape(one) for one in names if '_' in one) or '(?!)'})"
+    return re.compile(
+        rf"<{element}[\s/>]"
+        rf"|<[\w:-]{{0,32}}(?:tool|function|action|api|name|call)[\w:-]{{0,32}}>\s{{0,8}}{name}\s{{0,8}}<"
+        rf"|\bname=[\"']{name}[\"']"
+        rf"|\bcall:{name}\{{|(?<!\w){name}(?:\[ARGS\]|\{{\s{{0,8}}[\"'}}])"
+        rf"|(?<!\w){name}(?:[*`]{{1,3}}\s?|\s)\(\s{{0,8}}\w{{1,64}}\s{{0,8}}=(?!=)"
+        rf"|(?<!\w){name}(?:\s{{1,3}}--\w|\s{{1,3}}\w{{1,64}}=[\"']|\]\s{{0,3}}\w{{1,64}}=|\s{{1,3}}:\w{{1,64}}\s[\"'])"
+    )
 
 
 def resembles_call(text: str, names: Iterable[str]) -> bool:
@@ -133,6 +146,8 @@ def _no_attempt(text: str, start: int, bracket: int, parameters: Container[str])
     inside = text[bracket + 1 : end - 1].strip()
     before = text[max(0, start - 64) : start].rpartition("\n")[2]
     after = text[end : end + 64].partition("\n")[0]
+    if _ASSIGNMENT.fullmatch(before) and not after.strip():
+        return None
     if not inside:  # a mention, unless it is all that the line says
         alone = not (before + after).strip(_LINE_DECORATION + "[];")
         return None if alone else end

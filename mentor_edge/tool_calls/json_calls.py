@@ -156,7 +156,8 @@ def _single(value: Mapping[str, Any], offered: OfferedTools, tagged: bool) -> tu
         return _named_by_its_key(value, offered, tagged, given)
     name = offered.own_name(value[name_key])
     known = offered.offers(name)
-    if not (tagged or known or (name_key in ("name", "function") and CERTAIN_KEYS & set(given))):
+    certain = name_key in ("name", "function") and CERTAIN_KEYS & set(given)
+    if not (tagged or known or certain or _is_nothing_else(value, name_key, given)):
         return None
     if given and _is_definition(value[given[0]]) and not (known and offered.accepts(name, ("type", "properties"))):
         raise UnreadableCallError("the definition of a tool")
@@ -184,6 +185,11 @@ def _named_by_its_key(
     if tagged or ("name" in value and CERTAIN_KEYS & set(given)):
         raise UnreadableCallError("a call without a name")
     return None
+
+
+def _is_nothing_else(value: Mapping[str, Any], name_key: str, given: Sequence[str]) -> bool:
+    """Whether an object has a name and an object of arguments, and no more: `{"name": "f", "args": {}}`."""
+    return bool(given) and isinstance(value[given[0]], Mapping) and value.keys() <= {name_key, given[0]} | _ACCOMPANYING
 
 
 def _is_definition(arguments: Any) -> bool:

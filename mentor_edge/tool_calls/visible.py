@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 from mentor_edge.tool_calls import thinking, xml_calls
 from mentor_edge.tool_calls.attempts import CODE
@@ -52,7 +53,7 @@ class Scanner:
     """Reads the calls in one text."""
 
     found_in_sentence: bool
-    """Whether JSON was found that has the form of a call, but is part of a sentence."""
+    """Whether JSON was found that has the form of a call, or of its arguments, but is part of a sentence."""
 
     def __init__(self, text: str, offered: OfferedTools) -> None:
         self.text = text
@@ -60,6 +61,11 @@ class Scanner:
         self.found_in_sentence = False
         self._json = JsonReader(text)
         self._code_end = 0
+
+    @cached_property
+    def _named(self) -> list[str]:
+        """The offered tools that the text names."""
+        return [name for name in self.offered.names if name in self.text]
 
     def calls(self) -> Iterator[Calls]:
         """The calls from left to right. Raises: one of `UNREADABLE` at the first unreadable call."""
@@ -126,7 +132,15 @@ class Scanner:
         if read is not None and not self._ends_line(end):
             self.found_in_sentence = True
             read = None
+        if read is None:
+            self._look_for_arguments(start.start())
         return end if read is None else read
+
+    def _look_for_arguments(self, position: int) -> None:
+        """An object with the parameters of a tool that the text names elsewhere is an attempted call."""
+        value, _ = self._json.value(position)
+        if isinstance(value, dict) and value and not self.found_in_sentence:
+            self.found_in_sentence = any(self.offered.accepts(name, value) for name in self._named)
 
     def _ends_line(self, position: int) -> bool:
         if _END_OF_TURN.match(self.text, position):
@@ -148,6 +162,7 @@ class Scanner:
             except NotJsonError:
                 return position
             if read is None:
+                self._look_for_arguments(position)
                 return end
         else:
             read = self._python_lines(position, start[0])

@@ -151,7 +151,7 @@ def test_a_call_in_any_spelling_is_read_or_malformed(shape, call, thinking, befo
         )
 
 
-WORDS = st.sampled_from(["weather", "Oslo", "floor", "2", "the city", "42.5", "søk", "名前", "add", "tool", "name"])
+WORDS = st.sampled_from(["weather", "Oslo", "floors", "2", "the city", "42.5", "søk", "名前", "add", "tool", "name"])
 SENTENCES = st.lists(WORDS, min_size=1, max_size=6).map(" ".join)
 NUMBERS = st.integers(-99, 99) | st.floats(-9, 9).map(lambda value: round(value, 2))
 PLAIN = st.recursive(
