@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import jinja2
 
 from mentor_edge.chat.environment import GIVEN, is_global, variables
-from mentor_edge.chat.template import ChatTemplate
+from mentor_edge.chat.template import MARKER, ChatTemplate
 from mentor_edge.errors import ConfigError, StudentError
 from mentor_edge.model_directory import NamedTemplate
 from mentor_edge.results import Scalar, TemplateRecord
@@ -33,7 +33,6 @@ OURS = ("hermes", "neutral")
 _CHATML = ("<|im_start|>", "<|im_end|>")
 _MARK = "{#- template_arguments -#}"
 _ASSIGNMENT = re.compile(r"\{%- set (\w+) = (.+?) %\}(?=\{%- set \w+ = |\n)")
-_TAG = re.compile(r"[<\[]\S+[>\]]|<\S[^>]*>")
 _CONSTANTS: Mapping[object, str] = {None: "none", True: "true", False: "false"}
 _WORDS = frozenset(
     {"and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None", "loop"}
@@ -175,7 +174,7 @@ class Tokens:
         if self.eos and end.startswith(self.eos):
             return self.eos
         first = self.decode(self.encode(end)[:1]) if end else ""
-        return first if end.startswith(first) and _TAG.fullmatch(first) else ""
+        return first if end.startswith(first) and MARKER.fullmatch(first) else ""
 
 
 @dataclass(frozen=True)

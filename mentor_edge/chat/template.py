@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ from mentor_edge.errors import StudentError
 from mentor_edge.messages import Message, ToolCall
 
 _OWN_TEMPLATE = "set template: hermes, or template: neutral for a student without ChatML tokens"
+MARKER = re.compile(r"[<\[]\S+[>\]]|<\S[^>]*>")
+"""The text of a special token, such as <|im_end|>, </s> or [/INST]."""
 _OPENED_THINKING = re.compile(r"<think>\s*(?P<closed></think>\s*)?$")
 
 Piece = tuple[str, bool]
@@ -39,8 +41,9 @@ class ChatTemplate:
     """The text of the end-of-turn token."""
     bos_token: str = ""
     """The text of the start token."""
-    more_ends: tuple[str, ...] = ()
-    """The texts of further tokens that end a turn, such as Llama's <|eom_id|>."""
+    more_ends: tuple[str, ...] = field(default=(), compare=False)
+    """The texts of further tokens that end a turn, such as Llama's <|eom_id|>. Those that are not markers are ignored:
+    a word may occur anywhere."""
     name: str = "default"
     """Its name among the student's templates, for messages."""
 
@@ -162,7 +165,8 @@ class ChatTemplate:
 
     @property
     def _ends(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(end for end in (self.eos_token, *self.more_ends) if end))
+        markers = (end for end in self.more_ends if MARKER.fullmatch(end))
+        return tuple(dict.fromkeys(end for end in (self.eos_token, *markers) if end))
 
     def pieces(
         self, prompt: Sequence[Message], tools: Sequence[dict[str, Any]], messages: Sequence[Message]
