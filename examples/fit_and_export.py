@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mentor_edge import load_suite
 from mentor_edge.errors import GateFailed, GateInconclusive, MentorEdgeError
-from mentor_edge.recipes import MentorRecipe
+from mentor_edge.recipes import MentorRecipe, PolicyStep
 
 
 def show(stage: str, done: int, total: int) -> None:
@@ -32,7 +32,8 @@ def main(arguments: argparse.Namespace) -> None:
     )
     run = recipe.fit(progress=show)
     last = run.training_log()[-1]
-    print(f"after {last['step']} steps: mean reward {last['reward']:.2f}, accuracy {last['accuracy']:.2f}")
+    if isinstance(last, PolicyStep):
+        print(f"after {last.step} steps: mean reward {last.reward:.2f}, accuracy {last.accuracy:.2f}")
 
     suite = load_suite("nano", limit=arguments.gate_tasks)
     artifact = run.export(gguf=[arguments.quant], suite=suite, progress=show)

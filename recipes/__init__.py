@@ -29,16 +29,19 @@ from .run import Run
 from .run_record import TaskCounts, Training
 from .schedule import Coverage
 from .sft import SFTConfig, SFTRecipe, SupervisedTraining
+from .steps import FlatGroups, PolicyStep, Step, SupervisedStep
 
 __all__ = [
     "RECIPES",
     "Coverage",
     "ExtraReward",
+    "FlatGroups",
     "LoraConfig",
     "MentorConfig",
     "MentorRecipe",
     "MentorRewardConfig",
     "MentorWeights",
+    "PolicyStep",
     "PolicyTraining",
     "Recipe",
     "RecipeConfig",
@@ -50,9 +53,11 @@ __all__ = [
     "SparseRecipe",
     "SparseRewardConfig",
     "SparseWeights",
+    "Step",
     "StrictConfig",
     "StrictRecipe",
     "StrictRewardConfig",
+    "SupervisedStep",
     "SupervisedTraining",
     "TaskCounts",
     "TasksConfig",

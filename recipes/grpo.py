@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import torch
+from datasets import Dataset
 from trl import GRPOTrainer
 
 from mentor_edge.agent import AgentLimits, run_conversations
@@ -28,11 +28,22 @@ from mentor_edge.rewards import Reward, RewardBreakdown
 from mentor_edge.tasks.types import Task
 from mentor_edge.tools.execution.executor import ToolExecutor
 
-from .trainer import FlatGroups
+from .schedule import Coverage, prompt_order
+from .steps import FlatGroups, PolicyStep
 
 logger = logging.getLogger(__name__)
 
-_LOGGED = ("malformed", "truncated", "prompts_too_long", "tool_errors", "calls", "loss", "entropy")
+_LOGGED = (
+    "reward",
+    "accuracy",
+    "malformed",
+    "truncated",
+    "prompts_too_long",
+    "tool_errors",
+    "calls",
+    "loss",
+    "entropy",
+)
 _FLAT = 1e-6
 """Rewards that differ by less than this count as equal."""
 
@@ -77,7 +88,10 @@ class StepReward:
             if max(totals) - min(totals) < _FLAT:
                 reasons = ", ".join(sorted({breakdown.reason for breakdown in group}))
                 flat.setdefault((round(totals[0], 6), reasons), []).append(task_ids[start])
-        self.flat_groups = [FlatGroups(reward, reason, tasks) for (reward, reason), tasks in sorted(flat.items())]
+        self.flat_groups = [
+            FlatGroups(reward=reward, reason=reason, tasks=tuple(tasks))
+            for (reward, reason), tasks in sorted(flat.items())
+        ]
         dead = sum(map(len, flat.values())) == len(starts)
         self.dead_steps = self.dead_steps + 1 if dead else 0
         self.solved = dead and all(reward >= self._reward.maximum - _FLAT for reward, _ in flat)
@@ -159,21 +173,27 @@ class EdgeGRPOTrainer(GRPOTrainer):
         return super()._compute_loss(model, inputs)
 
 
-def step_row(reward: StepReward) -> Callable[[Mapping[str, float]], dict[str, Any] | None]:
+def scheduled_prompts(tasks: Sequence[Task], per_step: int, steps: int, seed: int) -> tuple[Dataset, Coverage]:
+    """The prompts of all steps in order, and how they use the tasks. TRL's own sampler leaves some tasks out."""
+    coverage = Coverage(unit="tasks", available=len(tasks), per_step=per_step, steps=steps)
+    rows = [{"prompt": [message.to_openai() for message in task.prompt], "task_id": task.id} for task in tasks]
+    return Dataset.from_list(rows, on_mixed_types="use_json").select(prompt_order(coverage, seed)), coverage
+
+
+def step_row(reward: StepReward) -> Callable[[int, Mapping[str, float]], PolicyStep | None]:
     """A function from TRL's logs of a step to its row of metrics.jsonl; `reward` scored the step."""
 
-    def row(logs: Mapping[str, float]) -> dict[str, Any] | None:
+    def row(step: int, logs: Mapping[str, float]) -> PolicyStep | None:
         if "reward" not in logs:
             return None
-        return {
-            "reward": logs["reward"],
-            "accuracy": logs["accuracy"],
-            "zero_variance_groups": sum(len(flat.tasks) for flat in reward.flat_groups),
-            **{key: logs[key] for key in _LOGGED},
-            "completion_tokens": logs["completions/mean_length"],
-            "sampled_tokens": round(logs["sampled_tokens"]),
-            "tokens": round(logs["num_tokens"]),
-            "flat_groups": [asdict(flat) for flat in reward.flat_groups],
-        }
+        return PolicyStep(
+            step=step,
+            tokens=round(logs["num_tokens"]),
+            zero_variance_groups=sum(len(flat.tasks) for flat in reward.flat_groups),
+            completion_tokens=logs["completions/mean_length"],
+            sampled_tokens=round(logs["sampled_tokens"]),
+            flat_groups=tuple(reward.flat_groups),
+            **{name: logs[name] for name in _LOGGED},
+        )
 
     return row

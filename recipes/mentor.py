@@ -34,7 +34,6 @@ from .base import Recipe
 from .config import DEFAULTS, LoraConfig, Positive, RecipeConfig, RewardConfig, Section, TasksConfig, Weight
 from .job import TrainingJob
 from .run_record import Training
-from .schedule import Coverage
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -268,23 +267,17 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         )
 
     def train(self, job: TrainingJob) -> Training:
-        from datasets import Dataset
-
-        from .grpo import EdgeGRPOTrainer, StepReward, step_row
-        from .schedule import prompt_order
+        from .grpo import EdgeGRPOTrainer, StepReward, scheduled_prompts, step_row
         from .stock import stock_trainer
         from .student import load_trainable
         from .trainer import StallGuard, run_training
 
-        config = self.config
+        config, train = self.config, self.config.train
         tasks = {task.id: task for task in job.tasks}
-        coverage = Coverage(
-            unit="tasks", available=len(tasks), per_step=config.train.prompts_per_step, steps=config.train.steps
-        )
-        rows = [{"prompt": [message.to_openai() for message in task.prompt], "task_id": task.id} for task in job.tasks]
+        prompts, coverage = scheduled_prompts(job.tasks, train.prompts_per_step, train.steps, config.seed)
         model, tokenizer, adapter = load_trainable(job.student, config.lora)
         limits = config.rollout.limits_for(sum(parameter.numel() for parameter in model.parameters()))
-        rewards = StepReward(config.reward.build(), tasks, config.train.rollouts_per_prompt)
+        rewards = StepReward(config.reward.build(), tasks, train.rollouts_per_prompt)
         with ToolExecutor(timeout=config.rollout.tool_timeout) as executor:
             shared: dict[str, Any] = {
                 "tasks": tasks,
@@ -293,9 +286,7 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
                 "processing_class": tokenizer,
                 "peft_config": adapter,
                 "args": grpo_arguments(config, job.directory, limits),
-                "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json").select(
-                    prompt_order(coverage, config.seed)
-                ),
+                "train_dataset": prompts,
                 "reward_funcs": rewards,
             }
             trainer = (

@@ -12,12 +12,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pydantic
 
@@ -33,6 +32,7 @@ from mentor_edge.tasks.types import Suite
 
 from .config import read_saved_config
 from .run_record import RunRecord, RunVersion, TaskCounts, Training
+from .steps import Step, read_steps
 from .training_tasks import tasks_trained_on
 
 if TYPE_CHECKING:
@@ -256,20 +256,12 @@ class Run:
         """
         return Suite(f"training tasks of {self.directory.name}", "1", tuple(tasks_trained_on(self.directory)))
 
-    def training_log(self) -> list[dict[str, Any]]:
-        """One dictionary per training step, as in metrics.jsonl. The keys depend on the method.
+    def training_log(self) -> tuple[Step, ...]:
+        """The training steps in metrics.jsonl: `PolicyStep`s or `SupervisedStep`s.
 
         Raises: RunError when metrics.jsonl is missing or damaged.
         """
-        path = self.directory / "metrics.jsonl"
-        try:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except FileNotFoundError as error:
-            raise RunError(f"{path} is missing", "copy the whole directory of the run, or fit again") from error
-        except (OSError, ValueError) as error:
-            raise RunError(
-                f"{path} is damaged: {error}", "copy the directory of the run again, or fit again"
-            ) from error
+        return read_steps(self.directory / "metrics.jsonl")
 
     def save(self) -> None:
         """Write run.json, which completes the run."""

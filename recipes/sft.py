@@ -21,6 +21,7 @@ from .config import DEFAULTS, LoraConfig, Positive, RecipeConfig, Section, Tasks
 from .job import TrainingJob
 from .run_record import Training
 from .schedule import Coverage
+from .steps import SupervisedStep
 
 
 class SupervisedTraining(Section):
@@ -135,5 +136,7 @@ class SFTRecipe(Recipe):
         return run_training(trainer, "SFT", job, coverage, _row)
 
 
-def _row(logs: Mapping[str, float]) -> dict[str, Any] | None:
-    return {"loss": logs["loss"], "tokens": round(logs["num_tokens"])} if "loss" in logs else None
+def _row(step: int, logs: Mapping[str, float]) -> SupervisedStep | None:
+    if "loss" not in logs:
+        return None
+    return SupervisedStep(step=step, loss=logs["loss"], tokens=round(logs["num_tokens"]))

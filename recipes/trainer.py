@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +21,11 @@ from mentor_edge.tools.execution.executor import ToolExecutor
 from .job import TrainingJob
 from .run_record import Training
 from .schedule import Coverage
+from .steps import FlatGroups, Step
 
-Row = dict[str, Any]
+StepOf = Callable[[int, Mapping[str, float]], Step | None]
+"""From a step's number and TRL's logs to its row of metrics.jsonl; None for logs of something else. The "num_tokens"
+that it gets counts the step alone."""
 
 
 def common_arguments(directory: Path, *, seed: int, steps: int, save_every: int) -> dict[str, Any]:
@@ -49,13 +51,9 @@ def common_arguments(directory: Path, *, seed: int, steps: int, save_every: int)
 
 
 class StepLog(TrainerCallback):
-    """Appends a row per step to metrics.jsonl and marks checkpoints as complete.
+    """Appends a row per step to metrics.jsonl and marks checkpoints as complete."""
 
-    `row` turns the logs of a step into its row, and returns None for other logs. The "num_tokens" that it
-    gets counts the step alone.
-    """
-
-    def __init__(self, stage: str, job: TrainingJob, row: Callable[[Mapping[str, float]], Row | None]) -> None:
+    def __init__(self, stage: str, job: TrainingJob, row: StepOf) -> None:
         self._stage = stage
         self._job = job
         self._row = row
@@ -69,11 +67,11 @@ class StepLog(TrainerCallback):
         if "num_tokens" in logs:
             total, logs = logs["num_tokens"], {**logs, "num_tokens": logs["num_tokens"] - self._tokens}
             self._tokens = total
-        row = self._row(logs)
+        row = self._row(state.global_step, logs)
         if row is None:
             return
         with (self._job.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": state.global_step, **row}) + "\n")
+            file.write(json.dumps(row.model_dump()) + "\n")
         self._job.progress(self._stage, state.global_step, state.max_steps)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -99,16 +97,6 @@ class ValidationLog(TrainerCallback):
         right = sum(is_correct(trajectory, task) for trajectory, task in zip(trajectories, suite.tasks, strict=True))
         with (self._job.directory / "validation.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": state.global_step, "n": len(suite.tasks), "correct": right}) + "\n")
-
-
-@dataclass(frozen=True)
-class FlatGroups:
-    """Groups of rollouts that all earned the same reward for the same reasons: GRPO learns nothing from them."""
-
-    reward: float
-    reason: str
-    tasks: Sequence[str]
-    """The task of each group."""
 
 
 class Stalling(Protocol):
@@ -149,9 +137,7 @@ class StallGuard(TrainerCallback):
         )
 
 
-def run_training(
-    trainer: Any, stage: str, job: TrainingJob, coverage: Coverage, row: Callable[[Mapping[str, float]], Row | None]
-) -> Training:
+def run_training(trainer: Any, stage: str, job: TrainingJob, coverage: Coverage, row: StepOf) -> Training:
     """Train from the start or from the job's checkpoint, and save the adapter if all went well.
 
     Raises: RunError when the trainer ended before it had taken its steps.

@@ -33,7 +33,7 @@ def fit(
         + (f", see {run.directory / 'rejected.jsonl'}" if rejected else "")
         + f"), {duration(run.seconds)}: {run.directory}"
     )
-    last = run.training_log()[-1]
+    last = run.training_log()[-1].model_dump()
     numbers = {key: value for key, value in last.items() if isinstance(value, int | float)}
     console.print("last step: " + ", ".join(f"{key} {figure(value)}" for key, value in numbers.items()))
     if as_json:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -38,7 +38,7 @@ from mentor_edge.tasks.nano.teacher import Noise
 
 if TYPE_CHECKING:
     from mentor_edge.evaluation.evaluate import Evaluation
-    from mentor_edge.recipes import Recipe
+    from mentor_edge.recipes import PolicyStep, Recipe, Step
     from mentor_edge.tasks.types import Suite
 
 CONTROL = "q2_k"
@@ -47,6 +47,7 @@ CONTROL = "q2_k"
 Answers = dict[str, list[int]]
 """Domain -> 1 (right) or 0 (wrong) for each task."""
 _Result = TypeVar("_Result")
+_Step = TypeVar("_Step", bound="Step")
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class _Quickstart:
         self.mentor_evaluation: Evaluation | None = None  # if made in this process; the gate then reuses it
 
     def run(self) -> QuickstartSummary:
-        from mentor_edge.recipes import MentorRecipe, SFTRecipe
+        from mentor_edge.recipes import MentorRecipe, PolicyStep, SFTRecipe, SupervisedStep
         from mentor_edge.tasks.contamination import contamination
         from mentor_edge.tasks.nano.suites import evaluation_suite, training_suite
 
@@ -178,8 +179,8 @@ class _Quickstart:
         sft_train, mentor_train = {"steps": amounts.sft_steps}, {"steps": amounts.mentor_steps}
         sft = SFTRecipe(student=student, seed=seed, tasks=tasks, output_dir=out / "sft", train=sft_train)
         mentor = MentorRecipe(student=student, seed=seed, tasks=tasks, output_dir=out / "mentor", train=mentor_train)
-        stages.run("sft", list[dict[str, Any]], lambda: self.fit(sft))
-        log = stages.run("mentor", list[dict[str, Any]], lambda: self.fit(mentor))
+        stages.run("sft", list[SupervisedStep], lambda: self.fit(sft, SupervisedStep))
+        log = stages.run("mentor", list[PolicyStep], lambda: self.fit(mentor, PolicyStep))
         stages.run("merge", type(None), self.merge)
         models = {"base": out / "base", "sft": out / "sft" / "merged", "mentor": out / "mentor" / "merged"}
         answers = {
@@ -228,8 +229,9 @@ class _Quickstart:
         calls = sum(len(reference.calls) for _, reference in references)
         return Traces(n=len(rows), noise=self.noise, calls_per_trace=round(calls / len(rows), 3))
 
-    def fit(self, recipe: Recipe) -> list[dict[str, Any]]:
-        return list(recipe.fit(resume=True, progress=self.progress).training_log())
+    def fit(self, recipe: Recipe, kind: type[_Step]) -> list[_Step]:
+        steps = recipe.fit(resume=True, progress=self.progress).training_log()
+        return [step for step in steps if isinstance(step, kind)]
 
     def merge(self) -> None:
         from mentor_edge.recipes import Run
@@ -301,5 +303,5 @@ def _lift(before: Answers, after: Answers) -> Lift:
     return Lift.of(CORE_OOD, difference)
 
 
-def _training_step(row: Mapping[str, Any]) -> TrainingStep:
-    return TrainingStep(**{name: row[name] for name in TrainingStep.model_fields})
+def _training_step(step: PolicyStep) -> TrainingStep:
+    return TrainingStep(**{name: getattr(step, name) for name in TrainingStep.model_fields})

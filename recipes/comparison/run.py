@@ -32,6 +32,7 @@ from mentor_edge.progress import Progress, no_progress
 from mentor_edge.tools.catalog import load_tools
 
 from ..run import Run, check_output, prepare_output
+from ..steps import PolicyStep
 from .cell import Cell
 from .comparison import Comparison
 from .plan import CellPlan, ComparisonPlan
@@ -219,8 +220,8 @@ def run_cell(plan: ComparisonPlan, cell: CellPlan, out: Path, threads: int) -> N
         teacher_noise=cell.teacher_noise,
         right=right,
         updates=len(rows),
-        tokens=sum(row["tokens"] for row in rows),
-        rollout_tokens=sum(row.get("sampled_tokens", 0) for row in rows),
+        tokens=sum(row.tokens for row in rows),
+        rollout_tokens=sum(row.sampled_tokens for row in rows if isinstance(row, PolicyStep)),
         cpu_seconds=round(seconds, 1) if runs else 0.0,
         curve=_curve(runs),
     )

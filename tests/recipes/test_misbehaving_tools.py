@@ -74,11 +74,11 @@ def test_training_continues_when_tools_misbehave(
     )
     run = recipe.fit()
     log = run.training_log()
-    assert [row["step"] for row in log] == [1, 2]
+    assert [row.step for row in log] == [1, 2]
     assert run.tasks.used == len(MODES)
-    assert all(row["calls"] > 0.8 for row in log)
+    assert all(row.calls > 0.8 for row in log)
     if engine == "edge":
-        assert all(row["tool_errors"] > 0.8 for row in log)  # nearly every rollout called it
+        assert all(row.tool_errors > 0.8 for row in log)  # nearly every rollout called it
 
 
 def test_every_misbehaviour_is_an_error_that_the_model_reads(provocative_student: Path) -> None:

@@ -39,13 +39,13 @@ def adapter_of(run: Run) -> dict[str, Any]:
 
 def test_rewards_are_the_only_difference_of_the_policy_methods(nano_student: Path, tmp_path: Path) -> None:
     """The students are the same, so the first step samples the same rollouts. Only the scores differ."""
-    first: dict[str, dict[str, Any]] = {}
+    first: dict[str, Any] = {}
     kinds: dict[str, type[Recipe]] = {"mentor": MentorRecipe, "sparse": SparseRecipe, "strict": StrictRecipe}
     for name, kind in kinds.items():
         first[name] = kind(**settings(nano_student, tmp_path / name)).fit().training_log()[0]
-    same = [{key: row[key] for key in ("accuracy", "calls", "sampled_tokens", "tokens")} for row in first.values()]
+    same = [row.model_dump(include={"accuracy", "calls", "sampled_tokens", "tokens"}) for row in first.values()]
     assert same[0] == same[1] == same[2] and same[0]["accuracy"] > 0
-    assert len({row["reward"] for row in first.values()}) == 3
+    assert len({row.reward for row in first.values()}) == 3
 
 
 def test_a_user_reward_is_added_and_its_failure_is_reported(
@@ -58,7 +58,7 @@ def test_a_user_reward_is_added_and_its_failure_is_reported(
     plain = MentorRecipe(**settings(nano_student, tmp_path / "plain")).fit().training_log()[0]
     extra = {"extra": [{"function": "own_rewards.one", "weight": 0.25}]}
     more = MentorRecipe(**settings(nano_student, tmp_path / "more", reward=extra)).fit().training_log()[0]
-    assert more["reward"] == pytest.approx(plain["reward"] + 0.25)
+    assert more.reward == pytest.approx(plain.reward + 0.25)
     broken = {"extra": [{"function": "own_rewards.broken"}]}
     with pytest.raises(RewardError, match=r"the reward function broken raised ZeroDivisionError on task train-\d+"):
         MentorRecipe(**settings(nano_student, tmp_path / "broken", reward=broken)).fit()
@@ -116,7 +116,7 @@ def test_a_training_with_nothing_left_to_learn_finishes(nano_student: Path, tmp_
     """Every rollout earns the maximum: the training is finished, not failed."""
     content = {"reward": {"weights": {"correct": 0, "wrong": 0}}, "train": STALLING}
     run = SparseRecipe(**{**settings(nano_student, tmp_path / "run"), **content}).fit()
-    assert [row["step"] for row in run.training_log()] == [1, 2]
+    assert [row.step for row in run.training_log()] == [1, 2]
     assert Run.load(run.directory) == run and adapter_of(run)
 
 

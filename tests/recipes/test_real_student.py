@@ -45,7 +45,7 @@ def test_a_real_student_is_trained_exported_and_run(tmp_path: Path) -> None:
         output_dir=tmp_path / "sft",
         train={"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 1},
     ).fit()
-    losses = [row["loss"] for row in sft.training_log()]
+    losses = [row.loss for row in sft.training_log()]
     assert losses[-1] < losses[0] / 2
     run = MentorRecipe(
         from_run=sft.directory,

@@ -51,7 +51,7 @@ def test_any_hugging_face_directory_trains(any_student: Path, tmp_path: Path, re
     assert Run.load(tmp_path / "run") == run
     assert (run.recipe, run.student) == (recipe, str(any_student))
     assert run.tasks.used == 6 and run.tasks.rejected == 0
-    assert [row["step"] for row in run.training_log()] == list(range(1, fitted.config.train.steps + 1))
+    assert [row.step for row in run.training_log()] == list(range(1, fitted.config.train.steps + 1))
     adapter = adapter_of(run)
     assert adapter and not any("lm_head" in name or "embed" in name for name in adapter)
     if recipe == "sft":  # a random student earns no reward, but imitation always learns (after the warm-up)
@@ -205,7 +205,7 @@ def test_gsm8k_fits_and_lists_what_it_leaves_out(nano_student: Path, tmp_path: P
     assert run.tasks.rejected == len(rejected) == 2
     assert run.tasks.used + len(rejected) == len(rows)
     assert run.tasks.sha256 == gsm8k.load(path).sha256
-    assert [row["step"] for row in run.training_log()] == [1, 2]
+    assert [row.step for row in run.training_log()] == [1, 2]
 
 
 def test_tasks_without_any_valid_reference_are_an_error(nano_student: Path, tmp_path: Path) -> None:

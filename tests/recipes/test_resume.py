@@ -64,7 +64,7 @@ def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(nano_student: Path
     kind = MentorRecipe if recipe == "mentor" else SFTRecipe
     settings = {"student": str(nano_student), **SETTINGS[recipe]}
     uninterrupted = kind(**settings, output_dir=tmp_path / "whole").fit()
-    assert any(row["loss"] != 0 for row in uninterrupted.training_log())
+    assert any(row.loss != 0 for row in uninterrupted.training_log())
     killed = {**settings, "output_dir": tmp_path / "killed"}
     start_and_kill(recipe, killed, "MENTOR" if recipe == "mentor" else "SFT", 4)
     with pytest.raises(RunError, match="no finished run"):

@@ -63,9 +63,9 @@ def test_both_rollout_engines_train_and_score_the_same_rollouts_alike(
         ).fit()
         assert (run.adapter / "adapter_model.safetensors").is_file()
         log = run.training_log()
-        assert [row["step"] for row in log] == [1, 2]
+        assert [row.step for row in log] == [1, 2]
         first_step[engine] = RecordingReward.scored[:24]
-        assert log[0]["reward"] == pytest.approx(sum(total for *_, total in first_step[engine]) / 24)
+        assert log[0].reward == pytest.approx(sum(total for *_, total in first_step[engine]) / 24)
     rewards = []
     for (ours, task, reward), (stock, same_task, stock_reward) in zip(*first_step.values(), strict=True):
         assert task == same_task

@@ -76,7 +76,7 @@ def test_fewer_tasks_than_a_step_needs_are_repeated(student: Path, tmp_path: Pat
         output_dir=tmp_path / "run",
         train=STEP,
     ).fit(on_note=notes.append)
-    assert [row["step"] for row in run.training_log()] == [1, 2]
+    assert [row.step for row in run.training_log()] == [1, 2]
     assert notes == ["2 tasks are fewer than the 3 prompts of a step, so they are repeated: each takes part 3 times"]
     assert run.training == Training(steps=2, planned=2, coverage=coverage(2, 3, 2))
     assert Run.load(run.directory) == run
@@ -88,7 +88,7 @@ def test_fewer_references_than_a_batch_train_all_together(student: Path, tmp_pat
         student=str(student), tasks={"limit": 3}, output_dir=tmp_path / "run", train={"steps": 2, "batch_size": 64}
     )
     run = recipe.fit(on_note=notes.append)
-    assert [row["step"] for row in run.training_log()] == [1, 2]
+    assert [row.step for row in run.training_log()] == [1, 2]
     assert notes == ["each step trains on all 3 references, fewer than the 64 of a batch"]
 
 
@@ -111,7 +111,7 @@ def test_a_fit_that_took_too_few_steps_is_not_a_finished_run(student: Path, tmp_
     assert refused.value.hint == "continue with --resume"
     with pytest.raises(RunError, match="no finished run"):
         Run.load(tmp_path / "run")
-    assert SFTRecipe(**arguments).fit(resume=True).training_log()[-1]["step"] == 2
+    assert SFTRecipe(**arguments).fit(resume=True).training_log()[-1].step == 2
 
 
 def test_a_solved_training_may_end_early() -> None:
