@@ -25,6 +25,7 @@ from mentor_edge.messages import Message, ToolCall
 _OWN_TEMPLATE = "set template: hermes, or template: neutral for a student without ChatML tokens"
 MARKER = re.compile(r"[<\[]\S+[>\]]|<\S[^>]*>")
 """The text of a special token, such as <|im_end|>, </s> or [/INST]."""
+_LAST_TOKEN = re.compile(r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])\s*$")
 _OPENED_THINKING = re.compile(r"<think>\s*(?P<closed></think>\s*)?$")
 
 Piece = tuple[str, bool]
@@ -250,19 +251,44 @@ class ChatTemplate:
         opened = _OPENED_THINKING.search(before)
         for start in (before, prompt):
             shorter = start if opened is None else start.removesuffix(opened[0])
-            place = after.rfind(shorter) if start is prompt and shorter else 0 if after.startswith(shorter) else -1
+            if not shorter:
+                continue
+            place = after.rfind(shorter) if start is prompt else 0 if after.startswith(shorter) else -1
             if place < 0:
                 continue
             turn = after[place + len(shorter) :]
             if opened is None or opened["closed"]:
                 return turn.removeprefix(start[len(shorter) :])
             return turn[len("<think>") :].lstrip("\n") if turn.startswith("<think>") else f"\n</think>\n\n{turn}"
+        if (place := self._after_token(before, after, len(messages), tools, continued)) is not None:
+            return after[place:]
         shared = _shared(before, after)
         raise StudentError(
             f"the chat template {self.name!r} writes the assistant's turn after other text than its prompt for a turn:"
             f" {before[shared : shared + 40]!r} becomes {after[shared : shared + 40]!r}",
             _OWN_TEMPLATE,
         )
+
+    def _after_token(
+        self, before: str, after: str, index: int, tools: Sequence[dict[str, Any]], continued: Sequence[Message]
+    ) -> int | None:
+        """Where the turn `continued[index]` begins in the rendered conversation `after`, for templates without a prompt
+        of their own for a turn that also change earlier text (Mistral moves the system message). None if it is unknown.
+
+        It begins after the token with which the prompt `before` ends: the last one that is also there when the turn is
+        another one.
+        """
+        token = _LAST_TOKEN.search(before)
+        calls = bool(continued[index].tool_calls)
+        other = (
+            Message("assistant", "42") if calls else Message("assistant", "", (ToolCall("look_up", {"value": "1"}),))
+        )
+        if token is None:
+            return None
+        shared = _shared(after, self.render((*continued[:index], other), tools))
+        place = after.rfind(token[0], 0, shared) + len(token[0])
+        # Another whole token in between: the one that was found belongs to an earlier turn.
+        return None if place < len(token[0]) or ">" in after[place:shared] else place
 
 
 def _schemas(names: Sequence[str | None]) -> list[dict[str, Any]]:

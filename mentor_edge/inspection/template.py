@@ -67,6 +67,7 @@ _USER = Message("user", QUESTION)
 _CALL = Message("assistant", "", (ToolCall(FIRST, _ARGUMENTS["text"]),))
 _TWO_CALLS = Message("assistant", "", (*_CALL.tool_calls, ToolCall(SECOND, _ARGUMENTS["text"])))
 _RESULT = Message("tool", RESULT, name=FIRST)
+_ANSWER = Message("assistant", ANSWER)
 _OTHER_RESULT = Message("tool", OTHER_RESULT, name=SECOND)
 
 
@@ -98,7 +99,7 @@ def probe_template(template: ChatTemplate) -> TemplateReport:
         text_with_call=probe.find([_USER, Message("assistant", TEXT, _CALL.tool_calls)], [TEXT]),
         result=probe.find([_USER, _CALL, _RESULT], [RESULT], prompt=True),
         two_results=probe.find([_USER, _TWO_CALLS, _RESULT, _OTHER_RESULT], [RESULT, OTHER_RESULT], prompt=True),
-        taught_turn=probe.teaches(lambda: template.first_turn([_USER], _TOOLS, _CALL)),
+        taught_turn=probe.teaches(lambda: template.pieces([_USER], _TOOLS, [_CALL, _RESULT, _ANSWER])),
         result_suffix=probe.teaches(lambda: template.tool_suffix([_RESULT])),
         rewrites_after_result=probe.rewrites_after_result(),
         rewrites_after_question=probe.rewrites_after_question(),
@@ -175,7 +176,7 @@ class _Probe:
         # Text after the last turn, such as Phi-3's final <|endoftext|>, belongs to the end of the conversation.
         return not after.startswith(_CLOSING.sub("", before).rstrip())
 
-    def teaches(self, make: Callable[[], str]) -> Finding:
+    def teaches(self, make: Callable[[], object]) -> Finding:
         """Whether a text that training and rollouts need can be made."""
         try:
             make()

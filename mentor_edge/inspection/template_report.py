@@ -77,7 +77,7 @@ class TemplateReport(Result):
     two_results: Finding
     """The results of two calls of one turn."""
     taught_turn: Finding
-    """Whether a turn that calls a tool can be cut out of its conversation, up to its end token, as training needs."""
+    """Whether the turns of a conversation with a call, a result and an answer can be taught, with their end tokens."""
     result_suffix: Finding
     """Whether the text between a call and the model's next turn can be made, as every conversation needs."""
     rewrites_after_result: bool

@@ -10,6 +10,7 @@ from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import StudentError
 from mentor_edge.inspection.template import probe_template
 from mentor_edge.inspection.template_report import Outcome, TemplateReport
+from mentor_edge.messages import Message, ToolCall
 
 
 def probed(source: str) -> TemplateReport:
@@ -115,3 +116,37 @@ def test_a_call_that_is_read_differently_is_told() -> None:
     report = probed(text_only)
     assert report.read_back["text"].equal and not report.read_back["numbers"].equal
     assert "numbers" in "; ".join(report.notes)
+
+
+WITHOUT_PROMPT = """\
+{%- set system = messages[0].content if messages[0].role == 'system' else '' -%}
+{%- for tool in tools or [] %}[TOOL]{{ tool.function | tojson }}[/TOOL]{% endfor -%}
+{%- for message in messages -%}
+{%- if message.role == 'user' %}[ASK]{{ system + '. ' if loop.last and system }}{{ message.content }}[/ASK]
+{%- elif message.role == 'tool' %}[RESULT]{{ message.content }}[/RESULT]
+{%- elif message.role == 'assistant' %}BEFORE{{ message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>{% endfor %}</s>
+{%- endif -%}
+{%- endfor -%}"""
+"""It has no prompt for the model's turn, and shows the system message only with a last question."""
+
+
+def test_turns_are_found_without_a_prompt_of_their_own_when_the_system_message_moves() -> None:
+    template = ChatTemplate(WITHOUT_PROMPT.replace("BEFORE", ""), "</s>")
+    assert probe_template(template).problems == ()
+    prompt = (Message("system", "Be brief"), Message("user", "Where?"))
+    call = Message("assistant", "", (ToolCall("look_up", {"city": "Oslo"}),))
+    turns = (call, Message("tool", "here", name="look_up"), Message("assistant", "There"))
+    pieces = template.pieces(prompt, (), turns)
+    assert [text for text, taught in pieces if taught] == [
+        '<tool_call>\n{"name": "look_up", "arguments": {"city": "Oslo"}}\n</tool_call></s>',
+        "There</s>",
+    ]
+
+
+def test_turns_that_cannot_be_told_from_earlier_text_are_a_problem() -> None:
+    prompted = WITHOUT_PROMPT.replace("BEFORE", "") + "[BEGIN]"
+    report = probe_template(ChatTemplate(prompted, "</s>"))
+    assert "its calls cannot be taught" in "; ".join(report.problems)
