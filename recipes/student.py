@@ -15,7 +15,7 @@ from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.progress import Progress, no_progress
 
 from .config import LoraConfig
-from .gguf_student import dequantized_student, is_gguf
+from .gguf_student import check_gguf, dequantized_student, is_gguf
 from .nano.warm_start import STEPS, warm_start
 
 NANO_VERSION = "1"
@@ -69,6 +69,7 @@ def check_student(student: str, template: TemplateSetting = OWN, progress: Progr
     """
     if embedded_student(student, 0) is None:
         if is_gguf(student):  # before it is dequantized, which takes minutes
+            check_gguf(Path(student))
             facts = read_gguf(Path(student), template)
             if facts.template is not None:
                 require_tool_use(facts.template, student, facts.has_token)
