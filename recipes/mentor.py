@@ -122,7 +122,11 @@ class RolloutConfig(Section):
         return self
 
     def limits_for(self, parameters: int) -> AgentLimits:
-        """The limits of a rollout of a student with so many parameters."""
+        """The limits of a rollout.
+
+        Args:
+            parameters: how many the student has; a small one gets short turns unless the lengths are set.
+        """
         per_turn, in_all = (28, 160) if parameters < _SMALL_STUDENT else (512, 2048)
         per_turn = self.tokens_per_turn or per_turn
         return AgentLimits(self.tool_rounds, per_turn, self.completion_tokens or max(in_all, per_turn))
