@@ -27,7 +27,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from mentor_edge.recipes import MentorConfig, PolicyTraining, RolloutConfig
 from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog
-from mentor_edge.recipes.mentor import grpo_arguments
+from mentor_edge.recipes.mentor import grpo_arguments, rollout_limits
 from mentor_edge.recipes.stock import stock_trainer
 from mentor_edge.recipes.student import load_trainable, resolve_student
 from mentor_edge.rewards import MentorReward
@@ -67,7 +67,7 @@ def timed_run(engine: str, student: str, steps: int, directory: Path) -> Clock:
     model, tokenizer, adapter = load_trainable(student, config.lora)
     clock = Clock()
     rollout = config.rollout
-    limits = rollout.limits_for(sum(parameter.numel() for parameter in model.parameters()))
+    limits = rollout_limits(rollout, sum(parameter.numel() for parameter in model.parameters()))
     with ToolExecutor() as executor:
         arguments: dict[str, Any] = {
             "model": model,

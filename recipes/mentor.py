@@ -85,7 +85,6 @@ class MentorRewardConfig(RewardConfig):
 
 # 2. The rollout
 
-
 _SMALL_STUDENT = 16_000_000
 
 
@@ -121,15 +120,12 @@ class RolloutConfig(Section):
             raise ValueError("strict_calls needs the engine edge: TRL's own rollouts read only one spelling")
         return self
 
-    def limits_for(self, parameters: int) -> AgentLimits:
-        """The limits of a rollout.
 
-        Args:
-            parameters: how many the student has; a small one gets short turns unless the lengths are set.
-        """
-        per_turn, in_all = (28, 160) if parameters < _SMALL_STUDENT else (512, 2048)
-        per_turn = self.tokens_per_turn or per_turn
-        return AgentLimits(self.tool_rounds, per_turn, self.completion_tokens or max(in_all, per_turn))
+def rollout_limits(rollout: RolloutConfig, parameters: int) -> AgentLimits:
+    """The limits of a rollout of a student with so many parameters."""
+    per_turn, in_all = (28, 160) if parameters < _SMALL_STUDENT else (512, 2048)
+    per_turn = rollout.tokens_per_turn or per_turn
+    return AgentLimits(rollout.tool_rounds, per_turn, rollout.completion_tokens or max(in_all, per_turn))
 
 
 # 3. The update
@@ -280,7 +276,7 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         tasks = {task.id: task for task in job.tasks}
         prompts, coverage = scheduled_prompts(job.tasks, train.prompts_per_step, train.steps, config.seed)
         model, tokenizer, adapter = load_trainable(job.student, config.lora)
-        limits = config.rollout.limits_for(sum(parameter.numel() for parameter in model.parameters()))
+        limits = rollout_limits(config.rollout, sum(parameter.numel() for parameter in model.parameters()))
         rewards = StepReward(config.reward.build(), tasks, train.rollouts_per_prompt)
         with ToolExecutor(timeout=config.rollout.tool_timeout) as executor:
             shared: dict[str, Any] = {

@@ -32,8 +32,9 @@ class OfferedTools:
 
     @classmethod
     def of(cls, schemas: Iterable[Any]) -> OfferedTools:
-        """Read OpenAI function schemas. Whatever is not one is left out: the parser must not fail on it."""
-        functions = [schema.get("function", schema) for schema in schemas if isinstance(schema, Mapping)]
+        """Read OpenAI function schemas, or names alone. Whatever is neither is left out: the parser must not fail."""
+        named = [{"name": schema} if isinstance(schema, str) else schema for schema in schemas]
+        functions = [schema.get("function", schema) for schema in named if isinstance(schema, Mapping)]
         return cls({name: _properties(function) for function in functions if (name := _name(function))})
 
     @property

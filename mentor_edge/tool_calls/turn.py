@@ -42,8 +42,9 @@ def parse_turn(text: str, tools: Iterable[Any] = ()) -> ParsedTurn:
 
     Args:
         text: the turn as the model wrote it.
-        tools: the OpenAI function schemas of the tools that were offered. They decide whether `f(a=1)` in a sentence is
-            a call, and give the types of arguments that are written without quotes. Without them only the form decides.
+        tools: the OpenAI function schemas of the tools that were offered, or their names. They decide whether `f(a=1)`
+            in a sentence is a call; schemas also give the types of arguments that are written without quotes. Without
+            tools only the form decides.
 
     Returns:
         The message, and how its calls are written.
