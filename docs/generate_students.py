@@ -33,7 +33,7 @@ class Row:
     """One template of the table."""
 
     model: str
-    """The models that speak with it."""
+    """The models that use it."""
     source: str
     """Where it comes from: "trl/FILE", or a package or repository and the path in it."""
     file: str

@@ -24,6 +24,7 @@ from mentor_edge.evaluation.statistics import paired_difference
 from mentor_edge.files import atomic_directory, write_json
 from mentor_edge.model_directory import TEMPLATE_FILE
 from mentor_edge.results import BaseChoice, MergeReport, first_problem
+from mentor_edge.template_record import TEMPLATE_RECORD
 
 from .adapter_settings import HINT, WEIGHTS, lora_settings
 from .checkpoint import tensor_shapes
@@ -66,10 +67,10 @@ def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, ba
         raise ExportError(f"the base {student} has changed since the training: {identity}, not {base_identity}", HINT)
     from safetensors import SafetensorError
 
-    from mentor_edge.engines.torch import loading
+    from mentor_edge.engines.torch.loading import template_record
 
     model, tokenizer, dtype = _load(student, base)
-    template = loading.template_record(student)
+    template = template_record(student)
     try:
         with warnings.catch_warnings(action="ignore"):  # `_check_names` refuses what PEFT only warns about
             merged, report = _fold(model, adapter, base, dtype, settings)
@@ -81,7 +82,7 @@ def merge(student: str, adapter: Path, target: Path, base: str = "16-bit", *, ba
         tokenizer.save_pretrained(temporary)
         # Byte for byte: writing it as text may change its line endings.
         (temporary / TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
-        write_json(temporary / loading.RECORD, template.model_dump())
+        write_json(temporary / TEMPLATE_RECORD, template.model_dump())
         write_json(temporary / RECORD, report.model_dump())
         if Path(student).is_dir() and (origin := Dequantized.of(Path(student))) is not None:
             write_json(temporary / DEQUANTIZED, origin.model_dump())

@@ -20,9 +20,10 @@ from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.manifest import Manifest, ManifestEntry
 from mentor_edge.manifest import Source as SourceRecord
 from mentor_edge.progress import Progress, no_progress
-from mentor_edge.results import BaseChoice, ConversionParity, GateReport, Measure, Runtime, Scalar, SuiteRecord, Verdict
+from mentor_edge.results import BaseChoice, ConversionParity, GateReport, Measure, Runtime, SuiteRecord, Verdict
 from mentor_edge.tasks.calculator import training_suite
 from mentor_edge.tasks.types import Suite
+from mentor_edge.template_record import Scalar
 
 from .artifact import Artifact
 from .candidates import Candidate, ExportContext, gguf_candidates, onnx_candidates

@@ -24,7 +24,7 @@ def _gguf(config: Mapping[str, Any]) -> FormatSupport:
     try:
         model = supported_config(config)
     except ExportError as error:
-        return FormatSupport(format="gguf", supported=False, detail=error.problem, way_out=_CONVERTER)
+        return FormatSupport(format="gguf", supported=False, detail=error.problem, hint=_CONVERTER)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
         detail = f"config.json has settings of the wrong type ({error})"
         return FormatSupport(format="gguf", supported=False, detail=detail)
@@ -36,4 +36,4 @@ def _onnx(config: Mapping[str, Any]) -> FormatSupport:
     if name in ONNX_FAMILIES:
         return FormatSupport(format="onnx", supported=True, detail=ONNX_FAMILIES[name])
     detail = f"the exporter genai was not tested with the architecture {name}"
-    return FormatSupport(format="onnx", supported=False, detail=detail, way_out=_EXPORTER)
+    return FormatSupport(format="onnx", supported=False, detail=detail, hint=_EXPORTER)

@@ -27,9 +27,9 @@ from mentor_edge.engines.base import ChatEngine, Engine, Reply
 from mentor_edge.inspection.tool_use import engine_warnings, warn
 from mentor_edge.messages import Ending, Limit, Message, Trajectory
 from mentor_edge.progress import Progress, no_progress
-from mentor_edge.results import Scalar
 from mentor_edge.tasks.answers.judge import boxed_answer
 from mentor_edge.tasks.types import AgentLimits
+from mentor_edge.template_record import Scalar
 from mentor_edge.tools.execution.executor import Session, ToolExecutor, ToolRequest, ToolResult
 from mentor_edge.tools.types import Tool
 

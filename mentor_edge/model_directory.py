@@ -1,12 +1,12 @@
-"""What a Hugging Face directory states about conversations: the tokens that end a turn, and the chat template.
+"""Reading a Hugging Face directory: its JSON files, the tokens that end a turn, and the chat template.
 
-Every runtime and every exporter derives both here, so that they cannot disagree.
+Every runtime and every exporter derives end tokens and template here, so that they cannot disagree.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,48 @@ from mentor_edge.errors import StudentError
 TEMPLATE_FILE = "chat_template.jinja"
 MORE_TEMPLATES = "additional_chat_templates"
 """The folder of a model's other templates, one file each."""
-_COPY_AGAIN = "copy the model again, or set template: hermes, neutral or the path of a .jinja file"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+_COPY_AGAIN = "copy or download the model again"
+_OTHER_TEMPLATE = f"{_COPY_AGAIN}, or set template: hermes, neutral or the path of a .jinja file"
+
+
+def from_hub(name: str, patterns: Sequence[str]) -> Path:
+    """The directory with those files of a model on the hub whose names match `patterns`.
+
+    Raises: StudentError when the hub cannot be reached or does not have the model.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise StudentError(
+            f"cannot load the student {name!r}: there is no such directory, and the hub does not provide it: {reason}",
+            "give a directory with config.json, model.safetensors and a tokenizer (a hub id needs a reachable hub)",
+        ) from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises: StudentError when the file is missing, cannot be read or does not contain an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StudentError(f"{path.parent} has no {path.name}", _COPY_AGAIN) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StudentError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
+    if not isinstance(value, dict):
+        raise StudentError(f"{path} is damaged: it is not a JSON object", _COPY_AGAIN)
+    return value
+
+
+def read_optional_json_object(path: Path) -> dict[str, Any]:
+    """As `read_json_object`, but empty if there is no such file."""
+    return read_json_object(path) if path.is_file() else {}
 
 
 def end_ids(*stated: int | Iterable[int] | None) -> frozenset[int]:
@@ -59,17 +100,16 @@ def stored_template(directory: Path, entry: Any) -> NamedTemplate | None:
             with file.open(encoding="utf-8", newline="") as stream:  # byte for byte: "\r\n" is not translated
                 templates[name] = stream.read()
         except (OSError, UnicodeDecodeError) as error:
-            raise StudentError(f"cannot read {file}: {error}", _COPY_AGAIN) from error
+            raise StudentError(f"cannot read {file}: {error}", _OTHER_TEMPLATE) from error
     return template_for_tools(templates, str(directory))
 
 
 def stored_entry(directory: Path) -> Any:
     """The `chat_template` of a directory's tokenizer_config.json, None if there is none or the file cannot be read."""
     try:
-        settings = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json_object(directory / TOKENIZER_CONFIG).get("chat_template")
+    except StudentError:
         return None
-    return settings.get("chat_template") if isinstance(settings, dict) else None
 
 
 def template_for_tools(templates: Any, model: str) -> NamedTemplate | None:
@@ -89,7 +129,7 @@ def template_for_tools(templates: Any, model: str) -> NamedTemplate | None:
     elif isinstance(templates, Mapping):
         named = dict(templates)
     else:
-        raise StudentError(f"the chat_template of {model} is {type(templates).__name__}, not text", _COPY_AGAIN)
+        raise StudentError(f"the chat_template of {model} is {type(templates).__name__}, not text", _OTHER_TEMPLATE)
     texts: dict[str, str] = {}
     for name, source in named.items():
         if isinstance(name, str) and isinstance(source, str):
@@ -98,7 +138,7 @@ def template_for_tools(templates: Any, model: str) -> NamedTemplate | None:
             raise StudentError(
                 f"the chat templates of {model} cannot be read: an entry has the name {name!r} and"
                 f" {'no template' if source is None else f'a template of type {type(source).__name__}'}",
-                _COPY_AGAIN,
+                _OTHER_TEMPLATE,
             )
     for name in ("tool_use", "default"):
         if texts.get(name):

@@ -28,7 +28,7 @@ def kind_of(path: str | Path) -> PathKind:
         return PathKind(f"not readable ({error.strerror})")
 
 
-def is_instead(path: str | Path, wanted: str) -> tuple[str, str]:
+def wrong_kind(path: str | Path, wanted: str) -> tuple[str, str]:
     """The problem and the hint of an error: `path` contains something else than `wanted`."""
     kind = kind_of(path)
     return f"{path} is {kind.name}, not {wanted}", kind.advice

@@ -10,23 +10,24 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mentor_edge.chat.setting import TemplateSetting, checked_setting
+from mentor_edge.chat.setting import TemplateSetting, checked_setting, fitting_template
 from mentor_edge.errors import StudentError
 from mentor_edge.inspection.directory import CONFIG, read_directory
 from mentor_edge.inspection.exported import read_gguf, read_onnx
 from mentor_edge.inspection.facts import StudentFacts
-from mentor_edge.inspection.student_report import Ability, EndToken, FormatSupport, StudentReport, Use
+from mentor_edge.inspection.student_report import Ability, EndToken, FormatSupport, Kind, StudentReport, Use
 from mentor_edge.inspection.template import probe_template
 from mentor_edge.inspection.template_report import TemplateReport
-from mentor_edge.inspection.tool_use import fitting_template, way_out
+from mentor_edge.inspection.tool_use import template_hint
 from mentor_edge.manifest import MANIFEST
-from mentor_edge.results import Scalar
+from mentor_edge.model_directory import from_hub
+from mentor_edge.template_record import Scalar
 
-Kind = Literal["Hugging Face directory", "run", "GGUF file", "ONNX directory"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ("*.json", "*.jinja", "additional_chat_templates/*")
+"""The small files of a model on the hub. Weights are not fetched, so their size is unknown."""
 _NOT_TRAINED = "only a Hugging Face directory or a GGUF file can be trained"
 _NOT_EXPORTED = "it is exported already"
 _DEQUANTIZED = "as a dequantized copy, if transformers reads its family"
@@ -45,7 +46,7 @@ def inspect_student(
 
     Returns:
         The report: what the template does with tools, calls and results; sizes; and whether the student can be trained,
-        evaluated and exported, with reasons and ways out.
+        evaluated and exported, with reasons and hints.
 
     Raises:
         StudentError: There is no student at `target`, or a file that every use needs is missing or damaged.
@@ -88,7 +89,7 @@ def _facts(target: str | Path, setting: TemplateSetting) -> tuple[Kind, StudentF
         return "GGUF file", read_gguf(path, setting)
     if not path.exists():
         if _HUB_ID.fullmatch(str(target)):
-            return "Hugging Face directory", read_directory(_from_hub(str(target)), setting)
+            return "Hugging Face directory", read_directory(from_hub(str(target), _HUB_FILES), setting)
         raise StudentError(f"there is no file or directory {target}", "give a model directory, a run or a GGUF file")
     if (path / "run.json").is_file() or ((path / "config.yaml").is_file() and not (path / CONFIG).is_file()):
         return "run", _run_facts(path, setting)
@@ -108,22 +109,10 @@ def _run_facts(path: Path, setting: TemplateSetting) -> StudentFacts:
 
     run = Run.load(path)
     model = Path(run.model)
-    facts = read_directory(model if model.is_dir() else _from_hub(run.model), setting)
+    facts = read_directory(model if model.is_dir() else from_hub(run.model, _HUB_FILES), setting)
     if model.parent == path.resolve() and model.name == "merged":
         return facts
     return replace(facts, notes=(*facts.notes, "the run's adapter is not merged yet: these are the files of its base"))
-
-
-def _from_hub(name: str) -> Path:
-    """The directory with the small files of a model on the hub. Weights are not fetched, so their size is unknown."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StudentError(f"there is no directory {name}, and the hub does not provide it: {reason}") from error
 
 
 def _probed(facts: StudentFacts) -> TemplateReport | None:
@@ -151,7 +140,7 @@ def _train(kind: Kind, facts: StudentFacts, reason: str, name: str) -> Use:
     if facts.problems:
         return Use(ability=Ability.NO, reason="; ".join(facts.problems))
     if reason:
-        return Use(ability=Ability.NO, reason=reason, way_out=way_out(name))
+        return Use(ability=Ability.NO, reason=reason, hint=template_hint(name))
     return Use(ability=Ability.YES, reason=_DEQUANTIZED if kind == "GGUF file" else "")
 
 
@@ -161,7 +150,7 @@ def _evaluate(facts: StudentFacts, reason: str, name: str) -> Use:
     if not reason:
         return Use(ability=Ability.YES)
     ability = Ability.NO if facts.template is None else Ability.WARNS
-    return Use(ability=ability, reason=reason, way_out=f"use --template {name}")
+    return Use(ability=ability, reason=reason, hint=f"use --template {name}")
 
 
 def _export(kind: Kind, facts: StudentFacts, reason: str, name: str, formats: tuple[FormatSupport, ...]) -> Use:
@@ -173,9 +162,7 @@ def _export(kind: Kind, facts: StudentFacts, reason: str, name: str, formats: tu
     if supported := [each.format for each in formats if each.supported]:
         return Use(ability=Ability.YES, reason=f"to {' and '.join(name.upper() for name in supported)}")
     details = "; ".join(f"{each.format.upper()}: {each.detail}" for each in formats)
-    return Use(
-        ability=Ability.NO, reason=details, way_out=" or ".join(each.way_out for each in formats if each.way_out)
-    )
+    return Use(ability=Ability.NO, reason=details, hint=" or ".join(each.hint for each in formats if each.hint))
 
 
 def _end_notes(facts: StudentFacts, probed: TemplateReport | None) -> list[str]:

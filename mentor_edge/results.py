@@ -23,27 +23,6 @@ def first_problem(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
 
 
-Scalar = bool | int | float | str | None
-"""A value of a template argument."""
-
-
-class TemplateRecord(Result):
-    """The chat template that a student was trained and is shipped with, and where it comes from."""
-
-    name: str
-    """Its name among the student's own templates ("default", "tool_use"), "hermes", "neutral", or the file's name."""
-    sha256: str
-    """The hash of the shipped text, arguments included."""
-    arguments: dict[str, Scalar] = Field(default_factory=dict)
-    """The arguments that are written into it."""
-    source_sha256: str
-    """The hash of the text without the arguments."""
-    student_template: str | None = None
-    """The name of the student's own template; None if it has none."""
-    student_sha256: str | None = None
-    """The hash of the student's own template, without arguments."""
-
-
 # The gate
 
 

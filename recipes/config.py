@@ -18,9 +18,9 @@ from pydantic import Field
 from mentor_edge.chat.setting import TemplateSetting, argument_mistakes, template_mistakes
 from mentor_edge.errors import ConfigError, RunError, did_you_mean
 from mentor_edge.path_kind import kind_of
-from mentor_edge.results import Scalar
 from mentor_edge.rewards import CombinedReward, Reward, reward_function
 from mentor_edge.tasks.nano.teacher import Noise
+from mentor_edge.template_record import Scalar
 from mentor_edge.tools.catalog import spec_mistakes
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})

@@ -26,8 +26,8 @@ from pydantic import Field
 
 from mentor_edge.agent import AgentLimits
 from mentor_edge.arguments import checked_settings
-from mentor_edge.results import Scalar
 from mentor_edge.rewards import Matching, MentorReward, Reward, SparseReward
+from mentor_edge.template_record import Scalar
 from mentor_edge.tools.execution.executor import ToolExecutor
 
 from .base import Recipe

@@ -24,11 +24,12 @@ from mentor_edge.arguments import checked_arguments
 from mentor_edge.dequantized import Dequantized
 from mentor_edge.errors import OutputError, RunError
 from mentor_edge.files import write_json
-from mentor_edge.path_kind import is_instead, kind_of
+from mentor_edge.path_kind import kind_of, wrong_kind
 from mentor_edge.progress import Progress, no_progress
-from mentor_edge.results import Measure, TemplateRecord
+from mentor_edge.results import Measure
 from mentor_edge.tasks.registry import load_suite
 from mentor_edge.tasks.types import Suite
+from mentor_edge.template_record import TemplateRecord
 
 from .config import read_saved_config
 from .run_record import RunRecord, RunVersion, TaskCounts, Training
@@ -293,7 +294,7 @@ class Run:
         directory = Path(directory)
         path = directory / "run.json"
         if directory.is_file():
-            raise RunError(*is_instead(directory, "a run directory"))
+            raise RunError(*wrong_kind(directory, "a run directory"))
         if not directory.is_dir():
             raise RunError(f"there is no run directory {directory}")
         if not path.is_file() and not (directory / "config.yaml").is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pydantic
 
 from mentor_edge.dequantized import Dequantized
-from mentor_edge.results import TemplateRecord
+from mentor_edge.template_record import TemplateRecord
 
 from .schedule import Coverage
 

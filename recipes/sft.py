@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from mentor_edge.arguments import checked_settings
-from mentor_edge.results import Scalar
+from mentor_edge.template_record import Scalar
 
 from .base import Recipe
 from .config import DEFAULTS, LoraConfig, Positive, RecipeConfig, Section, TasksConfig

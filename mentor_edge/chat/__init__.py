@@ -3,7 +3,7 @@
 - `template`: a template with its tokens, and the texts it makes: prompts, turns, tool results
 - `wire_format`: the messages in the form that a template expects
 - `environment`: the Jinja environment, as in transformers
-- `setting`: which template a student speaks with, and with which arguments
+- `setting`: which template a student uses, and with which arguments
 - `templates/`: our own templates, for students whose own template does not render tools
 """
 

@@ -1,4 +1,4 @@
-"""Which template a student speaks with: its own, one of ours or a file, with arguments written into it.
+"""Which template a student uses: its own, one of ours or a file, with arguments written into it.
 
 Arguments such as `enable_thinking` become `{% set %}` blocks at the start of the template. Every runtime then renders
 the same text, without passing them.
@@ -23,7 +23,7 @@ from mentor_edge.chat.environment import GIVEN, is_global, variables
 from mentor_edge.chat.template import MARKER, ChatTemplate
 from mentor_edge.errors import ConfigError, StudentError
 from mentor_edge.model_directory import NamedTemplate
-from mentor_edge.results import Scalar, TemplateRecord
+from mentor_edge.template_record import Scalar, TemplateRecord
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,12 +31,18 @@ if TYPE_CHECKING:
 OURS = ("hermes", "neutral")
 """Our own templates, which render tools and calls."""
 _CHATML = ("<|im_start|>", "<|im_end|>")
+"""The tokens of the template "hermes"."""
 _MARK = "{#- template_arguments -#}"
 _ASSIGNMENT = re.compile(r"\{%- set (\w+) = (.+?) %\}(?=\{%- set \w+ = |\n)")
 _CONSTANTS: Mapping[object, str] = {None: "none", True: "true", False: "false"}
 _WORDS = frozenset(
     {"and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None", "loop"}
 )
+
+
+def fitting_template(has_token: Callable[[str], bool]) -> str:
+    """The name of our own template that suits a tokenizer: "hermes" if it has ChatML's tokens, else "neutral"."""
+    return "hermes" if all(map(has_token, _CHATML)) else "neutral"
 
 
 def template_mistakes(template: str | None) -> list[str]:
@@ -179,7 +185,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class ChosenTemplate:
-    """The template that a student speaks with and ships."""
+    """The template that a student uses and ships."""
 
     source: str
     """Its Jinja source, with the arguments."""
@@ -199,8 +205,9 @@ def choose_template(
     """
     named, inherited = setting.named() or own, {}
     if named is None:
-        advice = "hermes" if all(map(tokens.has, _CHATML)) else "neutral"
-        raise StudentError(f"the student {student!r} has no chat template", f"set template: {advice}")
+        raise StudentError(
+            f"the student {student!r} has no chat template", f"set template: {fitting_template(tokens.has)}"
+        )
     original, kept = without_arguments(named.source)
     if setting.template is None:
         inherited = kept

@@ -292,7 +292,7 @@ class ChatTemplate:
 
 
 def _schemas(names: Sequence[str | None]) -> list[dict[str, Any]]:
-    """The simplest tools of these names: the student always speaks with tools."""
+    """The simplest tools of these names: a student always has tools."""
     parameters = {"type": "object", "properties": {"value": {"type": "string", "description": "A value."}}}
     return [
         {"type": "function", "function": {"name": name, "description": "A tool.", "parameters": parameters}}

@@ -157,13 +157,13 @@ def _print_uses(report: StudentReport, options: str) -> None:
 
 def _use(use: Use) -> str:
     text = _ABILITIES[use.ability] + (f": {escape(use.reason)}" if use.reason else "")
-    return f"{text}\n[bold]→[/bold] {escape(use.way_out)}" if use.way_out else text
+    return f"{text}\n[bold]→[/bold] {escape(use.hint)}" if use.hint else text
 
 
 def _next(report: StudentReport, options: str) -> str:
     """The command to run next; `options` choose the template that was inspected."""
     if report.evaluate.ability != "yes":
-        return report.evaluate.way_out or "copy or download the model again"
+        return report.evaluate.hint or "copy or download the model again"
     if report.kind == "run":
         return f"mentor-edge export {report.target}"
     return f"mentor-edge evaluate {report.target}{options}"

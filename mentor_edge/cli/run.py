@@ -104,6 +104,7 @@ def run(
 
 def _cut_off(trajectory: Trajectory, agent: ToolAgent) -> str | None:
     """Which limit cut the conversation off, and what to do; None if none did."""
+    from mentor_edge.evaluation.cut_off import HINTS
     from mentor_edge.messages import Limit
 
     context = getattr(agent.engine, "context_length", None)
@@ -111,16 +112,15 @@ def _cut_off(trajectory: Trajectory, agent: ToolAgent) -> str | None:
     prompt, limits = len(trajectory.prompt_ids), agent.limits
     if trajectory.cut_by is None:
         return None
+    hint = HINTS[trajectory.cut_by]
     if trajectory.cut_by is Limit.PROMPT:
-        size = f"prompt of {counted(prompt, 'token')}" if prompt else "the prompt"
-        problem = f"{size} does not fit {of_the_context}"
-        return f"{problem}; offer fewer tools, or allow more with --context if the model was trained for it"
+        size = f"a prompt of {counted(prompt, 'token')}" if prompt else "the prompt"
+        return f"{size} does not fit {of_the_context}; offer fewer tools, or {hint}"
     if trajectory.cut_by is Limit.CONTEXT:
-        return f"cut off: the conversation filled {of_the_context}; allow more with --context"
-    option, value, unit = {
-        Limit.TURN_TOKENS: ("--max-turn-tokens", limits.tokens_per_turn, "token in one turn"),
-        Limit.TOKENS: ("--max-tokens", limits.completion_tokens, "token in all"),
-        Limit.ROUNDS: ("--max-rounds", limits.tool_rounds, "round of tool calls"),
+        return f"cut off: the conversation filled {of_the_context}; {hint}"
+    value, noun, scope = {
+        Limit.TURN_TOKENS: (limits.tokens_per_turn, "token", "in one turn"),
+        Limit.TOKENS: (limits.completion_tokens, "token", "in all"),
+        Limit.ROUNDS: (limits.tool_rounds, "round", "of tool calls"),
     }[trajectory.cut_by]
-    noun, _, rest = unit.partition(" ")
-    return f"cut off after {counted(value, noun)} {rest}; raise it with {option}"
+    return f"cut off after {counted(value, noun)} {scope}; {hint}"

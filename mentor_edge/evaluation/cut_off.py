@@ -13,6 +13,16 @@ from mentor_edge.tasks.types import AgentLimits
 SEVERE = 0.05
 """The share of a domain's conversations above which a limit distorts its score."""
 
+_MORE_CONTEXT = "allow more with --context if the model was trained for it"
+HINTS = {
+    Limit.TURN_TOKENS: "raise the limit with --max-turn-tokens",
+    Limit.TOKENS: "raise the limit with --max-tokens",
+    Limit.ROUNDS: "raise the limit with --max-rounds",
+    Limit.CONTEXT: _MORE_CONTEXT,
+    Limit.PROMPT: _MORE_CONTEXT,
+}
+"""How to raise a limit on the command line."""
+
 
 @dataclass(frozen=True, slots=True)
 class CutOff:
@@ -42,7 +52,7 @@ def cut_offs(outcomes: Sequence[Outcome], limits: AgentLimits | None, context_le
             share = f"{len(cut):,} of {counted(len(outcomes), 'conversation')} ({100 * len(cut) / len(outcomes):.1f} %)"
             domains = ", ".join(f"{domain} {part} of {whole}" for domain, (part, whole) in shares.items())
             reason = _reason(limit, cut, limits or AgentLimits(), context_length)
-            statement = f"{share} {reason}, counted as wrong ({domains}); {_WAYS_OUT[limit]}"
+            statement = f"{share} {reason}, counted as wrong ({domains}); {HINTS[limit]}"
             found.append(CutOff(limit, len(cut), severe, statement))
     return sorted(found, key=lambda entry: -entry.count)
 
@@ -70,13 +80,3 @@ def _reason(limit: Limit, cut: Sequence[Outcome], limits: AgentLimits, context_l
     longest = max(outcome.prompt_tokens for outcome in cut)
     tokens = f" of up to {counted(longest, 'token')}" if longest else ""
     return f"did not start: a prompt{tokens} does not fit {context}"
-
-
-_MORE_CONTEXT = "allow more with --context if the model was trained for it"
-_WAYS_OUT = {
-    Limit.TURN_TOKENS: "raise the limit with --max-turn-tokens",
-    Limit.TOKENS: "raise the limit with --max-tokens",
-    Limit.ROUNDS: "raise the limit with --max-rounds",
-    Limit.CONTEXT: _MORE_CONTEXT,
-    Limit.PROMPT: _MORE_CONTEXT,
-}

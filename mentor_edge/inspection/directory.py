@@ -5,7 +5,6 @@ transformers takes four CPU-seconds to import; these files take a fraction of on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,19 @@ from tokenizers import Tokenizer
 
 from mentor_edge.chat.setting import TemplateSetting, Tokens
 from mentor_edge.errors import StudentError
-from mentor_edge.inspection.facts import StudentFacts, spoken_template
+from mentor_edge.inspection.facts import StudentFacts, resolve_template
 from mentor_edge.inspection.weights import weight_facts
-from mentor_edge.model_directory import MORE_TEMPLATES, TEMPLATE_FILE, end_ids, stored_template
+from mentor_edge.model_directory import (
+    MORE_TEMPLATES,
+    TEMPLATE_FILE,
+    TOKENIZER_CONFIG,
+    end_ids,
+    read_json_object,
+    read_optional_json_object,
+    stored_template,
+)
 
-CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 _COPY_AGAIN = "copy or download the model again"
 
 
@@ -32,12 +39,11 @@ def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
     nested = config.get("text_config")
     text_config = nested if isinstance(nested, dict) else config
     tokenizer = read_tokenizer(path)
-    settings = read_json_object(path / TOKENIZER_CONFIG) if (path / TOKENIZER_CONFIG).is_file() else {}
-    legacy = path / "special_tokens_map.json"
-    special = (read_json_object(legacy) if legacy.is_file() else {}) | settings
+    settings = read_optional_json_object(path / TOKENIZER_CONFIG)
+    special = read_optional_json_object(path / "special_tokens_map.json") | settings
     tokens = Tokens.of(tokenizer, special.get("eos_token"), special.get("bos_token"))
     own = stored_template(path, settings.get("chat_template"))
-    spoken = spoken_template(setting, own, tokens, _stated_ends(path, config), str(path))
+    resolved = resolve_template(setting, own, tokens, _stated_ends(path, config), str(path))
     weights = weight_facts(path)
     tied = config.get("tie_word_embeddings", text_config.get("tie_word_embeddings"))
     limit = text_config.get("max_position_embeddings")
@@ -54,30 +60,14 @@ def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
         vocabulary=tokenizer.get_vocab_size(),
         tied=tied if isinstance(tied, bool) else None,
         own_head=weights.own_head,
-        end_tokens=spoken.end_tokens,
+        end_tokens=resolved.end_tokens,
         templates=template_names(path, settings.get("chat_template")),
-        template_name=spoken.name,
-        template=spoken.template,
+        template_name=resolved.name,
+        template=resolved.template,
         has_token=tokens.has,
         problems=problems,
         notes=_head_notes(tied, weights.own_head),
     )
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises: StudentError when the file is missing, cannot be read or does not contain an object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise StudentError(f"{path.parent} has no {path.name}", _COPY_AGAIN) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise StudentError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
-    if not isinstance(value, dict):
-        raise StudentError(f"{path} is damaged: it is not a JSON object", _COPY_AGAIN)
-    return value
 
 
 def template_names(path: Path, entry: Any) -> tuple[str, ...]:

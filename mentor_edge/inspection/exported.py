@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mentor_edge.chat.setting import TemplateSetting, Tokens
 from mentor_edge.engines.onnx.directory import CONFIG, OnnxDirectory
-from mentor_edge.inspection.facts import StudentFacts, spoken_template
+from mentor_edge.inspection.facts import StudentFacts, resolve_template
 from mentor_edge.inspection.gguf_header import GgufHeader, read_gguf_header
 from mentor_edge.model_directory import template_for_tools
 
@@ -23,7 +23,7 @@ def read_gguf(path: Path, setting: TemplateSetting) -> StudentFacts:
     tokens = _tokens(header)
     stated = [token[0] for name in _MORE_ENDS if (token := header.token(name)) is not None]
     own = template_for_tools(header.templates, str(path))
-    spoken = spoken_template(setting, own, tokens, stated, str(path))
+    resolved = resolve_template(setting, own, tokens, stated, str(path))
     vocabulary = header.metadata.get("tokenizer.ggml.tokens")
     problems = [] if tokens.eos else ["it names no end-of-turn token"]
     if not vocabulary:
@@ -38,10 +38,10 @@ def read_gguf(path: Path, setting: TemplateSetting) -> StudentFacts:
         vocabulary=len(vocabulary) if isinstance(vocabulary, list) else 0,
         tied=None,
         own_head="output.weight" in header.tensors,
-        end_tokens=spoken.end_tokens,
+        end_tokens=resolved.end_tokens,
         templates=tuple(header.templates),
-        template_name=spoken.name,
-        template=spoken.template,
+        template_name=resolved.name,
+        template=resolved.template,
         has_token=tokens.has,
         problems=problems,
     )

@@ -51,17 +51,17 @@ class StudentFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class SpokenTemplate:
-    """The template that a student speaks with, and the tokens that end its turns."""
+class ResolvedTemplate:
+    """The template that a student uses, and the tokens that end its turns."""
 
     name: str | None
     template: ChatTemplate | None
     end_tokens: Mapping[int, str]
 
 
-def spoken_template(
+def resolve_template(
     setting: TemplateSetting, own: NamedTemplate | None, tokens: Tokens, stated: Iterable[int], student: str
-) -> SpokenTemplate:
+) -> ResolvedTemplate:
     """The template that `setting` means for a student, as training and the engines choose it.
 
     Args:
@@ -78,11 +78,8 @@ def spoken_template(
     if own is not None or setting:
         chosen = choose_template(setting, own, tokens, student)
         eos, source, name = chosen.end_of_turn or tokens.eos, chosen.source, chosen.record.name
-    ends = {number: text for text in (eos, *_closing(source, tokens)) if text for number in tokens.encode(text)[:1]}
+    closing = "" if source is None else tokens.ends_turns(source)
+    ends = {number: text for text in (eos, closing) if text for number in tokens.encode(text)[:1]}
     ends |= {number: tokens.decode([number]) for number in sorted(stated) if number not in ends}
     template = None if source is None else ChatTemplate(source, eos, tokens.bos, tuple(ends.values()))
-    return SpokenTemplate(name, template, ends)
-
-
-def _closing(source: str | None, tokens: Tokens) -> list[str]:
-    return [] if source is None else [tokens.ends_turns(source)]
+    return ResolvedTemplate(name, template, ends)

@@ -8,6 +8,9 @@ from typing import Any, Literal
 from mentor_edge.inspection.template_report import TemplateReport
 from mentor_edge.results import Result
 
+Kind = Literal["Hugging Face directory", "run", "GGUF file", "ONNX directory"]
+"""What a student may be."""
+
 
 class Ability(StrEnum):
     """Whether something can be done with a student."""
@@ -27,7 +30,7 @@ class Use(Result):
     """Whether it works."""
     reason: str = ""
     """Why it does not, or what it is that works."""
-    way_out: str = ""
+    hint: str = ""
     """What to do about it; empty if nothing needs to be done."""
 
 
@@ -40,7 +43,7 @@ class FormatSupport(Result):
     """Whether our own converter or exporter is known to be exact for it."""
     detail: str = ""
     """The family, or why it is not supported."""
-    way_out: str = ""
+    hint: str = ""
     """Another way, if there is one."""
 
 
@@ -58,7 +61,7 @@ class StudentReport(Result):
 
     target: str
     """What was inspected, as it was named."""
-    kind: Literal["Hugging Face directory", "run", "GGUF file", "ONNX directory"]
+    kind: Kind
     """What it is."""
     directory: str
     """The file or directory that was read: of a run, its merged student or else its base."""

@@ -6,20 +6,13 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.chat.setting import fitting_template
 from mentor_edge.engines.base import ChatEngine, Engine
 from mentor_edge.errors import MentorEdgeWarning, StudentError
 from mentor_edge.inspection.template import probe_template
 
-CHATML = ("<|im_start|>", "<|im_end|>")
-"""The tokens of the template "hermes"."""
-
 HasToken = Callable[[str], bool]
 """Whether a text is one token."""
-
-
-def fitting_template(has_token: HasToken) -> str:
-    """The name of our own template that suits a tokenizer: "hermes" if it has ChatML's tokens, else "neutral"."""
-    return "hermes" if all(map(has_token, CHATML)) else "neutral"
 
 
 def require_tool_use(template: ChatTemplate, student: str, has_token: HasToken) -> None:
@@ -37,12 +30,13 @@ def require_tool_use(template: ChatTemplate, student: str, has_token: HasToken) 
     if problems:
         raise StudentError(
             f"the chat template of {student!r} cannot be used with tools: {'; '.join(problems)}",
-            f"{way_out(fitting_template(has_token))}; `mentor-edge inspect {student}` shows what reaches the model",
+            f"{template_hint(fitting_template(has_token))}; "
+            f"`mentor-edge inspect {student}` shows what reaches the model",
         )
 
 
-def way_out(name: str) -> str:
-    """What to do about a template that cannot carry tool use; `name` is the template to use instead."""
+def template_hint(name: str) -> str:
+    """How to replace a template that cannot carry tool use by the template `name`."""
     return f"use `template: {name}` in the recipe file, --template {name} on the command line, or a file of your own"
 
 

@@ -24,10 +24,10 @@ from mentor_edge.results import (
     Runtime,
     SuiteRecord,
     Survival,
-    TemplateRecord,
     Verdict,
     first_problem,
 )
+from mentor_edge.template_record import TemplateRecord
 
 __all__ = ["MANIFEST", "SCHEMA", "Manifest", "ManifestEntry", "Source"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mentor_edge.errors import RunError
 from mentor_edge.files import atomic_file, explained_write_errors
-from mentor_edge.path_kind import is_instead, kind_of
+from mentor_edge.path_kind import kind_of, wrong_kind
 
 from .cell import Cell
 from .comparison import Comparison, IntervalSettings
@@ -24,7 +24,7 @@ def read_comparison(path: Path) -> Comparison:
     Raises: RunError when the file is missing or damaged, or when a figure in it does not follow from its cells.
     """
     if path.is_dir() or kind_of(path).name == "a GGUF file":
-        raise RunError(*is_instead(path, "a comparison.json"))
+        raise RunError(*wrong_kind(path, "a comparison.json"))
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         cells = [Cell.from_json(cell) for cell in stored["cells"]]

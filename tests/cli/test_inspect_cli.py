@@ -42,7 +42,7 @@ def test_the_page_shows_what_reaches_the_model_and_what_to_do_next(student: Path
     assert report["usable"] and report["target"] == str(student) and report["train"]["ability"] == "yes"
 
 
-def test_a_student_that_would_be_refused_exits_with_1_and_the_way_out(student: Path) -> None:
+def test_a_student_that_would_be_refused_exits_with_1_and_a_hint(student: Path) -> None:
     own = (student / "chat_template.jinja").read_text()
     done = inspect(with_template(student, REFUSED["calls"]))
     assert done.returncode == 1

@@ -1,10 +1,10 @@
-"""Merging: the resulting weights, what is refused, and the choice of the base."""
+"""Merging: the resulting weights, and what is refused."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,7 @@ from helpers.changed_students import moved, weights
 from helpers.tiny_models import TEMPLATE, make_student
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ExportError, StudentError
-from mentor_edge.evaluation.evaluate import Evaluation, Outcome
-from mentor_edge.export.merge import bases_to_try, choose_base, dequantized_base, merge, merge_report
-from mentor_edge.messages import Ending
-from mentor_edge.results import BaseChoice
+from mentor_edge.export.merge import dequantized_base, merge, merge_report
 
 torch = pytest.importorskip("torch")
 RANK, SCALE = 4, 2.0
@@ -339,70 +336,3 @@ def test_other_bases_and_quantized_ones_are_refused(student: Path, adapter: Path
     with pytest.raises(ExportError, match="is stored quantized"):
         merge(str(tmp_path / "quantized"), adapter, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
-
-
-# The choice of the base
-
-
-@pytest.mark.parametrize(
-    ("asked", "trained_in_4_bit", "bases"),
-    [
-        ("auto", True, ("16-bit", "4-bit")),
-        ("auto", False, ("16-bit",)),
-        ("4-bit", False, ("4-bit",)),
-        ("16-bit", True, ("16-bit",)),
-    ],
-)
-def test_both_bases_are_tried_only_when_training_saw_the_second(
-    asked: str, trained_in_4_bit: bool, bases: tuple[str, ...]
-) -> None:
-    assert bases_to_try(asked, trained_in_4_bit) == bases
-
-
-def test_an_unknown_base_is_reported_with_the_known_ones() -> None:
-    with pytest.raises(ExportError, match="unknown merge base 'nf4'\nknown: auto, 16-bit, 4-bit"):
-        bases_to_try("nf4", True)
-
-
-def evaluation(bits: Sequence[bool], start: int = 0) -> Evaluation:
-    outcomes = tuple(
-        Outcome(
-            f"t-{start + i}",
-            "ood",
-            "d",
-            correct,
-            malformed=False,
-            unknown_tool=False,
-            ending=Ending.ANSWERED,
-            answer=None,
-            error=None,
-            calls=0,
-            turns=1,
-            tokens=1,
-            tool_errors=0,
-            messages=(),
-        )
-        for i, correct in enumerate(bits)
-    )
-    return Evaluation("s", "1", "0" * 64, outcomes)
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "base"), [(30, 31, "4-bit"), (31, 30, "16-bit"), (30, 30, "16-bit"), (0, 0, "16-bit")]
-)
-def test_the_base_that_solves_more_is_chosen(first: int, second: int, base: str) -> None:
-    sides = {name: evaluation([i < right for i in range(40)]) for name, right in (("16-bit", first), ("4-bit", second))}
-    choice = choose_base(sides)
-    assert (choice.base, choice.n, choice.correct) == (base, 40, {"16-bit": first, "4-bit": second})
-    assert choice.difference is not None and choice.difference.delta == pytest.approx((second - first) / 40)
-    assert choice.difference.low <= choice.difference.delta <= choice.difference.high
-
-
-def test_a_single_candidate_is_chosen() -> None:
-    assert choose_base({"4-bit": evaluation([True, False])}) == BaseChoice(base="4-bit", n=2, correct={"4-bit": 1})
-
-
-@pytest.mark.parametrize("sides", [{}, {"16-bit": evaluation([True]), "4-bit": evaluation([True], start=1)}])
-def test_candidates_must_have_run_the_same_tasks(sides: dict[str, Evaluation]) -> None:
-    with pytest.raises(ValueError, match=r"no evaluations to choose from|ran different tasks"):
-        choose_base(sides)

@@ -117,16 +117,16 @@ def test_a_template_without_tools_is_refused_or_marked(student: Path, tmp_path: 
     abilities = (report.train.ability, report.evaluate.ability, report.export.ability)
     assert abilities == (Ability.NO, Ability.WARNS, Ability.NO) and not report.usable
     assert all("drops the offered tools" in use.reason for use in (report.train, report.evaluate, report.export))
-    assert "hermes" in report.train.way_out
+    assert "hermes" in report.train.hint
     exported = inspect_student(onnx_directory(student, tmp_path / "onnx"))
     assert exported.evaluate.ability is Ability.WARNS and not exported.usable
 
 
-def test_a_student_without_a_template_names_the_way_out(student: Path) -> None:
+def test_a_student_without_a_template_names_a_template_that_fits(student: Path) -> None:
     (student / "chat_template.jinja").unlink()
     report = inspect_student(student)
     assert report.template is None and not report.usable
-    assert report.train.reason == "it has no chat template" and "template: hermes" in report.train.way_out
+    assert report.train.reason == "it has no chat template" and "template: hermes" in report.train.hint
 
 
 @pytest.mark.parametrize(
@@ -142,14 +142,14 @@ def test_a_student_without_a_template_names_the_way_out(student: Path) -> None:
 def test_what_cannot_be_exported_is_known_from_the_configuration(student: Path, changes: Any, words: str) -> None:
     edit(student / "config.json", **changes)
     gguf = inspect_student(student).formats[0]
-    assert not gguf.supported and words in gguf.detail and "--converter" in gguf.way_out
+    assert not gguf.supported and words in gguf.detail and "--converter" in gguf.hint
 
 
 def test_an_unknown_architecture_can_be_trained_but_not_exported(student: Path) -> None:
     edit(student / "config.json", architectures=["Phi3ForCausalLM"])
     report = inspect_student(student)
     assert (report.train.ability, report.export.ability) == (Ability.YES, Ability.NO)
-    assert "--converter" in report.export.way_out and "--exporter transformers" in report.export.way_out
+    assert "--converter" in report.export.hint and "--exporter transformers" in report.export.hint
 
 
 def test_a_head_that_contradicts_the_flag_is_noted(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ class LlamaCppEngine(WorkerEngine):
         self.batch_size = model.batch_size
 
     def _use(self, setting: TemplateSetting) -> None:
-        """Speak with another template than the file's. Raises: StudentError."""
+        """Use another template than the file's. Raises: StudentError."""
         own = None if self._template is None else NamedTemplate("default", self._template)
         tokens = Tokens(
             lambda text: self.encode([text])[0], lambda ids: self.decode([ids])[0], self.eos_token, self.bos_token
@@ -154,7 +154,7 @@ class LlamaCppEngine(WorkerEngine):
 
     @cached_property
     def template(self) -> ChatTemplate:
-        """The template that the model speaks with, with its end and start tokens.
+        """The template that the model uses, with its end and start tokens.
 
         Raises: EngineError when the file has no template or names no end token.
         """

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
@@ -21,11 +20,9 @@ from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.setting import OWN, ChosenTemplate, TemplateSetting, Tokens, choose_template
 from mentor_edge.errors import StudentError
 from mentor_edge.model_directory import end_ids, stored_entry, stored_template, template_for_tools
-from mentor_edge.results import TemplateRecord
+from mentor_edge.template_record import TemplateRecord
 from mentor_edge.weight_files import weight_files
 
-RECORD = "template.json"
-"""The file of a model directory that says where its chat template comes from."""
 _OTHER_WEIGHTS = "copy the model again: its weights and config.json do not belong together"
 
 
@@ -42,7 +39,7 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
-    """Load the tokenizer of a student, with the one chat template that it speaks with.
+    """Load the tokenizer of a student, with the one chat template that it uses.
 
     Args:
         path: a local Hugging Face directory or, if a hub is reachable, a hub id.
@@ -92,16 +89,8 @@ def template_record(path: str | Path, template: TemplateSetting = OWN) -> Templa
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(name)
     record = _chosen(tokenizer, name, template).record
-    saved = saved_record(Path(name))
+    saved = TemplateRecord.of(Path(name))
     return saved if saved is not None and saved.sha256 == record.sha256 else record
-
-
-def saved_record(directory: Path) -> TemplateRecord | None:
-    """The record that the directory's template was saved with; None if there is none that can be read."""
-    try:
-        return TemplateRecord.model_validate_json((directory / RECORD).read_bytes())
-    except (OSError, ValidationError):
-        return None
 
 
 def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
