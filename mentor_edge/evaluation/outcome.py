@@ -116,7 +116,7 @@ class Outcome:
             raise ValueError(f"{name}: {reason}") from error
 
 
-_ADDED_LATER = frozenset({"cut_by", "prompt_tokens", "own_spelling"})
+_ADDED_LATER = frozenset({"reason", "cut_by", "prompt_tokens", "own_spelling"})
 """Fields that the rows of older versions lack."""
 _ADAPTER = TypeAdapter(Outcome)
 

@@ -57,12 +57,12 @@ def test_without_a_box_the_text_is_the_answer(ask):
 @pytest.mark.parametrize(
     ("replies", "options", "message"),
     [
-        (["x" * 50], ("--max-turn-tokens", "20"), "after 20 tokens in one turn; raise it with --max-turn-tokens"),
-        ([ADD, ADD], ("--max-rounds", "1"), "after 1 round of tool calls; raise it with --max-rounds"),
+        (["x" * 50], ("--max-turn-tokens", "20"), "after 20 tokens in one turn; raise the limit with --max-turn-tokens"),
+        ([ADD, ADD], ("--max-rounds", "1"), "after 1 round of tool calls; raise the limit with --max-rounds"),
         (
             [ADD, ADD],
             ("--max-tokens", "150", "--max-turn-tokens", "140"),
-            "after 150 tokens in all; raise it with --max",
+            "after 150 tokens in all; raise the limit with --max",
         ),
         (["<tool_call>{"], (), "no answer: the last turn contains a tool call that cannot be read"),
     ],
@@ -75,4 +75,4 @@ def test_a_conversation_without_an_answer_says_why(ask, replies, options, messag
 def test_a_prompt_that_does_not_fit_is_an_error_with_both_lengths(ask):
     code, text, figures = ask(["never said"], context_length=500)
     assert code == 1 and figures["cut_by"] == "prompt"
-    assert f"prompt of {figures['prompt_tokens']:,} tokens does not fit the context of 500" in text
+    assert f"a prompt of {figures['prompt_tokens']:,} tokens does not fit the context of 500" in text

@@ -104,7 +104,7 @@ def test_rows_of_older_versions_are_still_read(executor, tmp_path):
     header, row = map(json.loads, path.read_text().splitlines())
     for added in ("context_length", "threads"):
         del header["evaluation"][added]
-    for added in ("cut_by", "prompt_tokens"):
+    for added in ("reason", "cut_by", "prompt_tokens", "own_spelling"):
         del row[added]
     path.write_text(f"{json.dumps(header)}\n{json.dumps(row)}\n")
     read = Evaluation.from_jsonl(path)
