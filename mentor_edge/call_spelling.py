@@ -1,6 +1,9 @@
-"""A template's own spelling of tool calls: what the parser says about a call that the template itself writes."""
+"""A template's own spelling of tool calls: what it writes for a turn with calls, and what the parser says about it."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import StudentError
@@ -35,7 +38,8 @@ def own_spellings(template: ChatTemplate) -> frozenset[str]:
     found: set[str] = set()
     for count in (1, 2):
         try:
-            turn = parse_turn(_written(template, calls[:count]), _TOOLS)
+            written = written_turn(template, [_QUESTION], _TOOLS, Message("assistant", "", calls[:count]))
+            turn = parse_turn(written, _TOOLS)
         except StudentError:  # Llama's template refuses two calls
             continue
         if turn.message.tool_calls == calls[:count]:
@@ -58,14 +62,38 @@ def in_own_spelling(turn: ParsedTurn, own: frozenset[str]) -> bool | None:
     return not turn.malformed and own.issuperset(turn.spellings)
 
 
-def _written(template: ChatTemplate, calls: tuple[ToolCall, ...]) -> str:
-    """What the template writes for a turn with these calls, between the prompt and the end of the turn."""
-    prompt = template.render([_QUESTION], _TOOLS, add_generation_prompt=True)
-    whole = template.render([_QUESTION, Message("assistant", "", calls)], _TOOLS)
-    start = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
-    if start < len(prompt):
-        # The prompt ends in something that the turn does not have, such as <think>: begin at a whole tag.
+def written_turn(
+    template: ChatTemplate, prompt: Sequence[Message], tools: Sequence[dict[str, Any]], turn: Message, end: str = ""
+) -> str:
+    """The text that a model would have to write for a turn, without its end.
+
+    Args:
+        template: the student's template.
+        prompt: the messages before the turn.
+        tools: OpenAI function schemas.
+        turn: the turn.
+        end: where the turn of a template ends that cannot be taught. Default: its end-of-turn token.
+
+    Raises: StudentError when the template refuses the conversation.
+    """
+    try:
+        written = template.first_turn(prompt, tools, turn)
+    except StudentError:
+        return _guessed_turn(template, prompt, tools, turn, end or template.eos_token)
+    ends = sorted(filter(None, (template.eos_token, *template.more_ends)), key=len, reverse=True)
+    return next((written.removesuffix(each) for each in ends if written.endswith(each)), written).strip()
+
+
+def _guessed_turn(
+    template: ChatTemplate, prompt: Sequence[Message], tools: Sequence[dict[str, Any]], turn: Message, end: str
+) -> str:
+    """The turn of a template that cannot be taught, to parse and to show it."""
+    before = template.render(prompt, tools, add_generation_prompt=True)
+    whole = template.render([*prompt, turn], tools)
+    start = next((i for i, (a, b) in enumerate(zip(before, whole, strict=False)) if a != b), len(before))
+    if start < len(before):
+        # The prompt ends in something that this turn does not have, such as <think>: begin at a whole token.
         opened = whole.rfind("<", 0, start)
         start = opened if opened > whole.rfind(">", 0, start) else start
-    end = whole.rfind(template.eos_token, start) if template.eos_token else -1
-    return whole[start : end if end >= 0 else None]
+    position = whole.rfind(end, start) if end else -1
+    return whole[start : position if position >= 0 else None].strip()

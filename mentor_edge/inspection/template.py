@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+from mentor_edge.call_spelling import written_turn
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.environment import variables
 from mentor_edge.chat.setting import with_arguments
@@ -234,27 +235,9 @@ class _Probe:
     def turn_text(self, turn: Message) -> str | None:
         """What a model would have to write for this turn, without its end; None if the template refuses it."""
         try:
-            written = self._template.first_turn([_USER], _TOOLS, turn)
+            return written_turn(self._template, [_USER], _TOOLS, turn, self.end_of_call())
         except StudentError:
-            return self._written(turn)
-        ends = sorted(filter(None, (self._template.eos_token, *self._template.more_ends)), key=len)
-        return next((written.removesuffix(end) for end in reversed(ends) if written.endswith(end)), written).strip()
-
-    def _written(self, turn: Message) -> str | None:
-        """The turn of a template that cannot be taught, to show it: its end is guessed."""
-        prompt, whole = self.text([_USER], prompt=True), self.text([_USER, turn])
-        if prompt is None or whole is None:
             return None
-        start = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(prompt))
-        if start < len(prompt):
-            # The prompt ends in something that this turn does not have, such as <think>: begin at a whole token.
-            opened = whole.rfind("<", 0, start)
-            start = opened if opened > whole.rfind(">", 0, start) else start
-        written = whole[start:]
-        end = self.end_of_call()
-        if end and (position := written.rfind(end)) >= 0:
-            written = written[:position]
-        return written.strip()
 
 
 def _read_back(written: str, calls: Sequence[ToolCall]) -> ReadBack:

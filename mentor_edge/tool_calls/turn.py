@@ -81,24 +81,26 @@ def _read(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
 def _structured(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
     """Calls in tags, fences and JSON. Nothing is looked for in the text around them but the remains of tags."""
     parts = list(Scanner(text, offered).calls())
-    around = _around(text, parts)
-    if any(LEFT_OVER.search(piece) for piece in around):
-        raise UnreadableCallError("a tag of a call that was not read")
-    return parts, "".join(around)
+    return parts, _without_remains(text, parts)
 
 
 def _visible(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
     scanner = Scanner(text, offered)
     if parts := list(scanner.calls()):
-        # What is said about the calls around them are not further calls, but remains of tags are.
-        around = _around(text, parts)
-        if any(LEFT_OVER.search(piece) for piece in around):
-            raise UnreadableCallError("a tag of a call that was not read")
-        return parts, "".join(around)
+        # Text beside calls is about them: only remains of tags in it are further attempts.
+        return parts, _without_remains(text, parts)
     if scanner.found_in_sentence or has_attempt(text, offered):
         raise UnreadableCallError("a call that was not read")
     parts = list(prose_calls(text, offered)) or whole_call(text, offered)
     return parts, "".join(_around(text, parts))
+
+
+def _without_remains(text: str, parts: list[Calls]) -> str:
+    """The text around calls. Raises: UnreadableCallError when it contains remains of tags."""
+    around = _around(text, parts)
+    if any(LEFT_OVER.search(piece) for piece in around):
+        raise UnreadableCallError("a tag of a call that was not read")
+    return "".join(around)
 
 
 def _around(text: str, parts: list[Calls]) -> list[str]:

@@ -57,7 +57,11 @@ def test_without_a_box_the_text_is_the_answer(ask):
 @pytest.mark.parametrize(
     ("replies", "options", "message"),
     [
-        (["x" * 50], ("--max-turn-tokens", "20"), "after 20 tokens in one turn; raise the limit with --max-turn-tokens"),
+        (
+            ["x" * 50],
+            ("--max-turn-tokens", "20"),
+            "after 20 tokens in one turn; raise the limit with --max-turn-tokens",
+        ),
         ([ADD, ADD], ("--max-rounds", "1"), "after 1 round of tool calls; raise the limit with --max-rounds"),
         (
             [ADD, ADD],
