@@ -260,8 +260,8 @@ class ChatTemplate:
             if opened is None or opened["closed"]:
                 return turn.removeprefix(start[len(shorter) :])
             return turn[len("<think>") :].lstrip("\n") if turn.startswith("<think>") else f"\n</think>\n\n{turn}"
-        if (place := self._after_token(before, after, len(messages), tools, continued)) is not None:
-            return after[place:]
+        if (begin := self._after_token(before, after, len(messages), tools, continued)) is not None:
+            return after[begin:]
         shared = _shared(before, after)
         raise StudentError(
             f"the chat template {self.name!r} writes the assistant's turn after other text than its prompt for a turn:"

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,6 +82,18 @@ def changed(module: Path, line: str) -> Iterator[None]:
         yield
     finally:
         module.write_text(source)
+
+
+def test_every_package_is_installed():
+    """An editable installation works even if pyproject.toml forgets a package; a wheel does not."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    top = {"mentor_edge": "mentor_edge", "recipes": "mentor_edge.recipes", "export": "mentor_edge.export"}
+    found = [
+        ".".join((name, *file.parent.relative_to(ROOT / folder).parts))
+        for folder, name in top.items()
+        for file in (ROOT / folder).rglob("__init__.py")
+    ]
+    assert sorted(listed) == sorted(found)
 
 
 def test_imports_point_down(installed):
