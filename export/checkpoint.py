@@ -71,7 +71,7 @@ def _closing_ids(model_dir: Path) -> list[int]:
     try:
         template = stored_template(model_dir, settings.get("chat_template"))
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8")) if template is not None else None
-    except Exception:  # whoever needs the template or the tokenizer reports what is wrong with it
+    except Exception:  # reported where the template or the tokenizer is needed
         return []
     if template is None or tokenizer is None:
         return []

@@ -40,7 +40,7 @@ def _configured_name(directory: Path) -> str | None:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
         name = config.get("transformers_weights")
     except (OSError, ValueError, AttributeError):
-        return None  # whoever reads the configuration reports that
+        return None  # reported where the configuration is read
     if name is None:
         return None
     if not _is_plain_name(name) or not name.endswith((".safetensors", ".safetensors.index.json")):
@@ -82,7 +82,7 @@ def _shards(directory: Path, index: Path) -> list[Path]:
 
 
 def _tensors(path: Path) -> list[str]:
-    """The names of the tensors in a safetensors file; none if it is damaged, which whoever reads it reports."""
+    """The names of the tensors in a safetensors file; none if it is damaged, which is reported where it is loaded."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -69,6 +69,10 @@ def prepare_output(directory: Path, *, resume: bool) -> None:
         raise OutputError(f"cannot create the output directory {directory}: {error.strerror}") from error
 
 
+_RECORDED = tuple(name for name in RunRecord.model_fields if name != "version")
+"""The fields of a `Run` that run.json contains."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished fit."""
@@ -266,18 +270,7 @@ class Run:
 
     def save(self) -> None:
         """Write run.json, which completes the run."""
-        record = RunRecord(
-            version=_VERSION,
-            recipe=self.recipe,
-            student=self.student,
-            seed=self.seed,
-            tasks=self.tasks,
-            seconds=self.seconds,
-            base_identity=self.base_identity,
-            training=self.training,
-            template=self.template,
-            dequantized=self.dequantized,
-        )
+        record = RunRecord(version=_VERSION, **{name: getattr(self, name) for name in _RECORDED})
         write_json(self.directory / "run.json", record.model_dump())
 
     @classmethod
@@ -312,18 +305,7 @@ class Run:
             first = error.errors()[0]
             location = ".".join(str(part) for part in first["loc"])
             raise RunError(f"{path} is damaged: {location}{': ' if location else ''}{first['msg']}") from error
-        run = cls(
-            directory,
-            record.recipe,
-            record.student,
-            record.seed,
-            record.tasks,
-            record.seconds,
-            record.base_identity,
-            record.training,
-            record.template,
-            record.dequantized,
-        )
+        run = cls(directory, **{name: getattr(record, name) for name in _RECORDED})
         # Until November 2026, a fit with fewer tasks than a step needs took no step and was recorded as finished.
         if run.training is None and not ((directory / "metrics.jsonl").is_file() and run.training_log()):
             raise RunError(f"{directory} was never trained: its fit took no step", "remove the directory and fit again")

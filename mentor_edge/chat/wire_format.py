@@ -56,7 +56,7 @@ class WireFormat:
                 if self.text_arguments:
                     call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
                 if self.ids:
-                    call["id"] = f"call{count:05}"  # nine letters and digits: Mistral's templates insist
+                    call["id"] = f"call{count:05}"  # nine letters and digits, as Mistral's templates require
                     waiting.append(call["id"])
                     count += 1
             if self.ids and message.role == "tool" and waiting:

@@ -1,4 +1,4 @@
-"""Ending a command that was told to: SIGTERM and SIGHUP do what Ctrl-C does.
+"""Ending a command by a signal: SIGTERM and SIGHUP do what Ctrl-C does.
 
 Without a handler, Python ends at once: temporary directories stay, and so do child processes. With one, the command
 leaves through its context managers, which remove what is unfinished and end the children.
@@ -15,7 +15,7 @@ _REPEATED = 5.0
 
 
 class Stopping:
-    """Remembers which signal has told the command to end."""
+    """Remembers which signal ended the command."""
 
     def __init__(self) -> None:
         self._last = -_REPEATED

@@ -48,7 +48,7 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says about itself."""
+    """The metadata and tensors that a GGUF file states."""
 
     metadata: Mapping[str, Any]
     """The entries. An array that is not needed is represented by its length."""

@@ -15,7 +15,7 @@ from mentor_edge.engines.base import Generation, Sampling
 from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.engines.process import machine, serving
 from mentor_edge.engines.process.defaults import SMALL, batch_size_for, threads_for
-from mentor_edge.engines.process.serving import Ended, ended_turns
+from mentor_edge.engines.process.serving import Ended, Turns, TurnServer
 from mentor_edge.engines.torch.engine import TransformersEngine
 from mentor_edge.errors import EngineError
 from mentor_edge.export.gguf.convert import convert
@@ -120,5 +120,12 @@ def test_a_worker_replies_as_soon_as_a_turn_has_ended_and_a_second_has_passed(mo
     monkeypatch.setattr(serving.time, "monotonic", lambda: next(clock))
     turn = Generation([1], True)
     turns = iter([None, (2, turn), None, (0, turn), (1, turn)])
-    assert ended_turns(turns) == Ended([2], [turn], more=True)
-    assert ended_turns(turns) == Ended([0, 1], [turn, turn], more=False)
+
+    class Server(TurnServer):
+        def _turns(self, *_: object) -> Turns:
+            return turns
+
+    server = Server()
+    server.begin([0, 1, 2], [], 1)
+    assert server.advance() == Ended([2], [turn], more=True)
+    assert server.advance() == Ended([0, 1], [turn, turn], more=False)

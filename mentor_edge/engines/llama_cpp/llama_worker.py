@@ -24,14 +24,13 @@ from mentor_edge.engines.llama_cpp.vocabulary import DAMAGED, Vocabulary
 from mentor_edge.engines.process.frames import EncodedLogits
 from mentor_edge.engines.process.limits import CONTEXT_DEFAULT, kv_budget, limit_process
 from mentor_edge.engines.process.serving import (
-    Ended,
     Refused,
     Turns,
+    TurnServer,
     check_ids,
     check_logits,
     check_rows,
     choose_token,
-    ended_turns,
     serve,
 )
 
@@ -40,12 +39,13 @@ CONTEXT_LIMIT = 131_072
 LOG_LINES = 200
 
 
-class LlamaServer:
+class LlamaServer(TurnServer):
     """One model and at most one batch of sequences. Every public method is an operation of the protocol."""
 
     def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
         import llama_cpp
 
+        super().__init__()
         self._lib: Any = llama_cpp
         self._alive = alive
         self._log: deque[str] = deque(maxlen=LOG_LINES)
@@ -54,7 +54,6 @@ class LlamaServer:
         llama_cpp.llama_log_set(self._log_callback, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self._pending: list[list[int]] = []
-        self._running: Turns = iter(())
 
     def _append_log(self, level: int, text: bytes | None, _: Any) -> None:
         line = (text or b"").decode(errors="replace").strip()
@@ -161,24 +160,6 @@ class LlamaServer:
         """Start a batch of `size` empty sequences in place of the previous one."""
         self._sequences.start(size)
         self._pending = [[] for _ in range(size)]
-
-    def begin(
-        self,
-        rows: Sequence[int],
-        token_ids: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        """Append ids to conversations and start to generate a turn for each; `advance` returns the turns.
-
-        A row whose context is full ends unfinished, possibly without any token.
-        """
-        self._running = self._turns(rows, token_ids, max_new_tokens, temperature, seed)
-
-    def advance(self) -> Ended:
-        """The turns that end next."""
-        return ended_turns(self._running)
 
     def _turns(
         self,

@@ -27,14 +27,13 @@ from mentor_edge.engines.base import Generation
 from mentor_edge.engines.process.frames import EncodedLogits
 from mentor_edge.engines.process.limits import limit_process
 from mentor_edge.engines.process.serving import (
-    Ended,
     Refused,
     Turns,
+    TurnServer,
     check_ids,
     check_logits,
     check_rows,
     choose_token,
-    ended_turns,
     serve,
 )
 
@@ -42,14 +41,14 @@ CHUNK = 512
 """Tokens of one append: the graph scores every position, 600 KB each for a vocabulary of 151,936."""
 
 
-class OnnxServer:
+class OnnxServer(TurnServer):
     """One model and at most one batch of conversations. Every public method is an operation of the protocol."""
 
     def __init__(self, alive: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
         self._alive = alive
         self._generators: list[Any] = []
         self._pending: list[list[int]] = []
-        self._running: Turns = iter(())
 
     def load(self, path: str, context_length: int, end_ids: Sequence[int], threads: int = 1) -> int:
         """Open a directory and run one token through it. Returns the size of the vocabulary."""
@@ -81,24 +80,6 @@ class OnnxServer:
             self._generators.append(self._new_generator())
             self._alive()
         self._pending = [[] for _ in range(size)]
-
-    def begin(
-        self,
-        rows: Sequence[int],
-        token_ids: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> None:
-        """Append ids to conversations and start to generate a turn for each; `advance` returns the turns.
-
-        A row whose context is full ends unfinished, possibly without any token.
-        """
-        self._running = self._turns(rows, token_ids, max_new_tokens, temperature, seed)
-
-    def advance(self) -> Ended:
-        """The turns that end next."""
-        return ended_turns(self._running)
 
     def _turns(
         self,

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
@@ -97,17 +98,48 @@ Turns = Iterator[tuple[int, Generation] | None]
 """Yields each row with its turn when the turn ends, and None from time to time."""
 
 
-def ended_turns(turns: Turns) -> Ended:
-    """Continue until all turns have ended, or until one has and the parent has waited for `PULSE`."""
-    started = time.monotonic()
-    rows, generations = [], []
-    for turn in turns:
-        if turn is not None:
-            rows.append(turn[0])
-            generations.append(turn[1])
-        if rows and time.monotonic() - started >= PULSE:
-            return Ended(rows, generations, more=True)
-    return Ended(rows, generations, more=False)
+class TurnServer(ABC):
+    """A server that generates the turns of its batch while the parent collects those that have ended."""
+
+    def __init__(self) -> None:
+        self._running: Turns = iter(())
+
+    def begin(
+        self,
+        rows: Sequence[int],
+        token_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """Append ids to conversations and start to generate a turn for each; `advance` returns the turns.
+
+        A row whose context is full ends unfinished, possibly without any token.
+        """
+        self._running = self._turns(rows, token_ids, max_new_tokens, temperature, seed)
+
+    def advance(self) -> Ended:
+        """Continue until all turns have ended, or until one has and the parent has waited for `PULSE`."""
+        started = time.monotonic()
+        rows, generations = [], []
+        for turn in self._running:
+            if turn is not None:
+                rows.append(turn[0])
+                generations.append(turn[1])
+            if rows and time.monotonic() - started >= PULSE:
+                return Ended(rows, generations, more=True)
+        return Ended(rows, generations, more=False)
+
+    @abstractmethod
+    def _turns(
+        self,
+        rows: Sequence[int],
+        token_ids: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> Turns:
+        """Generate the turns that `begin` asks for."""
 
 
 def check_rows(rows: Sequence[int], size: int) -> None:

@@ -16,7 +16,7 @@ from mentor_edge.tools.mcp.results import readable_result
 
 
 class Answers:
-    """Knows what each request asked for."""
+    """The answers to requests, each read by what its request asked for."""
 
     def __init__(self) -> None:
         self.listed: list[Any] = []

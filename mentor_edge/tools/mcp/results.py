@@ -8,7 +8,7 @@ from typing import Any
 
 
 def readable_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of `tools/call` with one text that says all of it, as mcp's models accept it.
+    """The result of `tools/call` with one text that contains all of it, as mcp's models accept it.
 
     Text stays as it is, that of embedded resources too. Structured content follows, unless the text already says it.
     Everything else becomes a marker, `[image image/png, 512 bytes]`, with its kind, type and size as far as known.
