@@ -307,7 +307,8 @@ class Run:
             raise RunError(f"{path} is damaged: {location}{': ' if location else ''}{first['msg']}") from error
         run = cls(directory, **{name: getattr(record, name) for name in _RECORDED})
         # Until November 2026, a fit with fewer tasks than a step needs took no step and was recorded as finished.
-        if run.training is None and not ((directory / "metrics.jsonl").is_file() and run.training_log()):
+        metrics = directory / "metrics.jsonl"
+        if run.training is None and not (metrics.is_file() and metrics.read_bytes().strip()):
             raise RunError(f"{directory} was never trained: its fit took no step", "remove the directory and fit again")
         return run
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pydantic
 
 from mentor_edge.errors import RunError
+from mentor_edge.results import first_problem
 
 
 class Step(pydantic.BaseModel):
-    """One update of the adapter, by any method. Rows of another version may have more or fewer fields."""
+    """One update of the adapter, by any method. Rows of another version may have more fields."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
 
@@ -80,5 +81,7 @@ def read_steps(path: Path) -> tuple[Step, ...]:
         return tuple((PolicyStep if "reward" in row else SupervisedStep).model_validate(row) for row in rows)
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing", again) from error
-    except (OSError, ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+    except pydantic.ValidationError as error:
+        raise RunError(f"{path} is damaged: {first_problem(error)}", again) from error
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged: {str(error).splitlines()[0]}", again) from error

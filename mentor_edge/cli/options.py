@@ -45,27 +45,29 @@ TemplateArguments = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 MaxTurnTokens = Annotated[
-    int | None, typer.Option(min=1, help="Most tokens of one turn of the model. Default: the suite's, or 512.")
+    int | None, typer.Option(min=1, help="Maximum number of tokens in one turn. Default: the suite's, or 512.")
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(min=1, help="Most tokens of all turns, tool results included. Default: the suite's, or 2048."),
+    typer.Option(
+        min=1, help="Maximum number of tokens in all turns, tool results included. Default: the suite's, or 2048."
+    ),
 ]
 MaxRounds = Annotated[
-    int | None, typer.Option(min=1, help="Most turns that may call tools. Default: the suite's, or 6.")
+    int | None, typer.Option(min=1, help="Maximum number of turns that call tools. Default: the suite's, or 6.")
 ]
 Context = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Tokens of one conversation. Default: the model's own length, at most 4096 for GGUF and ONNX.",
+        help="Context length in tokens. Default: the model's own, at most 4096 for GGUF and ONNX.",
     ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Processor threads. Default: one for models below 64 MB, which more slow down, else OMP_NUM_THREADS or "
+        help="Processor threads. Default: 1 for models below 64 MB, else OMP_NUM_THREADS or "
         f"the physical cores of this machine (here {default_threads()}).",
     ),
 ]

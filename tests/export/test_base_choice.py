@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 
+from helpers.evaluations import evaluation
 from mentor_edge.errors import ExportError
-from mentor_edge.evaluation.evaluate import Evaluation, Outcome
+from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.export.merge import bases_to_try, choose_base
-from mentor_edge.messages import Ending
 from mentor_edge.results import BaseChoice
 
 
@@ -31,29 +29,6 @@ def test_both_bases_are_tried_only_when_training_saw_the_second(
 def test_an_unknown_base_is_reported_with_the_known_ones() -> None:
     with pytest.raises(ExportError, match="unknown merge base 'nf4'\nknown: auto, 16-bit, 4-bit"):
         bases_to_try("nf4", True)
-
-
-def evaluation(bits: Sequence[bool], start: int = 0) -> Evaluation:
-    outcomes = tuple(
-        Outcome(
-            f"t-{start + i}",
-            "ood",
-            "d",
-            correct,
-            malformed=False,
-            unknown_tool=False,
-            ending=Ending.ANSWERED,
-            answer=None,
-            error=None,
-            calls=0,
-            turns=1,
-            tokens=1,
-            tool_errors=0,
-            messages=(),
-        )
-        for i, correct in enumerate(bits)
-    )
-    return Evaluation("s", "1", "0" * 64, outcomes)
 
 
 @pytest.mark.parametrize(

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mentor_edge.evaluation.evaluate import Evaluation, Outcome
+from helpers.evaluations import evaluation
+from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.export.gate import compare
-from mentor_edge.messages import Ending, Limit
+from mentor_edge.messages import Limit
 from mentor_edge.results import SideCounts, Verdict
-
-
-def evaluation(bits: Sequence[bool], *, split: str = "ood", malformed: int = 0, start: int = 0) -> Evaluation:
-    outcomes = tuple(
-        Outcome(
-            f"{split}-{start + i}",
-            split,
-            "d",
-            correct,
-            malformed=i < malformed,
-            unknown_tool=False,
-            ending=Ending.ANSWERED,
-            answer=None,
-            error=None,
-            calls=0,
-            turns=1,
-            tokens=1,
-            tool_errors=0,
-            messages=(),
-        )
-        for i, correct in enumerate(bits)
-    )
-    return Evaluation("s", "1", "0" * 64, outcomes)
 
 
 def together(*parts: Evaluation) -> Evaluation:
