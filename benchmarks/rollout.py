@@ -26,7 +26,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 
 from mentor_edge.recipes import MentorConfig, PolicyTraining, RolloutConfig
-from mentor_edge.recipes.grpo import EdgeGRPOTrainer, RewardLog
+from mentor_edge.recipes.grpo import EdgeGRPOTrainer, StepReward
 from mentor_edge.recipes.mentor import grpo_arguments, rollout_limits
 from mentor_edge.recipes.stock import stock_trainer
 from mentor_edge.recipes.student import load_trainable, resolve_student
@@ -75,7 +75,7 @@ def timed_run(engine: str, student: str, steps: int, directory: Path) -> Clock:
             "peft_config": adapter,
             "args": grpo_arguments(config, directory, limits),
             "train_dataset": Dataset.from_list(rows, on_mixed_types="use_json"),
-            "reward_funcs": RewardLog(MentorReward(), tasks, config.train.rollouts_per_prompt),
+            "reward_funcs": StepReward(MentorReward(), tasks, config.train.rollouts_per_prompt),
             "callbacks": [clock],
         }
         if engine == "edge":
