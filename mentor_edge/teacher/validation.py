@@ -126,6 +126,7 @@ def validate_file(
     lines = jsonl.line_numbers(path)
     reward = MentorReward()
     failures: list[ReferenceFailure] = []
+    progress("validate references", 0, len(tasks))
     for done, task in enumerate(tasks, start=1):
         if not task.references:
             failures.append(ReferenceFailure(lines[task.id], task.id, None, NO_REFERENCE))

@@ -17,7 +17,7 @@ from mentor_edge.tool_calls.python_calls import KEYWORD_FOLLOWS, PythonBudget, e
 from mentor_edge.tool_calls.reading import UNREADABLE, Calls, UnreadableCallError
 from mentor_edge.tool_calls.tagged import LEFT_OVER
 
-_NAME = "|".join(NAME_KEYS)
+_NAME = "|".join((*NAME_KEYS, "api", "api_name", "command", "func", "method", "call", "tool_call", "toolName"))
 _ARGUMENTS = "|".join(ARGUMENT_KEYS)
 _NAMED = re.compile(rf"\\?[\"'](?:{_NAME})\\?[\"']\s{{0,64}}:\s{{0,64}}\\?[\"']([^\"'\\\n]{{1,256}})\\?[\"']")
 _CERTAIN = re.compile(
@@ -45,12 +45,19 @@ _MAX_MENTIONS = 4096
 _LINE_DECORATION = "`*->#. \t\"'$"
 
 
-def has_attempt(text: str, offered: OfferedTools) -> bool:
-    """Whether the text contains an attempted call outside Python's form."""
+def has_json_attempt(text: str, offered: OfferedTools) -> bool:
+    """Whether the text contains a tag of calls, or JSON that begins like a call."""
     return (
         LEFT_OVER.search(text) is not None
         or _CERTAIN.search(_CODE_FENCE.sub("", text)) is not None
         or any(offered.offers(match[1]) for match in _NAMED.finditer(text))
+    )
+
+
+def has_attempt(text: str, offered: OfferedTools) -> bool:
+    """Whether the text contains an attempted call outside Python's form."""
+    return (
+        has_json_attempt(text, offered)
         or any(offered.offers(match[1]) for match in _YAML.finditer(text))
         or _marked(offered.names).search(text) is not None
     )
@@ -58,7 +65,7 @@ def has_attempt(text: str, offered: OfferedTools) -> bool:
 
 @lru_cache(maxsize=64)
 def _marked(names: tuple[str, ...]) -> re.Pattern[str]:
-    """A name in the place of a call: `<f>`, `<tool>f</tool>`, `name="f"`, `call:f{`, `**f**(a=`, `f --a`, `[f] a=`."""
+    """A name in the place of a call: `<f>`, `<tool>f</tool>`, `name="f"`, `Action: f`, `call:f{`, `f --a`, `[f] a=`."""
     if not names:
         return re.compile(r"(?!)")
     name = rf"(?:{'|'.join(map(re.escape, names))})"
@@ -67,6 +74,7 @@ def _marked(names: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(
         rf"<{element}[\s/>]"
         rf"|<[\w:-]{{0,32}}(?:tool|function|action|api|name|call)[\w:-]{{0,32}}>\s{{0,8}}{name}\s{{0,8}}<"
+        rf"|(?:^|\n)\W{{0,4}}[Aa]ction\W{{0,4}}:\W{{0,4}}{name}(?!\w)"
         rf"|\bname=[\"']{name}[\"']"
         rf"|\bcall:{name}\{{|(?<!\w){name}(?:\[ARGS\]|\{{\s{{0,8}}[\"'}}])"
         rf"|(?<!\w){name}(?:[*`]{{1,3}}\s?|\s)\(\s{{0,8}}\w{{1,64}}\s{{0,8}}=(?!=)"
@@ -119,7 +127,7 @@ def prose_calls(text: str, offered: OfferedTools) -> Iterator[Calls]:
 @lru_cache(maxsize=64)
 def _called(names: tuple[str, ...]) -> re.Pattern[str]:
     """One of the names before a bracket. Models confuse `get_weather`, `get-weather` and `getWeather`."""
-    spelled = (r"[._-]?".join(map(re.escape, _PARTS.findall(name))) or re.escape(name) for name in names)
+    spelled = (r"\\?[._-]?".join(map(re.escape, _PARTS.findall(name))) or re.escape(name) for name in names)
     return re.compile(
         rf"(?<![\\\w.])(?:(?:functions|tools|default_api|tool_code)\.)?({'|'.join(spelled)})\(", re.IGNORECASE
     )
@@ -150,6 +158,7 @@ def _no_attempt(text: str, start: int, bracket: int, parameters: Container[str])
         return None
     if not inside:  # a mention, unless it is all that the line says
         alone = not (before + after).strip(_LINE_DECORATION + "[];")
+        alone = alone or (before.endswith("[") and re.match(r"\](?!\()", after) is not None)
         return None if alone else end
     if len(inside) > 512:
         return None

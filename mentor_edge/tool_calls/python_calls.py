@@ -19,9 +19,9 @@ MAX_PYTHON_CHARACTERS = 65_536
 """More than this in one turn is not parsed as Python: its parser needs about a second and hundreds of megabytes per
 megabyte."""
 
-STARTS_LIST = re.compile(r"\[\s{0,64}[A-Za-z_][\w.-]{0,200}\(")
-STARTS_CALL = re.compile(r"[A-Za-z_][\w.]{0,200}\(")
-KEYWORD_FOLLOWS = re.compile(r"\s*[A-Za-z_]\w{0,200}\s*=(?!=)")
+STARTS_LIST = re.compile(r"\[\s{0,64}[^\W\d][\w.-]{0,200}\(")
+STARTS_CALL = re.compile(r"[^\W\d][\w.]{0,200}\(")
+KEYWORD_FOLLOWS = re.compile(r"\s*[^\W\d]\w{0,200}\s*=(?!=)")
 
 _TOKEN = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*"""' r"|'''(?:[^'\\]|\\.|'(?!''))*'''"

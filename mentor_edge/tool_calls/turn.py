@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, pairwise, zip_longest
 from typing import Any
 
 from mentor_edge.messages import Message, ToolCall
 from mentor_edge.tool_calls import thinking
-from mentor_edge.tool_calls.attempts import has_attempt, prose_calls
+from mentor_edge.tool_calls.attempts import has_attempt, has_json_attempt, prose_calls
 from mentor_edge.tool_calls.offered import OfferedTools
 from mentor_edge.tool_calls.reading import UNREADABLE, Calls, UnreadableCallError
 from mentor_edge.tool_calls.tagged import LEFT_OVER
@@ -62,7 +62,7 @@ def parse_turn(text: str, tools: Iterable[Any] = ()) -> ParsedTurn:
 def _read(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
     """The calls of a turn, and the text around them. Raises one of `UNREADABLE` when the turn is malformed."""
     # Before looking for thinking: an argument may contain any tag.
-    if parts := whole_list(text, offered):
+    if parts := whole_list(text, offered) or whole_call(text, offered):
         return parts, ""
     ends = Scanner(text, offered).ends_of_thinking()
     thought, visible = text[: ends[-1]], text[ends[-1] :]
@@ -81,26 +81,39 @@ def _read(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
 def _structured(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
     """Calls in tags, fences and JSON. Nothing is looked for in the text around them but the remains of tags."""
     parts = list(Scanner(text, offered).calls())
-    return parts, _without_remains(text, parts)
+    around = _around(text, parts)
+    if any(LEFT_OVER.search(piece) for piece in around):
+        raise UnreadableCallError("a tag of a call that was not read")
+    return parts, "".join(around)
 
 
 def _visible(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
     scanner = Scanner(text, offered)
     if parts := list(scanner.calls()):
-        # Text beside calls is about them: only remains of tags in it are further attempts.
-        return parts, _without_remains(text, parts)
+        if any(has_json_attempt(piece, offered) for piece in _around(text, parts)):
+            raise UnreadableCallError("a call that was not read, beside others")
+        parts = sorted([*parts, *_further(text, parts, offered)], key=lambda part: part.start)
+        return parts, "".join(_around(text, parts))
     if scanner.found_in_sentence or has_attempt(text, offered):
         raise UnreadableCallError("a call that was not read")
     parts = list(prose_calls(text, offered)) or whole_call(text, offered)
     return parts, "".join(_around(text, parts))
 
 
-def _without_remains(text: str, parts: list[Calls]) -> str:
-    """The text around calls. Raises: UnreadableCallError when it contains remains of tags."""
-    around = _around(text, parts)
-    if any(LEFT_OVER.search(piece) for piece in around):
-        raise UnreadableCallError("a tag of a call that was not read")
-    return "".join(around)
+def _further(text: str, parts: list[Calls], offered: OfferedTools) -> list[Calls]:
+    """The calls in Python's form beside `parts`. A sentence about the calls is not one, nor is a call written again."""
+    # Line breaks in place of the calls keep the positions.
+    filling = ["\n" * (part.end - part.start) for part in parts]
+    between = "".join(chain.from_iterable(zip_longest(_around(text, parts), filling, fillvalue="")))
+    known = [call for part in parts for call in part.calls]
+    further: list[Calls] = []
+    try:
+        for part in prose_calls(between, offered):
+            if not all(call in known for call in part.calls):
+                further.append(part)
+    except UNREADABLE:
+        pass
+    return further
 
 
 def _around(text: str, parts: list[Calls]) -> list[str]:

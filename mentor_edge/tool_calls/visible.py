@@ -79,13 +79,18 @@ class Scanner:
     def ends_of_thinking(self) -> list[int]:
         """Zero, then where each part of thinking ends. A closing tag inside a call's arguments is none."""
         ends = [0]
-        position = drafts = 0
+        position = drafts = closed = 0
         if not thinking.CLOSES.search(self.text):
             return ends
         while start := _STARTS_OR_ENDS_THINKING.search(self.text, position):
             position = start.end()
             if start["thinking"]:
-                ends.append(position)
+                closed += 1
+                around = self._python_around(start.start()) if closed <= _MAX_DRAFTS else None
+                if around is None:
+                    ends.append(position)
+                else:
+                    position = around
             elif drafts < _MAX_DRAFTS:
                 try:
                     read = self._read(start)
@@ -93,6 +98,21 @@ class Scanner:
                 except UNREADABLE:
                     drafts += 1
         return ends
+
+    def _python_around(self, position: int) -> int | None:
+        """Where the call in Python's form ends that contains `position` in an argument; None if there is none."""
+        if not self._named:
+            return None
+        for start in STARTS_CALL.finditer(self.text, max(0, position - 512), position):
+            if self.offered.offers(start[0][:-1]):
+                try:
+                    # Outside a string, a closing tag is a syntax error.
+                    read = read_python(self.text, start.start(), self.offered, self._json.python)
+                except UNREADABLE:
+                    continue
+                if read.end > position:
+                    return read.end
+        return None
 
     def _read(self, start: re.Match[str]) -> Calls | int:
         """The calls that begin here; or where to search on, if none does. Raises: one of `UNREADABLE`."""

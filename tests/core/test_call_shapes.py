@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -200,3 +201,38 @@ def test_what_is_not_a_call_is_an_answer_unchanged(text, before, after):
     text = before + text + after
     turn = parse_turn(text, TOOLS)
     assert not turn.malformed and turn.message == Message("assistant", text)
+
+
+WEATHER = '<tool_call>{"name": "get_weather", "arguments": {"city": "Bonn"}}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('天気(都市="京都")', ["天気"]),
+        ("get_weather(city='</THINK>')", ["get_weather"]),
+        (f"{WEATHER}\nadd(a=1, b=2)", ["get_weather", "add"]),
+        (f"add(a=1, b=2)\n{WEATHER}", ["add", "get_weather"]),
+        ('I use add(a=1, b=2) here.\n{"name": "add", "arguments": {"a": 1, "b": 2}}', ["add"]),
+    ],
+)  # fmt: skip
+def test_calls_beside_other_spellings_are_read_once(text, names):
+    turn = parse_turn(text, ["天気", "get_weather", "add"])
+    assert not turn.malformed
+    assert [call.name for call in turn.message.tool_calls] == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "add", "arguments": {"a": 1}}\n```json\n{"name": "get_weather", "arguments": {"city":\n```',
+        "Action: get_weather[Bonn]",
+        'get\\_weather(city="Bonn")',
+        '{"api": "get_weather", "args": {"city": "Bonn"}}',
+        "Let me see: [get_weather()]",
+    ],
+)
+def test_an_unread_call_is_never_silent(text):
+    turn = parse_turn(text, ["get_weather", "add"])
+    assert turn.malformed or turn.message.tool_calls
+    assert not [call for call in turn.message.tool_calls if call.name == "add"]
