@@ -100,8 +100,8 @@ def test_export_alone_takes_the_newest_run_through_both_formats(nano_student: Pa
     assert manifest.source.base == str(nano_student) and manifest.source.merged_onto == "16-bit"
     assert "adapter_model.safetensors" in manifest.source.adapter_files
     for entry in manifest.entries:
-        assert entry.delta is not None and entry.delta.survived and entry.delta.projection is not None
-        assert 0.5 < entry.delta.projection < 1.5
+        assert entry.survival is not None and entry.survival.survived and entry.survival.projection is not None
+        assert 0.5 < entry.survival.projection < 1.5
         assert isinstance(entry.parity, QuantizedParity) and entry.parity.kl_mean < entry.parity.kl_guess
     plain, matrix = manifest.entries[:2]
     assert plain.calibration is None and plain.quantization.format == "gguf"

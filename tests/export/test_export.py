@@ -353,7 +353,9 @@ def test_a_misspelt_option_is_named_with_the_one_that_was_meant(taught: Suite, t
 
 def test_a_run_takes_the_options_of_export() -> None:
     ours, theirs = (signature(function).parameters for function in (Run.export, export))
-    assert theirs.keys() - ours.keys() == {"model"} and ours.keys() - theirs.keys() == {"self", "merge_base"}
+    # A run is exported with the template that it was trained with.
+    assert theirs.keys() - ours.keys() == {"model", "template", "template_arguments"}
+    assert ours.keys() - theirs.keys() == {"self", "merge_base"}
     own_defaults = {"suite", "out", "calibration"}
     for name in theirs.keys() & ours.keys() - own_defaults:
         assert ours[name].default == theirs[name].default and ours[name].annotation == theirs[name].annotation, name

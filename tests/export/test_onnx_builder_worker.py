@@ -98,7 +98,7 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, code
         ("write", "int8", "os._exit(3)", "quantization: .*exit code 3 .*: reading layer 7"),
         ("convert", "int4", "raise ValueError('odd\\nweights')", "conversion: .*{}: ValueError: odd weights"),
         ("write", "int4", "raise MemoryError", "quantization: .*{} as int4: it takes more memory"),
-        ("write", "int4", "time.sleep(60)", "quantization: .*no sign of life for 3 s while writing {}"),
+        ("write", "int4", "time.sleep(60)", "quantization: .*no sign of life for 9 s while writing {}"),
     ],
 )
 def test_faults_of_the_builder_are_errors_naming_model_and_stage(
@@ -112,7 +112,7 @@ def test_faults_of_the_builder_are_errors_naming_model_and_stage(
 ) -> None:
     misbehave(monkeypatch, tmp_path, method, code)
     source = students.source("qwen2")
-    timeout = 3.0 if "sleep" in code else 60.0
+    timeout = 9.0 if "sleep" in code else 60.0
     with pytest.raises(ExportError, match=message.format(source)) as caught:
         export_onnx(source, tmp_path / "out", precision, timeout=timeout)
     assert caught.value.hint is not None or "ValueError" in message
@@ -120,9 +120,9 @@ def test_faults_of_the_builder_are_errors_naming_model_and_stage(
 
 
 def test_a_builder_that_prints_is_alive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> None:
-    misbehave(monkeypatch, tmp_path, "write", "[(time.sleep(1.2), print('layer', i)) for i in range(4)]")
-    with pytest.raises(ExportError, match=r"genai_config.json"):  # four seconds later, with nothing written
-        export_onnx(source, tmp_path / "out", "int4", timeout=3.0)
+    misbehave(monkeypatch, tmp_path, "write", "[(time.sleep(3), print('layer', i)) for i in range(4)]")
+    with pytest.raises(ExportError, match=r"genai_config.json"):  # twelve seconds later, with nothing written
+        export_onnx(source, tmp_path / "out", "int4", timeout=9.0)
 
 
 def test_too_little_memory_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> None:

@@ -104,6 +104,7 @@ def test_fewer_bits_diverge_more_and_less_than_a_guess(expected: ExpectedOutputs
     assert full.positions == 200 and QuantizedParity.model_validate_json(full.model_dump_json()) == full
 
 
+@pytest.mark.slow
 def test_a_trained_student_is_measured_on_its_own_conversations(tmp_path: Path) -> None:
     # Taught until it is sure of its tasks: of a half-taught student, the processor's arithmetic decides some turns.
     tasks = training_suite(12, seed=0).tasks

@@ -194,6 +194,7 @@ def test_finished_cells_are_kept_and_a_comparison_can_grow(finished: Any, nano_s
         compare(ComparisonPlan.read(other, methods=["sft"], seeds=1), out, resume=True)
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_resumes(config: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,

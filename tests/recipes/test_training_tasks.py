@@ -12,6 +12,8 @@ import yaml
 from helpers.paths import DATA
 from mentor_edge.errors import ConfigError, RunError, TaskError
 from mentor_edge.recipes import MentorRecipe, Recipe, Run, SFTRecipe, TaskCounts
+from mentor_edge.recipes.run_record import Training
+from mentor_edge.recipes.schedule import Coverage
 from mentor_edge.recipes.training_tasks import tasks_trained_on
 from mentor_edge.tasks import gsm8k
 from mentor_edge.tasks.nano.suites import training_suite
@@ -90,7 +92,8 @@ COUNTS = TaskCounts(suite="nano-train", sha256="ab", used=12, rejected=1)
 
 
 def test_a_run_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
-    run = Run(tmp_path, "mentor", "nano", 3, COUNTS, 1.5, "identity")
+    coverage = Coverage(unit="tasks", available=12, per_step=6, steps=2)
+    run = Run(tmp_path, "mentor", "nano", 3, COUNTS, 1.5, "identity", Training(steps=2, planned=2, coverage=coverage))
     run.save()
     assert Run.load(tmp_path) == run
     assert json.loads((tmp_path / "run.json").read_text()) == {
@@ -101,6 +104,9 @@ def test_a_run_is_read_back_as_it_was_saved(tmp_path: Path) -> None:
         "tasks": {"suite": "nano-train", "sha256": "ab", "used": 12, "rejected": 1},
         "seconds": 1.5,
         "base_identity": "identity",
+        "training": {"steps": 2, "planned": 2, "solved": False, "coverage": coverage.model_dump()},
+        "template": None,
+        "dequantized": None,
     }
 
 

@@ -330,6 +330,7 @@ def test_the_student_is_small_and_its_rows_fit_k_quants(exported: Path, tmp_path
     assert set(written.types) == {"f32", "q4_K", "q6_K"} and not written.fallbacks
 
 
+@pytest.mark.slow
 def test_the_warm_start_is_deterministic_and_learns(tmp_path: Path) -> None:
     losses = [warm_start(tmp_path / name, seed=1, steps=3) for name in ("a", "b")]
     assert losses[0] == losses[1]
