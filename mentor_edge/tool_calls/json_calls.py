@@ -40,9 +40,14 @@ class JsonReader:
         self.python = PythonBudget()
         self._budget = _FIRST_DECODES + _DECODES_PER_CHARACTER * len(text)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether too many values of this text could not be decoded, so that no further one is tried."""
+        return self._budget < 0
+
     def value(self, position: int) -> tuple[Any, int]:
         """The value that begins at `position`, and its end. Raises: NotJsonError."""
-        if self._budget < 0:
+        if self.exhausted:
             raise NotJsonError("too many values in this text cannot be decoded")
         try:
             return _DECODER.raw_decode(self.text, position)
@@ -103,9 +108,9 @@ def calls_of_value(value: Any, offered: OfferedTools, *, tagged: bool) -> tuple[
 
     Raises: one of `UNREADABLE` when the value is a call that cannot be used.
     """
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return _of_object(value, offered, tagged)
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         read = [_of_object(item, offered, tagged) for item in value]
         found = [one for one in read if one is not None]
         if found and len(found) == len(read):
@@ -117,7 +122,7 @@ def calls_of_value(value: Any, offered: OfferedTools, *, tagged: bool) -> tuple[
     if tagged:
         raise UnreadableCallError("neither a call nor a list of calls")
     if isinstance(value, list) and any(
-        isinstance(item, Mapping) and _of_object(item, offered, False) for item in value
+        isinstance(item, dict) and _of_object(item, offered, False) for item in value
     ):
         raise UnreadableCallError("a list of calls and other values")
     return None
@@ -128,9 +133,9 @@ def _of_object(value: Mapping[str, Any], offered: OfferedTools, tagged: bool) ->
         return None
     for wrapper in ("tool_calls", "function_call", "function"):
         inner = value.get(wrapper)
-        if isinstance(inner, Mapping):
+        if isinstance(inner, dict):
             inner = [inner] if wrapper == "tool_calls" else inner
-        if isinstance(inner, Mapping) or (wrapper == "tool_calls" and isinstance(inner, list) and inner):
+        if isinstance(inner, dict) or (wrapper == "tool_calls" and isinstance(inner, list) and inner):
             read = _unwrapped(inner, offered, tagged or (wrapper == "tool_calls" and "name" not in value))
             if read is None:
                 return None
@@ -141,7 +146,7 @@ def _of_object(value: Mapping[str, Any], offered: OfferedTools, tagged: bool) ->
 def _unwrapped(inner: Any, offered: OfferedTools, tagged: bool) -> tuple[list[ToolCall], str] | None:
     """The calls inside a wrapper. One more level is read: OpenAI's list of calls has a wrapper in each."""
     if isinstance(inner, list):
-        read = [_of_object(item, offered, tagged) if isinstance(item, Mapping) else None for item in inner]
+        read = [_of_object(item, offered, tagged) if isinstance(item, dict) else None for item in inner]
         found = [one for one in read if one is not None]
         if len(found) < len(read):
             raise UnreadableCallError("a list of calls and other values")

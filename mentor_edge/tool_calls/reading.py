@@ -15,6 +15,7 @@ MAX_NESTING = 64
 UNREADABLE = (ValueError, TypeError, RecursionError)
 """What reading raises when the text is not a call."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 _SPACE = re.compile(r"\s*")
 _SEPARATORS = re.compile(r"[\s;,]*")
 
@@ -65,7 +66,7 @@ def checked_call(name: Any, arguments: Any) -> ToolCall:
     if not isinstance(arguments, Mapping) or not _nests_within(MAX_NESTING, arguments):
         raise UnreadableCallError("the arguments are not an object, or nest too deeply")
     # NaN, 1e999 and lone surrogates can be decoded, but no tokenizer or JSON file accepts them.
-    json.dumps({name: arguments}, ensure_ascii=False, allow_nan=False).encode()
+    _ENCODER.encode({name: arguments}).encode()
     return ToolCall(name, arguments)
 
 

@@ -133,6 +133,8 @@ def _content(text: str, position: int, reader: JsonReader, offered: OfferedTools
 
 def read_content(text: str, position: int, reader: JsonReader, offered: OfferedTools) -> Calls:
     """The call that begins at `position`, in any spelling, or all calls of a JSON text. Raises: one of `UNREADABLE`."""
+    if text.startswith("{", position):  # by far the most frequent spelling
+        return _json(position, reader, offered)
     if function := xml_calls.OPENING.match(text, position):
         return xml_calls.read_function(text, function, offered)
     if brace := brace_calls.OPENING.match(text, position):
@@ -143,6 +145,10 @@ def read_content(text: str, position: int, reader: JsonReader, offered: OfferedT
         return _name_first(text, named, reader, offered)
     if glm := xml_calls.read_glm(text, position, offered):
         return glm
+    return _json(position, reader, offered)
+
+
+def _json(position: int, reader: JsonReader, offered: OfferedTools) -> Calls:
     read, _ = reader.calls(position, offered, tagged=True)
     assert read is not None  # in tags, what is not a call raises
     return read

@@ -137,6 +137,8 @@ class Scanner:
         return read
 
     def _bare_json(self, start: re.Match[str]) -> Calls | int:
+        if self._json.exhausted:  # an exception for each of a hundred thousand braces would take a second
+            return start.end()
         try:
             read, end = self._json.calls(start.start(), self.offered, tagged=False)
         except NotJsonError:
