@@ -41,6 +41,15 @@ _ASSIGNMENT = re.compile(r"\s*\w{2,64}\s{0,8}=\s{0,8}")
 """Code. In mathematics a variable has one letter."""
 _NUMERIC = re.compile(r"[\d\s.,+*/^()%eπ√−-]{1,512}")
 _PARTS = re.compile(r"[^\W\d_A-Z]+|[A-Z][^\W\d_A-Z]*|\d+")
+_HTML = frozenset(
+    [
+        "a", "address", "audio", "body", "button", "code", "data", "details", "div", "em", "form", "img", "input",
+        "label", "li", "link", "map", "menu", "meter", "object", "ol", "option", "output", "p", "pre", "progress",
+        "script", "section", "select", "source", "span", "strong", "style", "sub", "sup", "table", "td", "template",
+        "text", "th", "time", "title", "tr", "ul", "var", "video",
+    ]
+)  # a table  # fmt: skip
+"""Elements of HTML that may also be names of tools: an answer may contain them."""
 _MAX_MENTIONS = 4096
 _LINE_DECORATION = "`*->#. \t\"'$"
 
@@ -56,10 +65,14 @@ def has_json_attempt(text: str, offered: OfferedTools) -> bool:
 
 def has_attempt(text: str, offered: OfferedTools) -> bool:
     """Whether the text contains an attempted call outside Python's form."""
+    if has_json_attempt(text, offered):
+        return True
+    if not any(name in text for name in offered.names):
+        return False
     return (
-        has_json_attempt(text, offered)
-        or any(offered.offers(match[1]) for match in _YAML.finditer(text))
+        any(offered.offers(match[1]) for match in _YAML.finditer(text))
         or _marked(offered.names).search(text) is not None
+        or _with_arguments(offered.signatures).search(text) is not None
     )
 
 
@@ -69,17 +82,29 @@ def _marked(names: tuple[str, ...]) -> re.Pattern[str]:
     if not names:
         return re.compile(r"(?!)")
     name = rf"(?:{'|'.join(map(re.escape, names))})"
-    # One-word names are left out of elements: they are elements of HTML.
-    element = rf"(?:{'|'.join(re.escape(one) for one in names if '_' in one) or '(?!)'})"
+    element = rf"(?:{'|'.join(re.escape(one) for one in names if one.lower() not in _HTML) or '(?!)'})"
     return re.compile(
         rf"<{element}[\s/>]"
         rf"|<[\w:-]{{0,32}}(?:tool|function|action|api|name|call)[\w:-]{{0,32}}>\s{{0,8}}{name}\s{{0,8}}<"
         rf"|(?:^|\n)\W{{0,4}}[Aa]ction\W{{0,4}}:\W{{0,4}}{name}(?!\w)"
         rf"|\bname=[\"']{name}[\"']"
         rf"|\bcall:{name}\{{|(?<!\w){name}(?:\[ARGS\]|\{{\s{{0,8}}[\"'}}])"
+        rf"|(?:^|\n)\s{{0,8}}[$!/]\s?{name}\s|\({name}\s[\"']|\{{\s{{0,8}}[\"']{name}[\"']\s{{0,3}}:\s{{0,3}}[\"']"
         rf"|(?<!\w){name}(?:[*`]{{1,3}}\s?|\s)\(\s{{0,8}}\w{{1,64}}\s{{0,8}}=(?!=)"
         rf"|(?<!\w){name}(?:\s{{1,3}}--\w|\s{{1,3}}\w{{1,64}}=[\"']|\]\s{{0,3}}\w{{1,64}}=|\s{{1,3}}:\w{{1,64}}\s[\"'])"
     )
+
+
+@lru_cache(maxsize=64)
+def _with_arguments(parameters: tuple[tuple[str, tuple[str, ...]], ...]) -> re.Pattern[str]:
+    """A name with one of the tool's own parameters behind it: `f[a=1]`, `f; a=1`, `f with a = 1`."""
+    between = r"[^\w(]{0,4}[^\w\s(][^\w(]{0,4}|\s{1,3}with\s{1,3}(?:\w{1,16}\s{1,3}){0,2}"
+    tools = [
+        rf"{re.escape(name)}(?:(?:{between})(?:{any_key})\s?=(?!=)|\s{{1,3}}(?:{any_key})=[^\s=])"
+        for name, keys in parameters
+        if (any_key := "|".join(map(re.escape, keys)))
+    ]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(tools) or '(?!)'})")
 
 
 def resembles_call(text: str, names: Iterable[str]) -> bool:

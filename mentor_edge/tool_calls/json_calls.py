@@ -121,9 +121,7 @@ def calls_of_value(value: Any, offered: OfferedTools, *, tagged: bool) -> tuple[
         return None
     if tagged:
         raise UnreadableCallError("neither a call nor a list of calls")
-    if isinstance(value, list) and any(
-        isinstance(item, dict) and _of_object(item, offered, False) for item in value
-    ):
+    if isinstance(value, list) and any(isinstance(item, dict) and _of_object(item, offered, False) for item in value):
         raise UnreadableCallError("a list of calls and other values")
     return None
 

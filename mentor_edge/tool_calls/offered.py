@@ -42,6 +42,11 @@ class OfferedTools:
         """The names, in the order of the schemas."""
         return tuple(self.parameters)
 
+    @property
+    def signatures(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Every name with the names of its parameters."""
+        return tuple((name, tuple(schemas)) for name, schemas in self.parameters.items())
+
     def own_name(self, written: str) -> str:
         """The offered name that `written` means, or `written` itself."""
         if written not in self.parameters and (match := _DECORATED.fullmatch(written)):

@@ -11,6 +11,7 @@ from mentor_edge.messages import Message, ToolCall
 from mentor_edge.tool_calls import thinking
 from mentor_edge.tool_calls.attempts import has_attempt, has_json_attempt, prose_calls
 from mentor_edge.tool_calls.offered import OfferedTools
+from mentor_edge.tool_calls.python_calls import STARTS_CALL
 from mentor_edge.tool_calls.reading import UNREADABLE, Calls, UnreadableCallError
 from mentor_edge.tool_calls.tagged import LEFT_OVER
 from mentor_edge.tool_calls.visible import Scanner, whole_call, whole_list
@@ -101,7 +102,10 @@ def _visible(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
 
 
 def _further(text: str, parts: list[Calls], offered: OfferedTools) -> list[Calls]:
-    """The calls in Python's form beside `parts`. A sentence about the calls is not one, nor is a call written again."""
+    """The calls in Python's form beside `parts`. A sentence about the calls is not one, nor is a call written again.
+
+    Raises: one of `UNREADABLE` for an attempt to call another tool that cannot be read.
+    """
     # Line breaks in place of the calls keep the positions.
     filling = ["\n" * (part.end - part.start) for part in parts]
     between = "".join(chain.from_iterable(zip_longest(_around(text, parts), filling, fillvalue="")))
@@ -112,7 +116,10 @@ def _further(text: str, parts: list[Calls], offered: OfferedTools) -> list[Calls
             if not all(call in known for call in part.calls):
                 further.append(part)
     except UNREADABLE:
-        pass
+        called = {call.name for call in known}
+        mentioned = {offered.own_name(start[0][:-1]) for start in STARTS_CALL.finditer(between)}
+        if mentioned & set(offered.names) - called:
+            raise
     return further
 
 

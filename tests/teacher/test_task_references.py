@@ -71,6 +71,14 @@ def test_validate_lists_every_reference_that_fails(tmp_path: Path) -> None:
     assert command("validate", path, "--tools", "add", "--limit", "1", cwd=tmp_path).returncode == 0
 
 
+def test_tasks_with_accepted_calls_need_no_reference(tmp_path: Path) -> None:
+    row = {"id": "calls", "messages": ROW["messages"], "tools": ["add"]}
+    path = written(tmp_path / "mine.jsonl", row | {"accepted_calls": [{"name": "add", "arguments": {"a": 2, "b": 3}}]})
+    done = command("validate", path, "--tools", "add", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 tasks, 0 references, 0 failures" in done.stderr or "1 task, 0 references, 0 failures" in done.stderr
+
+
 def test_validate_executes_tools_with_a_state(tmp_path: Path) -> None:
     (tmp_path / "counting.py").write_text(
         "class Counter:\n    def __init__(self) -> None:\n        self.count = 0\n"
