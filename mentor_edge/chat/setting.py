@@ -22,6 +22,7 @@ import jinja2
 from mentor_edge.chat.environment import GIVEN, is_global, variables
 from mentor_edge.chat.template import MARKER, ChatTemplate
 from mentor_edge.errors import ConfigError, StudentError
+from mentor_edge.messages import Message
 from mentor_edge.model_directory import NamedTemplate
 from mentor_edge.template_record import Scalar, TemplateRecord
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 OURS = ("hermes", "neutral")
 """Our own templates, which render tools and calls."""
+_ANSWERED = (Message("user", "x"), Message("assistant", "y"))
 _CHATML = ("<|im_start|>", "<|im_end|>")
 """The tokens of the template "hermes"."""
 _MARK = "{#- template_arguments -#}"
@@ -223,7 +225,8 @@ def choose_template(
     if setting.template is not None:
         end = tokens.ends_turns(source)
         if not end:
-            ChatTemplate(source, tokens.eos, tokens.bos, name=named.name).check()
+            # A template that fails says why.
+            ChatTemplate(source, tokens.eos, tokens.bos, name=named.name).render(_ANSWERED)
             raise StudentError(
                 f"the template {named.name} does not end the assistant's turn with a token of the student {student!r}",
                 "end each turn in it with {{ eos_token }}",

@@ -124,9 +124,13 @@ def test_a_file_must_end_turns_with_a_token_of_the_student(tmp_path: Path) -> No
     assert (chosen.end_of_turn, chosen.record.name) == ("<|end|>", "mine.jinja")
     with pytest.raises(StudentError, match=r"mine\.jinja does not end the assistant's turn"):
         choose_template(TemplateSetting(str(file)), None, tokens(), "base")
-    file.write_text("{% if %}")
-    with pytest.raises(StudentError, match=r"'mine\.jinja' is not valid Jinja"):
-        choose_template(TemplateSetting(str(file)), None, tokens(), "base")
+    for source, problem in (
+        ("{% if %}", "is not valid Jinja"),
+        ("{{ raise_exception('no') }}", "cannot render .*: no"),
+    ):
+        file.write_text(source)
+        with pytest.raises(StudentError, match=rf"'mine\.jinja' {problem}"):
+            choose_template(TemplateSetting(str(file)), None, tokens(), "base")
 
 
 def test_all_mistakes_of_a_setting_are_reported() -> None:
