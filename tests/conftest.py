@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Inherited by child processes. Busy-waiting threads on a shared machine are a hundred times slower, two threads no
 # faster on models this small, and runs are only equal to the last bit with the same number of threads.
@@ -21,6 +22,8 @@ os.environ.update(
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
     TRANSFORMERS_VERBOSITY="error",
 )
+settings.register_profile("no deadline", deadline=None)  # examples may be slow on a loaded machine
+settings.load_profile("no deadline")
 pytest.register_assert_rewrite("helpers.damaged_exports")  # a helper that asserts
 
 

@@ -89,7 +89,7 @@ VALUES = st.recursive(
 
 
 @given(SCHEMAS, OPTIONS, VALUES, st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_value_is_judged_as_by_the_checker(checker, schema, options, value, data):
     answers = [reading for option in options for reading in readings(option)]
     arguments = data.draw(st.sampled_from([{"x": value}, {}, *({"x": answer} for answer in answers)]))

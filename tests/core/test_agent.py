@@ -128,7 +128,7 @@ def test_the_last_turn_is_cut_at_the_completion_budget(executor):
 
 
 @given(st.integers(1, 700), st.integers(1, 500), st.integers(1, 900), st.integers(0, 4))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_limit_is_ever_exceeded(executor, completion, per_turn, room, rounds):
     engine = ScriptedEngine({"question": [ADD, ADD, "z" * 300]}, context_length=1)
     prompt = len(engine.encode([engine.template.render(task("question").prompt, task("question").tool_schemas)])[0])

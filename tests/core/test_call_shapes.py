@@ -137,7 +137,7 @@ THINKING = st.sampled_from(
 
 
 @given(st.sampled_from(sorted(SHAPES)), CALLS, THINKING, PROSE, AFTER)
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_a_call_in_any_spelling_is_read_or_malformed(shape, call, thinking, before, after):
     assume(shape != "python" or call.arguments)  # `f()` in a sentence is a mention
     turn = parse_turn(thinking + before + SHAPES[shape](call) + after, TOOLS)
@@ -196,7 +196,7 @@ NON_CALLS = st.one_of(
 
 
 @given(NON_CALLS, st.sampled_from(["", "Sure.\n\n", "Antwort: "]), st.sampled_from(["", "\n", "\n\nThat is all."]))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_what_is_not_a_call_is_an_answer_unchanged(text, before, after):
     text = before + text + after
     turn = parse_turn(text, TOOLS)

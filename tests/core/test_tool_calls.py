@@ -298,7 +298,7 @@ def test_python_that_warns_says_nothing():
 
 
 @given(st.text() | st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=25).map("".join))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_text_is_read(text):
     check_turn(text)
 
@@ -362,19 +362,17 @@ def assert_same(turn_text: str, calls: Sequence[ToolCall]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("thinking", ["", "<think>hm {</think>\n"])
 @given(calls=CALLS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_calls_of_any_content_come_back_from_every_shape(shape, thinking, calls):
     assert_same(thinking + SHAPES[shape](calls), calls)
 
 
 @given(calls=PYTHON_CALLS)
-@settings(deadline=None)
 def test_python_calls_of_any_content_come_back(calls):
     assert_same(in_python(calls), calls)
 
 
 @given(CALLS, st.lists(st.text().filter(lambda text: not set("<[") & set(text)), min_size=4, max_size=4))
-@settings(deadline=None)
 def test_text_around_calls_is_kept(calls, texts):
     blocks = [in_tags([value]) for value in as_objects(calls, "arguments")]
     turn = parse_turn("".join(text + block for text, block in zip(texts, blocks, strict=False)) + texts[-1])

@@ -169,7 +169,7 @@ def test_all_wrong_rows_are_reported_at_once(tmp_path):
 PIECES = ["<tool_call>", "</tool_call>", "{", "}", '"', json.dumps(GOLDEN), "[f(", "a=1)]", "no", " "]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
 def test_what_begins_a_call_is_never_a_right_irrelevance(tmp_path_factory, text):
     evaluation = score(tmp_path_factory.mktemp("text"), {"id": "irrelevance_0", "text": text})

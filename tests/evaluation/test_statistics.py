@@ -113,7 +113,7 @@ def test_tango_without_discordant_pairs_is_known_in_closed_form(n):
 
 
 @given(COUNTS, CONFIDENCE)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_ends_solve_the_score_equation(counts, confidence):
     lost, gained, n = counts
     z = NormalDist().inv_cdf((1 + confidence) / 2)

@@ -24,7 +24,7 @@ GRIDS = st.fixed_dictionaries(
 RATES = st.floats(0, 1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(grid=GRIDS, rate=RATES, other=RATES)
 def test_bounds_surround_the_estimate_and_differences_are_antisymmetric(grid, rate, other):
     a, b = draw(rate, **grid), draw(other, **{**grid, "seed": grid["seed"] + 100})
@@ -43,7 +43,7 @@ def test_bounds_surround_the_estimate_and_differences_are_antisymmetric(grid, ra
     )
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(grid=GRIDS, rate=RATES)
 def test_a_method_does_not_differ_from_itself(grid, rate):
     runs = draw(rate, **grid)
@@ -51,7 +51,7 @@ def test_a_method_does_not_differ_from_itself(grid, rate):
     assert (same.estimate, same.low, same.high, same.excludes_zero) == (0.0, 0.0, 0.0, False)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(rate=st.floats(0.2, 0.8), seed=st.integers(0, 99), order=st.permutations(range(3)))
 def test_the_order_of_seeds_does_not_matter(rate, seed, order):
     runs = draw(rate, bases=2, seeds=3, items=100, seed=seed)

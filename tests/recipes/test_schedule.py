@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.tiny_models import make_student
@@ -34,7 +34,6 @@ def coverage(available: int, per_step: int, steps: int, unit: str = "tasks") -> 
     return Coverage(unit=unit, available=available, per_step=per_step, steps=steps)
 
 
-@settings(deadline=None)  # the first call loads torch
 @given(st.integers(1, 40), st.integers(1, 15), st.integers(1, 12), st.integers(0, 3))
 def test_any_two_tasks_take_part_equally_often_or_differ_by_one(
     available: int, size: int, steps: int, seed: int

@@ -272,7 +272,7 @@ TEXTS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(TEXTS, VALUES, ENTRIES, ENTRIES, st.booleans())
 def test_nothing_raises_and_totals_are_bounded(text, accepted, teacher, tools, strict_calls):
     for variant in VARIANTS:
@@ -302,7 +302,6 @@ def rendered(calls: list[ToolCall], answer: str | None, end: str = EOS, **style:
     return "\n".join(blocks) + ("" if answer is None else rf"\boxed{{{answer}}}") + end
 
 
-@settings(deadline=None)
 @given(CALLS, CALLS, st.sampled_from(["5", "6"]))
 def test_white_space_and_the_order_of_keys_in_calls_do_not_count(calls, teacher, answer):
     styles = [{}, {"indent": 3}, {"separators": (",", ":")}, {"sort_keys": True}]
@@ -311,7 +310,6 @@ def test_white_space_and_the_order_of_keys_in_calls_do_not_count(calls, teacher,
         assert len(totals) == 1
 
 
-@settings(deadline=None)
 @given(st.data(), CALLS, st.lists(st.sampled_from(TOOLS[:4]), max_size=4), st.sampled_from(["5", "6"]))
 def test_the_order_of_calls_counts_only_for_strict(data, calls, teacher, answer):
     shuffled = data.draw(st.permutations(calls))
@@ -320,7 +318,7 @@ def test_the_order_of_calls_counts_only_for_strict(data, calls, teacher, answer)
         assert score(rendered(shuffled, answer), **options) == score(rendered(calls, answer), **options)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     CALLS, CALLS.filter(bool), st.sampled_from(["5", "5.0", "6", "yes", None]),
     st.sampled_from([Ending.ANSWERED, Ending.TRUNCATED]),

@@ -292,7 +292,7 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
     return rollout(*draw(CALLS), answer=draw(ANSWERS), ending=draw(st.sampled_from(Ending)))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(rewards() | st.builds(SparseReward, FRACTION, FRACTION), trajectories(), st.lists(trajectories()), ANSWERS)
 def test_a_reward_is_bounded_and_never_raises(reward, scored, references, accepted):
     breakdown = reward(scored, taught(*references, answer=accepted))
@@ -306,7 +306,6 @@ def reversed_keys(value: Any) -> Any:
     return [reversed_keys(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(deadline=None)
 @given(rewards(), CALLS, CALLS, st.sampled_from(["5", "6"]))
 def test_the_order_of_keys_does_not_count(reward, calls, teacher, answer):
     own = taught(rollout(*teacher), rollout(*calls))
@@ -314,7 +313,6 @@ def test_the_order_of_keys_does_not_count(reward, calls, teacher, answer):
     assert reward(turned, own) == reward(rollout(*calls, answer=answer), own)
 
 
-@settings(deadline=None)
 @given(rewards(), st.data(), CALLS, CALLS, st.sampled_from(["5", "6"]))
 def test_the_order_of_calls_counts_only_for_strict(reward, data, calls, teacher, answer):
     if reward.matching == "strict":
@@ -324,7 +322,6 @@ def test_the_order_of_calls_counts_only_for_strict(reward, data, calls, teacher,
     assert reward(shuffled, own) == reward(rollout(*calls, answer=answer), own)
 
 
-@settings(deadline=None)
 @given(rewards(), st.lists(KNOWN_CALLS, min_size=1, max_size=3), ANY_TEXT.filter(str.strip))
 def test_every_reference_scores_the_maximum(reward, several, answer):
     references = [rollout(*calls, answer=answer) for calls in several]
@@ -332,7 +329,6 @@ def test_every_reference_scores_the_maximum(reward, several, answer):
     assert [reward(reference, own).total for reference in references] == [reward.maximum] * len(references)
 
 
-@settings(deadline=None)
 @given(rewards(), trajectories(), trajectories(), trajectories(), ANSWERS)
 def test_a_further_reference_never_lowers_the_reward(reward, scored, first, second, accepted):
     both = reward(scored, taught(first, second, answer=accepted)).total

@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from helpers.paths import ROOT
@@ -161,7 +161,6 @@ PIECES = st.sampled_from(
 ANSWERS = st.text() | st.lists(PIECES, max_size=12).map("".join)
 
 
-@settings(deadline=None)
 @given(ANSWERS, ANSWERS)
 def test_any_two_texts_are_compared_in_either_order(first, second):
     assert answers_equal(first, second) == answers_equal(second, first)

@@ -269,7 +269,7 @@ def tasks(draw: st.DrawFn) -> Task:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.dictionaries(words, tasks(), min_size=1, max_size=3))
 def test_any_task_can_be_written_and_read_back(drawn: dict[str, Task]) -> None:
     suite = Suite("file", "1", tuple(replace(task, id=name) for name, task in drawn.items()))

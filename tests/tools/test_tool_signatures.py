@@ -43,7 +43,7 @@ KINDS: list[tuple[Any, st.SearchStrategy[tuple[Any, Any]]]] = [
 
 
 @given(st.lists(st.sampled_from(KINDS), max_size=5), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_valid_values_of_any_signature_reach_the_function_as_the_annotated_types(kinds, data):
     parameters = [
         inspect.Parameter(f"p{i}", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
