@@ -112,6 +112,7 @@ def _template(model_dir: Path) -> NamedTemplate | None:
 
 def _complete(model_dir: Path, work: Path) -> Path:
     """Give the directory the source's template and end tokens, whichever exporter made it. Returns the graph's path."""
+    config = read_json(work / CONFIG)
     # The exporter may have written all templates of the source, or have changed line endings.
     template = _template(model_dir)
     assert template is not None  # `_check_source`
@@ -120,7 +121,6 @@ def _complete(model_dir: Path, work: Path) -> Path:
     settings = read_json(work / "tokenizer_config.json")
     if settings.pop("chat_template", None) is not None:
         write_json(work / "tokenizer_config.json", settings)
-    config = read_json(work / CONFIG)
     model = config["model"]
     model["eos_token_id"] = sorted(end_ids(_tokenizer_end(work), configured_end_ids(model_dir)))
     # With the true id, a prompt that ends with the padding token would get the logits of the token before it. Padded

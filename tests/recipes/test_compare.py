@@ -179,6 +179,7 @@ def cells_key(out: Path, method: str) -> str:
     return next(path.name for path in (out / "cells").iterdir() if f"-{method}-" in path.name)
 
 
+@pytest.mark.slow
 def test_finished_cells_are_kept_and_a_comparison_can_grow(finished: Any, nano_student: Path, tmp_path: Path) -> None:
     plan, out, summary = finished
     with pytest.raises(OutputError, match="--resume"):
@@ -251,6 +252,7 @@ def test_a_report_follows_from_the_json_alone_and_refuses_other_figures(finished
         read_comparison(tmp_path / "none.json")
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(config: Path, tmp_path: Path) -> None:
     """Otherwise they would keep writing to the directories of a resumed comparison."""
     command = [

@@ -85,6 +85,7 @@ def test_the_learning_curve_is_measured_at_every_checkpoint(nano_student: Path, 
         assert all(0 <= row["correct"] <= 5 for row in rows)
 
 
+@pytest.mark.slow
 def test_measuring_the_learning_curve_hardly_changes_the_training(nano_student: Path, tmp_path: Path) -> None:
     suite = evaluation_suite({"id": 3}, seed=9)
     without = MentorRecipe(**settings(nano_student, tmp_path / "without")).fit()
