@@ -49,7 +49,7 @@ def inspect_student(
         evaluated and exported, with reasons and hints.
 
     Raises:
-        StudentError: There is no student at `target`, or a file that every use needs is missing or damaged.
+        StudentError: `target` is not a student, or a file that it needs is missing or damaged.
         EngineError: An exported file is truncated or damaged.
         RunError: The run is not finished, or its record is damaged.
         ConfigError: `template` or its arguments are misspelt, or the run's config.yaml cannot be read.

@@ -92,9 +92,9 @@ class Run:
     base_identity: str | None = None
     """`identity_of` the base model at training time, if the base is a directory."""
     training: Training | None = None
-    """What the training did. None in runs of before November 2026."""
+    """What the training did. None in runs of an earlier version."""
     template: TemplateRecord | None = None
-    """The chat template that it was trained with. None for runs of an earlier version."""
+    """The chat template that it was trained with. None in runs of an earlier version."""
     dequantized: Dequantized | None = None
     """The GGUF file that the base model was made from, if it was."""
 

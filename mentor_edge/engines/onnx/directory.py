@@ -70,8 +70,8 @@ class OnnxDirectory:
     def read(cls, path: Path, template: TemplateSetting = OWN) -> Self:
         """Read a directory; `template` is a chat template to use instead of its own, and its arguments.
 
-        Raises: EngineError when a file is missing or damaged, or when there is no template or end token; StudentError
-        when `template` does not suit the model.
+        Raises: EngineError when a file is missing or damaged, or the model lacks a template or an end token;
+        StudentError when `template` does not suit the model.
         """
         if not (path / CONFIG).is_file():
             raise EngineError(f"{path} has no {CONFIG}", "give a directory that onnxruntime-genai's builder wrote")
