@@ -14,7 +14,7 @@ from trl import GRPOTrainer, SFTConfig
 from trl.chat_template_utils import parse_response
 from trl.trainer.utils import RepeatSampler
 
-from helpers.grpo_trainers import GROUPS, ROLLOUTS, TASKS, Recorder, edge_trainer
+from helpers.grpo_trainers import GROUPS, LIMITS, ROLLOUTS, TASKS, Recorder, edge_trainer
 from mentor_edge.engines.torch.loading import load_student
 from mentor_edge.messages import Message, ToolCall
 from mentor_edge.recipes import MentorRecipe
@@ -40,7 +40,7 @@ def test_the_parts_of_trl_that_we_use_are_unchanged() -> None:
 
 def test_the_update_is_what_its_docstring_says(tmp_path: Path) -> None:
     """Defaults of TRL that `grpo_arguments` and SFT leave alone."""
-    update = grpo_arguments(MentorRecipe(train={"micro_batch": 24}).config, tmp_path)
+    update = grpo_arguments(MentorRecipe(train={"micro_batch": 24}).config, tmp_path, LIMITS)
     assert update.num_iterations == 1  # one update per batch of rollouts
     assert not update.shuffle_dataset  # `prompt_order` has shuffled it
     assert list(RepeatSampler([3, 1, 2, 0], 2, batch_size=2, shuffle=False)) == [0, 0, 1, 1, 2, 2, 3, 3]

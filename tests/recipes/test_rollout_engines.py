@@ -128,7 +128,7 @@ def test_stock_prompts_are_those_of_our_own_rollouts(
         model=model,
         processing_class=tokenizer,
         peft_config=adapter,
-        args=grpo_arguments(config, tmp_path),
+        args=grpo_arguments(config, tmp_path, LIMITS),
     )
     trainer._batch_environments = trainer.train_dataset["environment"]
     assert len(set(trainer._batch_environments)) > 3
