@@ -117,15 +117,20 @@ class EndpointEngine:
             raise EngineError(
                 f"{self.base_url} has no model {self.model!r}: {error.message}", self._models_hint()
             ) from error
-        try:
-            choice = answer["choices"][0]
-            turn = read_turn(choice["message"], arguments.get("tools", ()))
-            tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise self._unexpected(answer, "a chat completion") from error
+        usage = (answer.get("usage") if isinstance(answer, dict) else None) or {}  # not every server counts tokens
+        match answer, usage:
+            case {"choices": [{"message": dict(written), **choice}, *_]}, dict(counts):
+                turn = read_turn(written, arguments.get("tools", ()))
+            case _:
+                raise self._unexpected(answer, "a chat completion")
         own_names = {wire: name for name, wire in names.items()}
         calls = tuple(ToolCall(own_names.get(call.name, call.name), call.arguments) for call in turn.message.tool_calls)
         message = Message("assistant", turn.message.content, calls)
+        match counts.get("completion_tokens"):
+            case int(tokens):
+                pass
+            case _:
+                tokens = 0
         return Reply(message, choice.get("finish_reason") != "length", turn.malformed, tokens)
 
     def _send(self, request: Callable[[Any], Any]) -> Any:

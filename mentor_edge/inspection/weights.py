@@ -13,6 +13,8 @@ from mentor_edge.errors import StudentError
 from mentor_edge.weight_files import weight_files
 
 _HEAD = "lm_head.weight"
+_WRAPPERS = ("base_model.model.", "_orig_mod.", "module.", "_fsdp_wrapped_module.", "_forward_module.")
+"""What PEFT, torch.compile, data parallelism, FSDP and DeepSpeed put in front of the names of all weights."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ def weight_facts(directory: Path) -> WeightFacts:
                     tensors.add(tensor)
         except (OSError, SafetensorError) as error:
             problems.append(f"{path.name} is damaged: {error}")
+    for wrapper in _WRAPPERS:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            problems.append(f"the names of its weights begin with {wrapper!r}; save the model without its wrapper")
     ordered = dict(sorted(dtypes.items(), key=lambda item: -item[1]))
     own_head = any(name == _HEAD or name.endswith(f".{_HEAD}") for name in tensors) if tensors else None
     return WeightFacts(ordered, size, own_head, tuple(problems))

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from helpers.changed_templates import REFUSED
 from helpers.small_artifacts import make_artifact
 from helpers.tiny_models import make_student, make_tokenizer
 from mentor_edge import inspect_student
-from mentor_edge.errors import MentorEdgeError
+from mentor_edge.engines.torch.loading import load_student
+from mentor_edge.errors import MentorEdgeError, StudentError
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.inspection.student_report import Ability, StudentReport
 from mentor_edge.recipes import Run, TaskCounts
@@ -240,6 +242,19 @@ def test_a_student_that_cannot_be_loaded_is_refused_with_the_reason(student: Pat
     report = inspect_student(student)
     assert report.train.ability is report.evaluate.ability is report.export.ability is Ability.NO
     assert words in report.train.reason and len(report.train.reason) < 400 and not report.usable
+
+
+@pytest.mark.parametrize("wrapper", ["base_model.model.", "_orig_mod.", "module."])
+def test_weights_saved_with_their_wrapper_are_refused_as_loading_refuses_them(tmp_path: Path, wrapper: str) -> None:
+    student = make_student(tmp_path / "wrapped", **SIZES, head_dim=64)
+    weights = student / "model.safetensors"
+    tensors = {f"{wrapper}{name}": tensor for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    report = inspect_student(student)
+    assert report.train.ability is report.evaluate.ability is report.export.ability is Ability.NO
+    assert f"begin with {wrapper!r}" in report.train.reason
+    with pytest.raises(StudentError, match="the weights of the student"):
+        load_student(student)
 
 
 def test_what_is_not_a_student_is_one_clear_error(tmp_path: Path) -> None:
