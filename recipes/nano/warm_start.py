@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,30 @@ _BATCH = 64
 _WARMUP = 30
 _LEARNING_RATE = 4e-3
 _CONSTANT_PART = 0.6
+
+
+def bfloat16_products() -> AbstractContextManager[Any]:
+    """In this context, products of bfloat16 matrices take about as long as those of float32 matrices, on any CPU.
+
+    Muon computes in bfloat16. On a processor without AVX-512, torch multiplies such matrices 10 to 40 times slower than
+    float32 ones. There, they are multiplied in float32 and the result is rounded, as bfloat16 instructions do, too.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    if torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return nullcontext()
+
+    products = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+
+    class Float32Products(TorchDispatchMode):
+        def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            options = kwargs or {}
+            if operator not in products or args[0].dtype != torch.bfloat16:
+                return operator(*args, **options)
+            return operator(*(matrix.float() for matrix in args), **options).bfloat16()
+
+    return Float32Products()
 
 
 def _rate(step: int, steps: int) -> float:
@@ -92,7 +117,8 @@ def warm_start(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
+            with bfloat16_products():
+                optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
         losses.append(loss.item())

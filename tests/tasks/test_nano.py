@@ -14,7 +14,7 @@ from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.gguf.quantize import quantize
 from mentor_edge.recipes.nano.student import TEMPLATE, build_model, build_tokenizer
-from mentor_edge.recipes.nano.warm_start import warm_start
+from mentor_edge.recipes.nano.warm_start import bfloat16_products, warm_start
 from mentor_edge.tasks.nano.operations import OPERATIONS, TOOL_BY_OPERATION
 from mentor_edge.tasks.nano.problems import WORDS, held_out_pair, held_out_word
 from mentor_edge.tasks.nano.suites import (
@@ -328,6 +328,25 @@ def test_the_student_is_small_and_its_rows_fit_k_quants(exported: Path, tmp_path
     assert all(shape[1] % 256 == 0 for shape in matrices.values()), matrices
     written = quantize(exported, tmp_path / "q4.gguf", "q4_k_m")
     assert set(written.types) == {"f32", "q4_K", "q6_K"} and not written.fallbacks
+
+
+@pytest.mark.parametrize("processor", ["AVX2", "AVX512"])
+def test_products_of_the_warm_start_are_bfloat16_on_every_processor(
+    monkeypatch: pytest.MonkeyPatch, processor: str
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    generator = torch.Generator().manual_seed(0)
+    first, second, third = (torch.randn(40, 40, generator=generator).bfloat16() for _ in range(3))
+    with bfloat16_products():
+        product = first @ second.T
+        update = torch.addmm(third, first, second, beta=0.5, alpha=2.0)
+        assert (first.float() @ second.float()).dtype == torch.float32
+    first, second, third = first.double(), second.double(), third.double()
+    for result, exact in ((product, first @ second.T), (update, 0.5 * third + 2 * first @ second)):
+        assert result.dtype == torch.bfloat16
+        assert torch.allclose(result.double(), exact, rtol=2**-8, atol=1e-4)  # rounded once, to 8 bits
 
 
 @pytest.mark.slow
