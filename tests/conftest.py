@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ os.environ.update(
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
     TRANSFORMERS_VERBOSITY="error",
 )
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # nohup and shells' background jobs hand this on to children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("no deadline", deadline=None)  # examples may be slow on a loaded machine
 settings.load_profile("no deadline")
 pytest.register_assert_rewrite("helpers.damaged_exports")  # a helper that asserts
@@ -46,9 +50,19 @@ def onnx_builder() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def nano_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A nano student that has half learned the first training tasks of seed 0: some of its rollouts are right."""
+    """A nano student that has half learned the first training tasks of seed 0: some of its rollouts are right.
+
+    It takes half a minute; pytest-xdist's workers share it.
+    """
     from helpers.taught_students import teach
     from mentor_edge.tasks.nano.suites import training_suite
 
-    tasks = training_suite(12, seed=0).tasks
-    return teach(tmp_path_factory.mktemp("students") / "nano", tasks, steps=60)
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    student = shared / "taught" / "nano"
+    with (shared / "taught.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not student.exists():
+            teach(shared / "teaching" / "nano", training_suite(12, seed=0).tasks, steps=60)
+            (shared / "teaching").rename(shared / "taught")
+    return student

@@ -13,17 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from helpers.command_line import run_command as run
 from helpers.paths import DATA, ROOT
 from helpers.tiny_models import make_student
 
 NANO_COMPARE = ROOT / "recipes" / "configs" / "nano-compare.yaml"
 NANO_GSM8K = ROOT / "recipes" / "configs" / "nano-gsm8k.yaml"
 EXCERPT = DATA / "gsm8k_excerpt.jsonl"
-
-
-def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mentor_edge", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

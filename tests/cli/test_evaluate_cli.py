@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from helpers.command_line import run_command
 from helpers.endpoint_server import KEY, Answer, completion, refusal, scripted, serving
 from helpers.paths import DATA
 from helpers.scripted_engine import call_text
@@ -30,7 +31,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 def run(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"} | environment
-    done = subprocess.run(command(*arguments), cwd=cwd, env=variables, capture_output=True, text=True, timeout=300)
+    done = run_command("evaluate", *arguments, cwd=cwd, environment=variables)
     assert "Traceback" not in done.stderr
     return done
 

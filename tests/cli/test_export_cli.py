@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from typer import BadParameter
 from typer.main import get_command
 
+from helpers.command_line import run_command as run
 from helpers.small_artifacts import make_artifact
 from mentor_edge.cli.app import app
 from mentor_edge.cli.export import newest_run
@@ -19,11 +18,6 @@ from mentor_edge.errors import MentorEdgeError, RunError
 from mentor_edge.export import Artifact
 from mentor_edge.recipes import SFTRecipe
 from mentor_edge.results import QuantizedParity
-
-
-def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mentor_edge", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(

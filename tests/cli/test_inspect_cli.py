@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from helpers.changed_templates import NOTED, REFUSED
+from helpers.command_line import run_command
 from helpers.tiny_models import make_student
 
 
 def inspect(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "mentor_edge", "inspect", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_command("inspect", *arguments, cwd=Path.cwd())
     assert "Traceback" not in done.stderr
     return done
 

@@ -313,11 +313,14 @@ with LlamaCppEngine(sys.argv[1]) as engine:
     command = [sys.executable, "-c", script, str(model_file)]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     assert parent.stdout is not None
-    with parent.stdout:
-        child = int(parent.stdout.readline())
-        # A Ctrl-C reaches the whole process group, as in a terminal.
-        os.killpg(parent.pid, end) if end == signal.SIGINT else parent.send_signal(end)
-        parent.wait(timeout=10)
+    try:
+        with parent.stdout:
+            child = int(parent.stdout.readline())
+            # A Ctrl-C reaches the whole process group, as in a terminal.
+            os.killpg(parent.pid, end) if end == signal.SIGINT else parent.send_signal(end)
+            parent.wait(timeout=10)
+    finally:
+        parent.kill()
     for _ in range(100):
         if not _runs(child):
             return

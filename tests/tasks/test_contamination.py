@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.command_line import run_command
 from helpers.paths import SHARED
 from mentor_edge.messages import Message
 from mentor_edge.tasks import bfcl, gsm8k
@@ -145,8 +145,7 @@ def test_the_command_reports_files_and_suites(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_text(json.dumps(row | {"id": "b"}) + "\n")
 
     def run_overlap(*arguments: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "mentor_edge", "tasks", "overlap", *arguments]
-        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        return run_command("tasks", "overlap", *arguments, cwd=tmp_path)
 
     done = run_overlap("train.jsonl", "test.jsonl", "--tools", "calculator", "--json")
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers.command_line import run_command
 from helpers.paths import DOCS, SERVERS
 from helpers.task_rows import CALCULATORS, CALLS_ROW, ROW, changed, written
 from mentor_edge.errors import ConfigError
@@ -23,8 +24,7 @@ DOCUMENT = DOCS / "tasks.md"
 
 
 def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "mentor_edge", "tasks", *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return run_command("tasks", *arguments, cwd=cwd)
 
 
 def test_the_examples_of_the_document_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
