@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from helpers.command_line import run_command
 from mentor_edge.agent import ToolAgent
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.files import sha256_of
 from mentor_edge.tools.calculator import CALCULATOR
 
-COMMAND = [sys.executable, "-m", "mentor_edge", "quickstart", "--smoke", "--out", "out"]
+COMMAND = ("quickstart", "--smoke", "--out", "out")
 
 
 def summary_of(directory: Path) -> Any:
@@ -29,7 +30,7 @@ def summary_of(directory: Path) -> Any:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("quickstart")
-    done = subprocess.run([*COMMAND, "--json"], cwd=directory, capture_output=True, text=True, timeout=600)
+    done = run_command(*COMMAND, "--json", cwd=directory, timeout=600)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == summary_of(directory)
     return directory
@@ -91,9 +92,9 @@ def test_an_exported_file_answers_and_its_calls_are_executed(finished: Path) -> 
 def test_a_finished_quickstart_resumes_to_itself(finished: Path) -> None:
     before = summary_of(finished)
     started = time.monotonic()
-    subprocess.run([*COMMAND, "--resume"], cwd=finished, check=True, capture_output=True, timeout=120)
+    assert run_command(*COMMAND, "--resume", cwd=finished, timeout=120).returncode == 0
     assert summary_of(finished) == before and time.monotonic() - started < 60
-    other = subprocess.run([*COMMAND, "--resume", "--seed", "1"], cwd=finished, capture_output=True, text=True)
+    other = run_command(*COMMAND, "--resume", "--seed", "1", cwd=finished)
     assert other.returncode == 1 and "other settings" in other.stderr
 
 
@@ -103,7 +104,7 @@ def without_seconds(summary: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_second_run_with_the_same_seed_gives_the_same_summary(finished: Path, tmp_path: Path) -> None:
-    subprocess.run(COMMAND, cwd=tmp_path, check=True, capture_output=True, timeout=600)
+    assert run_command(*COMMAND, cwd=tmp_path, timeout=600).returncode == 0
     assert without_seconds(summary_of(tmp_path)) == without_seconds(summary_of(finished))
 
 
@@ -112,7 +113,9 @@ def test_a_run_killed_again_and_again_ends_with_the_same_summary(finished: Path,
     moments, kills = random.Random(0), 0
     for attempt in range(30):
         resume = ["--resume"] if attempt else []
-        child = subprocess.Popen([*COMMAND, *resume], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "mentor_edge", *COMMAND, *resume], cwd=tmp_path, stderr=subprocess.DEVNULL
+        )
         try:
             # Later attempts get longer, so that every stage is finished in the end.
             assert child.wait(timeout=moments.uniform(3, 14) + 2 * attempt) == 0

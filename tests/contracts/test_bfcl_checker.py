@@ -48,7 +48,7 @@ def checker() -> Checker:
     return check
 
 
-@pytest.mark.parametrize("data", ["excerpt", "full"])
+@pytest.mark.parametrize("data", ["excerpt", pytest.param("full", marks=pytest.mark.slow)])
 def test_verdicts_on_golden_answers_and_corruptions_equal_the_checkers(checker, data, record_property):
     directory = data_directory(data)
     native = native_functions(directory)

@@ -24,6 +24,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 LAYERS = 2
 
 
+@pytest.mark.slow
 def test_one_graph_serves_prompts_single_tokens_and_continuations(tmp_path: Path) -> None:
     student, directory = make_student(tmp_path / "student", "qwen3"), tmp_path / "onnx"
     written = export_onnx(student, directory, "fp32", exporter="transformers")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers.command_line import run_script
 from helpers.paths import ROOT
 from helpers.tiny_models import make_student
 from mentor_edge.export.gguf.convert import convert
@@ -27,8 +27,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_example(name: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    return run_script(EXAMPLES / name, *arguments, cwd=folder)
 
 
 def test_every_example_is_tested() -> None:

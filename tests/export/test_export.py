@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from inspect import signature
@@ -16,6 +14,7 @@ from typing import Any
 import gguf
 import pytest
 
+from helpers.command_line import run_script
 from mentor_edge.agent import ToolAgent
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import (
@@ -299,22 +298,21 @@ def test_a_missing_model_leaves_nothing(taught: Suite, tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [200_000, 3_000_000])
 def test_a_full_disk_is_one_error_and_leaves_nothing(nano_student: Path, tmp_path: Path, limit: int) -> None:
     """A real limit of the operating system on the size of files, in a child process."""
-    script = """
+    script = tmp_path / "script.py"
+    script.write_text("""
 import resource, sys
 from mentor_edge.errors import MentorEdgeError
 from mentor_edge.export import export
-from mentor_edge.results import SuiteRecord
 from mentor_edge.tasks.nano.suites import evaluation_suite
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
 try:
     export(sys.argv[1], out=sys.argv[2], suite=evaluation_suite({"id": 2}), gguf=["q8_0"])
 except MentorEdgeError as error:
     print(type(error).__name__, error.hint)
-"""
-    command = [sys.executable, "-c", script, nano_student, tmp_path / "out", str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+""")
+    done = run_script(script, nano_student, tmp_path / "out", limit, cwd=tmp_path)
     assert "Error free some space" in done.stdout, done.stderr[-2000:]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [script]
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])

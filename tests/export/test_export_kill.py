@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from helpers.command_line import Forked, start_command
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.manifest import MANIFEST, Manifest, verify
 
@@ -28,28 +29,28 @@ GGUF = ("--gguf", "q8_0")
 
 
 def command(student: Path, out: Path, formats: tuple[str, ...] = GGUF, limit: int = 24) -> list[str]:
-    size = ("--limit", str(limit), "--margin", "0.5")
-    return [sys.executable, "-m", "mentor_edge", "export", str(student), *formats, *size, "--out", str(out)]
+    return ["export", str(student), *formats, "--limit", str(limit), "--margin", "0.5", "--out", str(out)]
 
 
 @contextmanager
-def started(arguments: list[str], directory: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in its own session, as a terminal does: Ctrl-C is a signal to its process group."""
-    environment = os.environ | {MARK: str(directory)}
-    with (directory.parent / f"{directory.name}.stderr").open("w+") as stderr:
-        process = subprocess.Popen(
-            arguments, stdout=subprocess.DEVNULL, stderr=stderr, text=True, env=environment, start_new_session=True
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+def started(arguments: list[str], directory: Path) -> Iterator[Forked]:
+    """Run the command in its own process group: Ctrl-C in a terminal is a signal to that group."""
+    outputs, environment = outputs_of(directory), os.environ | {MARK: str(directory)}
+    outputs.mkdir(exist_ok=True)
+    process = start_command(*arguments, cwd=directory, outputs=outputs, environment=environment, own_group=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(timeout=DEADLINE)
+
+
+def outputs_of(directory: Path) -> Path:
+    return directory.parent / f"{directory.name}.outputs"
 
 
 def stderr_of(directory: Path) -> str:
-    return (directory.parent / f"{directory.name}.stderr").read_text()
+    return (outputs_of(directory) / "stderr").read_text()
 
 
 def finish(arguments: list[str], directory: Path) -> int:
@@ -57,7 +58,7 @@ def finish(arguments: list[str], directory: Path) -> int:
         return process.wait(timeout=DEADLINE)
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str] | None = None) -> None:
+def wait_for(condition: Callable[[], object], process: Forked | None = None) -> None:
     """Raises: AssertionError when it takes too long, or the process ends first."""
     end = time.monotonic() + DEADLINE
     while not condition():
@@ -106,7 +107,7 @@ MOMENTS = {
 """The signal to send, and when: once a file that matches the pattern has at least this many bytes."""
 
 
-def wait_for_moment(moment: str, directory: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_moment(moment: str, directory: Path, process: Forked) -> None:
     _, pattern, size = MOMENTS[moment]
 
     def reached() -> bool:
@@ -187,11 +188,12 @@ def test_the_builder_of_onnx_ends_with_a_killed_export(nano_student: Path, tmp_p
     assert_nothing_looks_finished(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_of_the_onnx_builder_is_one_error(nano_student: Path, tmp_path: Path) -> None:
     """A real limit of the operating system on the size of files. (GGUF: see test_export.py.)"""
     limit = 4_000_000
     done = subprocess.run(
-        command(nano_student, tmp_path / "out", ("--onnx", "int4")),
+        [sys.executable, "-m", "mentor_edge", *command(nano_student, tmp_path / "out", ("--onnx", "int4"))],
         capture_output=True,
         text=True,
         timeout=DEADLINE,

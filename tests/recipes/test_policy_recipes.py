@@ -27,10 +27,11 @@ from mentor_edge.tasks.nano.suites import evaluation_suite, training_suite
 from mentor_edge.tasks.types import Suite, Task
 
 TRAIN = {"steps": 3, "prompts_per_step": 3, "rollouts_per_prompt": 4, "save_every": 2}
+ONE_STEP = {**TRAIN, "steps": 1}
 
 
 def settings(student: Path, directory: Path, **more: Any) -> dict[str, Any]:
-    return {"student": str(student), "tasks": {"limit": 12}, "output_dir": directory, "train": TRAIN, **more}
+    return {"student": str(student), "tasks": {"limit": 12}, "output_dir": directory, "train": TRAIN} | more
 
 
 def adapter_of(run: Run) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def test_rewards_are_the_only_difference_of_the_policy_methods(nano_student: Pat
     first: dict[str, Any] = {}
     kinds: dict[str, type[Recipe]] = {"mentor": MentorRecipe, "sparse": SparseRecipe, "strict": StrictRecipe}
     for name, kind in kinds.items():
-        first[name] = kind(**settings(nano_student, tmp_path / name)).fit().training_log()[0]
+        first[name] = kind(**settings(nano_student, tmp_path / name, train=ONE_STEP)).fit().training_log()[0]
     same = [row.model_dump(include={"accuracy", "calls", "sampled_tokens", "tokens"}) for row in first.values()]
     assert same[0] == same[1] == same[2] and same[0]["accuracy"] > 0
     assert len({row.reward for row in first.values()}) == 3
@@ -55,9 +56,11 @@ def test_a_user_reward_is_added_and_its_failure_is_reported(
         "def one(trajectory, task):\n    return 1.0\n\ndef broken(trajectory, task):\n    return 1 / 0\n"
     )
     monkeypatch.chdir(tmp_path)
-    plain = MentorRecipe(**settings(nano_student, tmp_path / "plain")).fit().training_log()[0]
+    plain = MentorRecipe(**settings(nano_student, tmp_path / "plain", train=ONE_STEP)).fit().training_log()[0]
     extra = {"extra": [{"function": "own_rewards.one", "weight": 0.25}]}
-    more = MentorRecipe(**settings(nano_student, tmp_path / "more", reward=extra)).fit().training_log()[0]
+    more = (
+        MentorRecipe(**settings(nano_student, tmp_path / "more", reward=extra, train=ONE_STEP)).fit().training_log()[0]
+    )
     assert more.reward == pytest.approx(plain.reward + 0.25)
     broken = {"extra": [{"function": "own_rewards.broken"}]}
     with pytest.raises(RewardError, match=r"the reward function broken raised ZeroDivisionError on task train-\d+"):
@@ -135,7 +138,7 @@ def test_only_methods_that_need_references_ask_for_them(
         with pytest.raises(ConfigError, match=rf"no reference, which the method '{kind.name}' needs \(task train-1, "):
             recipe.fit()
     assert not (tmp_path / "no").exists()
-    run = SparseRecipe(**settings(nano_student, tmp_path / "yes")).fit()
+    run = SparseRecipe(**settings(nano_student, tmp_path / "yes", train=ONE_STEP)).fit()
     assert run.tasks.used == 12
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file
 
+from helpers.command_line import Forked
 from mentor_edge.errors import ConfigError, OutputError, RunError
-from mentor_edge.recipes import MentorRecipe, Run, SFTRecipe
+from mentor_edge.recipes import RECIPES, MentorRecipe, Run, SFTRecipe
 from mentor_edge.recipes.run import newest_checkpoint
 
 
@@ -29,24 +28,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "sft": {"tasks": {"limit": 12}, "train": {"steps": 5, "batch_size": 4, "save_every": 2}},
 }
-KILLED_AT = """
-import json, os, signal, sys
-from mentor_edge.recipes import RECIPES
-settings, stage, moment = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
-def progress(name, done, total):
-    if (name, done) == (stage, moment):
-        os.kill(os.getpid(), signal.SIGKILL)
 
-RECIPES[sys.argv[4]](**settings).fit(progress=progress)
-"""
+def fit_and_die(recipe: str, settings: dict[str, Any], stage: str, moment: int) -> None:
+    def progress(name: str, done: int, total: int) -> None:
+        if (name, done) == (stage, moment):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RECIPES[recipe](**settings).fit(progress=progress)
 
 
 def start_and_kill(recipe: str, settings: dict[str, Any], stage: str, moment: int) -> None:
     """Fit in a child process that is killed at a given moment of a stage and cannot clean up."""
-    arguments = [json.dumps(settings, default=str), stage, str(moment), recipe]
-    child = subprocess.run([sys.executable, "-c", KILLED_AT, *arguments], capture_output=True, text=True)
-    assert child.returncode == -signal.SIGKILL, child.stderr[-2000:]
+    outputs = settings["output_dir"].parent
+    child = Forked(fit_and_die, recipe, settings, stage, moment, cwd=outputs, outputs=outputs)
+    assert child.wait(timeout=300) == -signal.SIGKILL, (outputs / "stderr").read_text()[-2000:]
 
 
 def same_training(run: Run, other: Run) -> bool:
@@ -78,7 +74,11 @@ def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(nano_student: Path
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(nano_student: Path, tmp_path: Path) -> None:
-    settings = {"student": str(nano_student), **SETTINGS["mentor"]}
+    settings = {
+        "student": str(nano_student),
+        **SETTINGS["mentor"],
+        "train": {**SETTINGS["mentor"]["train"], "steps": 2},
+    }
     start_and_kill("mentor", {**settings, "output_dir": tmp_path / "killed"}, "MENTOR", 1)
     resumed = MentorRecipe(**settings, output_dir=tmp_path / "killed").fit(resume=True)
     assert same_training(resumed, MentorRecipe(**settings, output_dir=tmp_path / "whole").fit())
