@@ -7,14 +7,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.command_line import run_command
+from helpers.command_line import run_command, start_command
 from helpers.endpoint_server import KEY, Answer, completion, refusal, scripted, serving
 from helpers.paths import DATA
 from helpers.scripted_engine import call_text
@@ -23,10 +22,6 @@ from mentor_edge.engines.open import identity_of
 from mentor_edge.evaluation.evaluate import Evaluation
 
 BFCL = DATA / "bfcl"
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "mentor_edge", "evaluate", *map(str, arguments)]
 
 
 def run(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -90,17 +85,19 @@ def test_the_identity_of_a_directory_is_that_of_its_model_files(tmp_path: Path, 
     assert identity_of(copy) != identity_of(student)
 
 
-def test_an_interrupted_evaluation_of_a_file_resumes(tmp_path: Path, gguf: Path) -> None:
+@pytest.mark.parametrize(("sent", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_stopped_evaluation_of_a_file_resumes(tmp_path: Path, gguf: Path, sent: signal.Signals, word: str) -> None:
     arguments = (gguf, "--limit", "24", "--items", "items.jsonl")  # 192 tasks, 64 at a time
-    partial = tmp_path / "items.jsonl.partial"
-    child = subprocess.Popen(command(*arguments), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
+    partial, outputs = tmp_path / "items.jsonl.partial", tmp_path / "outputs"
+    outputs.mkdir()
+    child = start_command("evaluate", *arguments, cwd=tmp_path, outputs=outputs)
     while not (partial.is_file() and partial.read_bytes().count(b"\n") > 64):
-        assert child.poll() is None, "it ended before it could be interrupted"
+        assert child.poll() is None, "it ended before it could be stopped"
         time.sleep(0.01)
-    child.send_signal(signal.SIGINT)
-    stderr = child.stderr.read().splitlines()
-    assert child.wait(timeout=60) == 130 and stderr[-1] == "interrupted; to resume, run the same command again"
+    child.send_signal(sent)
+    assert child.wait(timeout=60) == 128 + sent
+    last = (outputs / "stderr").read_text().splitlines()[-1]
+    assert last == f"{word}; to resume, run the same command again"
     finished = partial.read_bytes().splitlines()[1:]
     assert 64 <= len(finished) < 192 and not (tmp_path / "items.jsonl").exists()
 
