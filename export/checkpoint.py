@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from mentor_edge.chat.setting import Tokens
 from mentor_edge.errors import ExportError, StudentError
-from mentor_edge.model_directory import end_ids, stored_template
+from mentor_edge.model_directory import end_ids, stated_end_ids, stored_template
 from mentor_edge.weight_files import weight_files
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -52,16 +52,11 @@ def read_json(path: Path) -> dict[str, Any]:
 def configured_end_ids(model_dir: Path) -> frozenset[int]:
     """The end-of-turn ids of a model besides its tokenizer's end token.
 
-    They are those of generation_config.json or, if it has none, of config.json, and the token with which the chat
-    template closes a turn.
+    They are those that `stated_end_ids` finds, and the token with which the chat template closes a turn.
 
-    Raises: ExportError when a file cannot be read.
+    Raises: StudentError when a file cannot be read.
     """
-    generation = model_dir / "generation_config.json"
-    configured = read_json(generation).get("eos_token_id") if generation.is_file() else None
-    if configured is None:
-        configured = read_json(model_dir / "config.json").get("eos_token_id")
-    return end_ids(configured, _closing_ids(model_dir))
+    return end_ids(stated_end_ids(model_dir), _closing_ids(model_dir))
 
 
 def _closing_ids(model_dir: Path) -> list[int]:

@@ -72,6 +72,20 @@ def end_ids(*stated: int | Iterable[int] | None) -> frozenset[int]:
     return frozenset(ids)
 
 
+def stated_end_ids(directory: Path) -> frozenset[int]:
+    """The end tokens that generation_config.json states or, if there is no such file, config.json: as transformers
+    reads them.
+
+    Raises: StudentError when the file cannot be read, or states something else than token ids.
+    """
+    generation = directory / "generation_config.json"
+    path = generation if generation.is_file() else directory / "config.json"
+    stated = read_json_object(path).get("eos_token_id")
+    if not all(isinstance(number, int) for number in (stated if isinstance(stated, list) else [stated or 0])):
+        raise StudentError(f"{path} states the end token {stated!r}, which is not a number", _COPY_AGAIN)
+    return end_ids(stated)
+
+
 @dataclass(frozen=True, slots=True)
 class NamedTemplate:
     """One of a model's chat templates."""

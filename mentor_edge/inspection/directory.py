@@ -19,9 +19,9 @@ from mentor_edge.model_directory import (
     MORE_TEMPLATES,
     TEMPLATE_FILE,
     TOKENIZER_CONFIG,
-    end_ids,
     read_json_object,
     read_optional_json_object,
+    stated_end_ids,
     stored_template,
 )
 
@@ -43,7 +43,7 @@ def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
     special = read_optional_json_object(path / "special_tokens_map.json") | settings
     tokens = Tokens.of(tokenizer, special.get("eos_token"), special.get("bos_token"))
     own = stored_template(path, settings.get("chat_template"))
-    resolved = resolve_template(setting, own, tokens, _stated_ends(path, config), str(path))
+    resolved = resolve_template(setting, own, tokens, stated_end_ids(path), str(path))
     weights = weight_facts(path)
     tied = config.get("tie_word_embeddings", text_config.get("tie_word_embeddings"))
     limit = text_config.get("max_position_embeddings")
@@ -98,15 +98,6 @@ def _architecture(config: Mapping[str, Any]) -> str | None:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else config.get("model_type")
     return name if isinstance(name, str) else None
-
-
-def _stated_ends(path: Path, config: Mapping[str, Any]) -> frozenset[int]:
-    """The end tokens that generation_config.json (or else config.json) states."""
-    generation = path / "generation_config.json"
-    stated = (read_json_object(generation) if generation.is_file() else config).get("eos_token_id")
-    if not all(isinstance(number, int) for number in (stated if isinstance(stated, list) else [stated or 0])):
-        raise StudentError(f"{path} states the end token {stated!r}, which is not a number", _COPY_AGAIN)
-    return end_ids(stated)
 
 
 def _head_notes(tied: Any, own_head: bool | None) -> list[str]:

@@ -15,8 +15,9 @@ from helpers.changed_templates import REFUSED
 from helpers.small_artifacts import make_artifact
 from helpers.tiny_models import make_student, make_tokenizer
 from mentor_edge import inspect_student
-from mentor_edge.engines.torch.loading import load_student
+from mentor_edge.engines.torch.loading import end_ids_of, load_student
 from mentor_edge.errors import MentorEdgeError, StudentError
+from mentor_edge.export.checkpoint import configured_end_ids
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.inspection.student_report import Ability, StudentReport
 from mentor_edge.recipes import Run, TaskCounts
@@ -184,6 +185,22 @@ def test_further_end_tokens_are_those_of_the_generation_configuration(student: P
         (numbers["<|im_end|>"], "<|im_end|>"),
         (numbers["<|endoftext|>"], "<|endoftext|>"),
     ]
+
+
+@pytest.mark.parametrize("generation", [None, {}, {"eos_token_id": None}, {"eos_token_id": [5, 6]}])
+def test_end_tokens_are_those_that_transformers_and_the_exporters_use(
+    student: Path, generation: dict[str, Any] | None
+) -> None:
+    edit(student / "config.json", eos_token_id=7)
+    path = student / "generation_config.json"
+    path.unlink(missing_ok=True)
+    if generation is not None:
+        path.write_text(json.dumps(generation))
+    model, tokenizer = load_student(student)
+    found = {token.id for token in inspect_student(student).end_tokens}
+    assert found == end_ids_of(model, tokenizer)
+    assert found == {tokenizer.eos_token_id, *configured_end_ids(student)}
+    assert (7 in found, 5 in found) == (generation is None, bool(generation and generation["eos_token_id"]))
 
 
 def test_sharded_weights_are_counted_and_a_missing_shard_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mentor_edge.model_directory import (
     end_ids,
     from_hub,
     read_optional_json_object,
+    stated_end_ids,
 )
 from mentor_edge.template_record import TEMPLATE_RECORD
 
@@ -57,8 +58,8 @@ def templated_directory(student: str, target: Path, template: TemplateSetting) -
             _set_end(special, tokenizer.eos_token)
             write_json(work / "special_tokens_map.json", special)
         generation = read_optional_json_object(source / "generation_config.json")
-        stated = generation.get("eos_token_id", read_optional_json_object(source / "config.json").get("eos_token_id"))
-        generation["eos_token_id"] = sorted(end_ids(stated, tokenizer.eos_token_id, closing_ids(tokenizer)))
+        ends = end_ids(stated_end_ids(source), tokenizer.eos_token_id, closing_ids(tokenizer))
+        generation["eos_token_id"] = sorted(ends)
         write_json(work / "generation_config.json", generation)
         (work / TEMPLATE_FILE).write_bytes(tokenizer.chat_template.encode())
         write_json(work / TEMPLATE_RECORD, record.model_dump())
