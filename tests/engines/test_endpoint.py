@@ -107,6 +107,7 @@ def test_the_requests_of_a_batch_run_concurrently_and_return_in_order():
 
 TAGS = "</tool_call><tool_call>"
 ADD = ToolCall("add", {"a": 2, "b": 3})
+PART = {"name": "add", "input": {"a": 2, "b": 3}}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,40 @@ ADD = ToolCall("add", {"a": 2, "b": 3})
         ({"tool_calls": [{"function": {"name": "now"}}]}, "", (ToolCall("now", {}),), False),
         ({"content": "", "function_call": {"name": "add", "arguments": '{"a": 2, "b": 3}'}}, "", (ADD,), False),
         ({"content": [{"type": "text", "text": ADD_TEXT}]}, "", (ADD,), False),
+        # Arguments under another key, or beside the wrapper.
+        ({"tool_calls": [{"function": {"name": "add", "parameters": {"a": 2, "b": 3}}}]}, "", (ADD,), False),
+        ({"tool_calls": [{"name": "add", "input": {"a": 2, "b": 3}}]}, "", (ADD,), False),
+        ({"tool_calls": [{"name": "add", "args": {"a": 2, "b": 3}, "type": "tool_call"}]}, "", (ADD,), False),
+        ({"tool_calls": [{"name": "add", "arguments": None, "params": '{"a": 2, "b": 3}'}]}, "", (ADD,), False),
+        ({"tool_calls": [{"function": {"name": "add"}, "arguments": {"a": 2, "b": 3}}]}, "", (ADD,), False),
+        ({"tool_calls": [{"name": "now", "arguments": {}, "note": "x"}]}, "", (ToolCall("now", {}),), False),
+        ({"tool_calls": [{"name": "add", "a": 2, "b": 3}]}, None, (), True),
+        ({"tool_calls": [{"function": {"name": "add", "values": {"a": 2}}}]}, None, (), True),
+        ({"tool_calls": [{"name": "add", "arguments": {"a": 2}, "input": {"a": 3}}]}, None, (), True),
+        ({"tool_calls": [{"type": "custom", "custom": {"name": "add", "input": "2 3"}}]}, None, (), True),
+        # Calls in another place.
+        ({"content": [{"type": "text", "text": "ok"}, PART | {"type": "tool_use"}]}, "ok", (ADD,), False),
+        ({"content": [PART | {"type": "function_call"}, PART | {"type": "tool-call"}]}, "", (ADD, ADD), False),
+        ({"content": [{"functionCall": {"name": "add", "args": {"a": 2, "b": 3}}}]}, "", (ADD,), False),
+        ({"content": [{"type": "tool_use", "id": "1"}]}, None, (), True),
+        ({"content": PART}, "", (ADD,), False),
+        ({"content": {"type": "text", "text": ADD_TEXT}}, "", (ADD,), False),
+        ({"tool_call": PART, "content": "ok"}, "ok", (ADD,), False),
+        ({"function_calls": [PART, {"name": "now"}]}, "", (ADD, ToolCall("now", {})), False),
+        ({"tool_use": PART}, "", (ADD,), False),
+        ({"invalid_tool_calls": [{"name": "add", "args": "{a", "error": "not JSON"}]}, None, (), True),
+        (calls(("add", '{"a": 2, "b": 3}')) | {"function_call": PART}, "", (ADD,), False),  # the same call twice
         # A call that the server left in the reasoning.
+        ({"content": "", "thinking": ADD_TEXT}, None, (ADD,), False),
+        ({"content": "", "reasoning_details": [{"type": "reasoning.text", "text": ADD_TEXT}]}, None, (ADD,), False),
+        ({"content": "", "reasoning": {"steps": [ADD_TEXT]}}, None, (ADD,), False),
+        ({"content": "", "reasoning": "hm", "reasoning_content": ADD_TEXT}, None, (ADD,), False),
+        ({"content": "</think>", "reasoning_content": ADD_TEXT}, None, (ADD,), False),
+        ({"content": "<think>hm</think>\n", "reasoning_content": ADD_TEXT}, None, (ADD,), False),
+        ({"content": "", "reasoning_content": f"hm {ADD_TEXT}</think>\n"}, None, (ADD,), False),
+        ({"content": [{"type": "thinking", "thinking": ADD_TEXT}]}, None, (ADD,), False),
+        ({"content": [{"type": "thinking", "thinking": ADD_TEXT}, "five"]}, "five", (), False),
+        ({"content": "</think>five", "reasoning_content": ADD_TEXT}, "</think>five", (), False),
         ({"content": None, "reasoning_content": f"I add. {ADD_TEXT}"}, None, (ADD,), False),
         ({"content": " ", "reasoning": ADD_TEXT}, None, (ADD,), False),
         ({"reasoning_content": "I add. <tool_call>{"}, None, (), True),
@@ -166,7 +200,10 @@ def test_turns_are_read_by_the_one_parser(message, content, found, malformed):
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["content", "tool_calls", "function", "name", "arguments", "text"]), inner
+                st.sampled_from(
+                    ["content", "tool_calls", "function", "name", "arguments", "text", "type", "reasoning"]
+                ),
+                inner,
             )
         ),
         max_leaves=12,
