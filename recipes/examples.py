@@ -28,7 +28,7 @@ def supervised_examples(
 
     `template` is by default the tokenizer's, without the end tokens that only the model's generation config names.
 
-    Raises: StudentError when the template cannot render a piece, or drops a call or a result.
+    Raises: StudentError when the template cannot render a piece, or drops a call, an argument, an answer or a result.
     """
     template = template or template_of(tokenizer)
     conversations = [

@@ -1,6 +1,7 @@
 """Rendering chats with tools: one renderer for every runtime (the parser is in `tool_calls`).
 
 - `template`: a template with its tokens, and the texts it makes: prompts, turns, tool results
+- `left_out`: what is missing from a turn that a template writes
 - `wire_format`: the messages in the form that a template expects
 - `environment`: the Jinja environment, as in transformers
 - `setting`: which template a student uses, and with which arguments

@@ -18,6 +18,7 @@ from typing import Any
 import jinja2
 
 from mentor_edge.chat.environment import compiled
+from mentor_edge.chat.left_out import left_out
 from mentor_edge.chat.wire_format import WireFormat
 from mentor_edge.errors import StudentError
 from mentor_edge.messages import Message, ToolCall
@@ -179,7 +180,8 @@ class ChatTemplate:
             tools: OpenAI function schemas.
             messages: the model's turns and the results of their calls.
 
-        Raises: StudentError when the template cannot render a piece, or drops a call or a result.
+        Raises: StudentError when the template cannot render a piece, or drops a call, an argument, an answer or a
+        result.
         """
         texts: list[Piece] = [(self.render(prompt, tools, add_generation_prompt=True), False)]
         results: list[Message] = []
@@ -196,7 +198,7 @@ class ChatTemplate:
     def first_turn(self, prompt: Sequence[Message], tools: Sequence[dict[str, Any]], turn: Message) -> str:
         """The text that a model would write as its `turn` after the prompt, end-of-turn token included.
 
-        Raises: StudentError when the template cannot render the turn, or drops a call.
+        Raises: StudentError when the template cannot render the turn, or drops a call, an argument or an answer.
         """
         return self._turn(prompt, tools, turn)
 
@@ -204,7 +206,7 @@ class ChatTemplate:
         """The text that a model would write as its `turn` after tool results, in a minimal conversation as in
         `tool_suffix`.
 
-        Raises: StudentError when the template cannot render the turn, or drops a call.
+        Raises: StudentError when the template cannot render the turn, or drops a call, an argument or an answer.
         """
         messages, tools = _exchange(results)
         return self._turn(messages, [*tools, *_schemas([call.name for call in turn.tool_calls])], turn)
@@ -216,9 +218,8 @@ class ChatTemplate:
             text = self._up_to_end(self._after_prompt(messages, tools, (*messages, turn, *following)))
         if text is None:
             raise self._without_end("the assistant's turn")
-        for call in turn.tool_calls:
-            if call.name not in text:
-                raise StudentError(f"the chat template {self.name!r} leaves out the call of {call.name}", _OWN_TEMPLATE)
+        if missing := left_out(turn, text):
+            raise StudentError(f"the chat template {self.name!r} leaves out {missing}", _OWN_TEMPLATE)
         return text
 
     def _up_to_end(self, text: str) -> str | None:

@@ -121,6 +121,7 @@ def _print_template(template: TemplateReport) -> None:
         "text before a call": template.text_with_call,
         "a tool result": template.result,
         "two tool results": template.two_results,
+        "an answer": template.answer,
     }
     table = _grid("[bold]what reaches the model[/bold]")
     for name, finding in findings.items():

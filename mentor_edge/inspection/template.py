@@ -14,6 +14,7 @@ from typing import Any
 from mentor_edge.call_spelling import written_turn
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.environment import variables
+from mentor_edge.chat.left_out import left_out
 from mentor_edge.chat.setting import with_arguments
 from mentor_edge.errors import StudentError
 from mentor_edge.inspection.template_report import Finding, Outcome, ReadBack, TemplateReport
@@ -25,7 +26,7 @@ SYSTEM, QUESTION, ANSWER, TEXT, RESULT, OTHER_RESULT, THOUGHT = (
 )  # a table  # fmt: skip
 FIRST, SECOND = "marker_first", "marker_second"
 """The names of the two tools."""
-PARAMETER, VALUE = "marker_parameter", "markervalue"
+PARAMETER, VALUE, OTHER_VALUE = "marker_parameter", "markervalue", "markerthing"
 _SWITCH = "enable_thinking"
 
 _TYPES = {"count": "integer", "ratio": "number", "exact": "boolean", "places": "array", "options": "object"}
@@ -66,7 +67,8 @@ _THINKING_OPENED = re.compile(r"<think(?:ing)?>\s*$")
 
 _USER = Message("user", QUESTION)
 _CALL = Message("assistant", "", (ToolCall(FIRST, _ARGUMENTS["text"]),))
-_TWO_CALLS = Message("assistant", "", (*_CALL.tool_calls, ToolCall(SECOND, _ARGUMENTS["text"])))
+_TWO_CALLS = Message("assistant", "", (*_CALL.tool_calls, ToolCall(SECOND, {PARAMETER: OTHER_VALUE})))
+_CALL_WITH_TEXT = Message("assistant", TEXT, _CALL.tool_calls)
 _RESULT = Message("tool", RESULT, name=FIRST)
 _ANSWER = Message("assistant", ANSWER)
 _OTHER_RESULT = Message("tool", OTHER_RESULT, name=SECOND)
@@ -94,12 +96,16 @@ def probe_template(template: ChatTemplate) -> TemplateReport:
         system=probe.find_either([Message("system", SYSTEM), _USER], [SYSTEM, QUESTION]),
         tools=probe.find([_USER], [FIRST, SECOND]),
         parameters=probe.find([_USER], [PARAMETER]),
-        system_with_tools=probe.find([Message("system", SYSTEM), _USER], [SYSTEM, FIRST, SECOND]),
+        question_with_tools=probe.find([_USER], [QUESTION]),
+        system_with_tools=probe.find([Message("system", SYSTEM), _USER], [SYSTEM, QUESTION, FIRST, SECOND]),
         call=probe.find([_USER, _CALL], [FIRST, VALUE], counted=True),
-        two_calls=probe.find([_USER, _TWO_CALLS], [FIRST, SECOND], counted=True),
-        text_with_call=probe.find([_USER, Message("assistant", TEXT, _CALL.tool_calls)], [TEXT]),
+        all_arguments=probe.all_arguments(),
+        two_calls=probe.find([_USER, _TWO_CALLS], [FIRST, VALUE, SECOND, OTHER_VALUE], counted=True),
+        text_with_call=probe.find([_USER, _CALL_WITH_TEXT], [TEXT]),
+        call_with_text=probe.find([_USER, _CALL_WITH_TEXT], [FIRST, VALUE], counted=True),
         result=probe.find([_USER, _CALL, _RESULT], [RESULT], prompt=True),
         two_results=probe.find([_USER, _TWO_CALLS, _RESULT, _OTHER_RESULT], [RESULT, OTHER_RESULT], prompt=True),
+        answer=probe.find([_USER, _ANSWER], [ANSWER]),
         taught_turn=probe.teaches(lambda: template.pieces([_USER], _TOOLS, [_CALL, _RESULT, _ANSWER])),
         result_suffix=probe.teaches(lambda: template.tool_suffix([_RESULT])),
         rewrites_after_result=probe.rewrites_after_result(),
@@ -157,6 +163,19 @@ class _Probe:
         """`find` without tools, or with tools if only those conversations work."""
         finding = self.find(messages, markers, tools=())
         return finding if finding.reaches else self.find(messages, markers)
+
+    def all_arguments(self) -> Finding:
+        """Whether every argument of a call is written, whatever its type."""
+        for arguments in _ARGUMENTS.values():
+            turn = Message("assistant", "", (ToolCall(FIRST, arguments),))
+            try:
+                self.render([_USER, turn])
+            except StudentError as error:
+                return Finding(outcome=Outcome.RAISES, detail=_reason(error))
+            written = self.turn_text(turn)
+            if written is not None and (missing := left_out(turn, written)):
+                return Finding(outcome=Outcome.DROPPED, detail=missing)
+        return Finding(outcome=Outcome.REACHES)
 
     def rewrites_after_result(self) -> bool:
         """Whether a calling turn, with or without thinking, reads differently once its result follows."""
@@ -265,6 +284,8 @@ def _meaning(marker: str) -> str:
         SECOND: "a tool's name",
         PARAMETER: "a parameter's name",
         VALUE: "an argument",
+        OTHER_VALUE: "an argument",
+        ANSWER: "the answer",
         TEXT: "the text",
         RESULT: "a result",
         OTHER_RESULT: "a result",

@@ -64,18 +64,26 @@ class TemplateReport(Result):
     """The names of two offered tools."""
     parameters: Finding
     """The names of the tools' parameters."""
+    question_with_tools: Finding
+    """A user's question beside two tools."""
     system_with_tools: Finding
-    """A system message and two tools in one prompt."""
+    """A system message, a question and two tools in one prompt."""
     call: Finding
     """One call: the tool's name and an argument."""
+    all_arguments: Finding
+    """All arguments of calls: several in one call, numbers, nested values."""
     two_calls: Finding
     """Two calls in one turn."""
     text_with_call: Finding
     """The text that an assistant writes before its call."""
+    call_with_text: Finding
+    """A call after text of the same turn."""
     result: Finding
     """A tool result."""
     two_results: Finding
     """The results of two calls of one turn."""
+    answer: Finding
+    """An assistant's answer."""
     taught_turn: Finding
     """Whether the turns of a conversation with a call, a result and an answer can be taught, with their end tokens."""
     result_suffix: Finding
@@ -118,12 +126,19 @@ class TemplateReport(Result):
             (self.tools, "the offered tools"),
             (self.call, "tool calls"),
             (self.result, "tool results"),
+            (self.answer, "the assistant's answers"),
         ):
             if finding.outcome is Outcome.DROPPED:
                 yield f"it drops {what}"
             elif finding.outcome is Outcome.RAISES:
                 yield f"it refuses {what} ({finding.detail})"
-        if self.call.reaches and not self.taught_turn.reaches:
+        if self.tools.reaches and self.question_with_tools.outcome is Outcome.DROPPED:
+            yield "it drops the question when tools are offered"
+        if self.call.reaches and self.all_arguments.outcome is Outcome.DROPPED:
+            yield f"it drops arguments ({self.all_arguments.detail})"
+        if self.call.reaches and self.call_with_text.outcome is Outcome.DROPPED:
+            yield "it drops a call after text in the same turn"
+        if self.call.reaches and self.answer.reaches and not self.taught_turn.reaches:
             yield f"its calls cannot be taught ({self.taught_turn.detail})"
         if self.call.reaches and self.result.reaches and not self.result_suffix.reaches:
             yield f"tool results cannot be given to the model ({self.result_suffix.detail})"
@@ -149,6 +164,8 @@ class TemplateReport(Result):
             yield f"conversations without tools: {self.without_tools}"
         if not self.system.reaches:
             yield f"no system message: {self.system}"
+        elif self.tools.reaches and self.system_with_tools.outcome is Outcome.RAISES:
+            yield f"it refuses a system message and tools in one prompt ({self.system_with_tools.detail})"
         if self.tools.reaches and not self.parameters.reaches:
             yield "the model sees the tools' names, but not their parameters"
         if self.call.reaches and self.two_calls.outcome is Outcome.RAISES:
@@ -157,6 +174,10 @@ class TemplateReport(Result):
             yield f"it refuses two results after one turn ({self.two_results.detail})"
         if self.call.reaches and self.text_with_call.outcome is Outcome.DROPPED:
             yield "text before a call is dropped"
+        if self.call.reaches and self.text_with_call.outcome is Outcome.RAISES:
+            yield f"it refuses text before a call ({self.text_with_call.detail}); such a conversation ends as malformed"
+        if self.call.reaches and self.all_arguments.outcome is Outcome.RAISES:
+            yield f"it refuses some arguments ({self.all_arguments.detail}); such a conversation ends as malformed"
         if self.rewrites_after_result:
             yield "a turn reads differently once its tool result follows; what was generated is kept as it is"
         if self.rewrites_after_question:

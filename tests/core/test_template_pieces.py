@@ -8,6 +8,7 @@ import pytest
 import trl
 
 import mentor_edge.chat
+from helpers.changed_templates import REFUSED
 from helpers.scripted_engine import EOS, ScriptedEngine, call_text
 from helpers.tiny_models import TEMPLATE
 from mentor_edge.agent import AgentLimits, run_conversations
@@ -81,6 +82,51 @@ def test_stock_templates_render_a_conversation_in_pieces_or_say_why_not(name: st
         else:
             with pytest.raises(StudentError, match=problem):
                 chat.pieces(PROMPT, SCHEMAS, messages)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "messages", "problem"),
+    [
+        ("answers", ONE_CALL, "leaves out the assistant's answer"),
+        ("calls after text", (Message("assistant", "Wait.", (ADD,)), *ONE_CALL[1:]), "leaves out the call of add"),
+        ("all but one argument", ONE_CALL, "leaves out the argument b of the call of add"),
+        ("all but one call", (Message("assistant", "", (ADD, ADD)), *RESULTS, ANSWER), "leaves out the call of add"),
+    ],
+)
+def test_a_turn_is_never_taught_in_part(dropped: str, messages: tuple[Message, ...], problem: str) -> None:
+    with pytest.raises(StudentError, match=problem):
+        ChatTemplate(REFUSED[dropped], EOS).pieces(PROMPT, SCHEMAS, messages)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "{{ call.function.arguments | tojson }}",
+        "{{ call.function.arguments | tojson(ensure_ascii=True) }}",
+        "{{ call.function.arguments | tojson | tojson }}",
+        "{{ call.function.arguments }}",
+        "{{ (call.function.arguments | string) | escape }}",
+        "{% for key, value in call.function.arguments.items() %}<{{ key }}>{{ value }}</{{ key }}>{% endfor %}",
+    ],
+)
+def test_arguments_may_be_written_in_any_spelling(spelling: str) -> None:
+    values = {
+        "text": 'Zürich, 東京 🎈 "a"\n\\ <b>',
+        "n": [1, -0.5, 1e300],
+        "deep": {"ok": True, "no": None},
+        "+": "&",
+        "": [],
+    }
+    turn = Message("assistant", "", (ToolCall("add", values),))
+    source = TEMPLATE.replace("{{ call.function.arguments | tojson }}", spelling)
+    written = ChatTemplate(source, EOS).first_turn(PROMPT, SCHEMAS, turn)
+    assert "東京" in written or r"\u6771" in written
+
+
+@pytest.mark.parametrize("text", ["  an answer\n", "<think>\nHm\n</think>\n\nan answer", "<3", "🎈", "a\n\nb", ""])
+def test_answers_may_be_trimmed_and_lose_their_thinking(text: str) -> None:
+    source = TEMPLATE.replace("{{ message.content }}", "{{ (message.content.split('</think>') | last) | trim }}")
+    ChatTemplate(source, EOS).first_turn(PROMPT, SCHEMAS, Message("assistant", text))
 
 
 def test_the_prompt_of_stock_qwen3_is_never_rendered_again() -> None:

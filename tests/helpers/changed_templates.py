@@ -14,6 +14,8 @@ def changed(old: str, new: str) -> str:
 _RESULT = "<tool_response>{{ message.content }}</tool_response>"
 _CALL = '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
 _CALLS = "for call in message.tool_calls or []"
+_CONTENT = "{{ message.content }}\n{%- for"
+_OTHER_ROLES = "{% else %}<|im_start|>{{ message.role }}"
 _ROLE = "{%- if message.role == 'tool' %}"
 
 
@@ -27,6 +29,23 @@ REFUSED = {
     "one tool": changed("for tool in tools %}", "for tool in tools[:1] %}"),
     "calls": changed(_CALLS, "for call in []"),
     "the arguments": changed("{{ call.function.arguments | tojson }}", "{}"),
+    "all but one argument": changed(
+        "{{ call.function.arguments | tojson }}", "{{ dict((call.function.arguments.items() | list)[:1]) | tojson }}"
+    ),
+    "nested arguments": changed(
+        "{{ call.function.arguments | tojson }}",
+        "{ {%- for key, value in call.function.arguments.items() if value is not mapping %}{{ ', ' if not loop.first }}"
+        "{{ key | tojson }}: {{ value | tojson }}{% endfor -%} }",
+    ),
+    "calls after text": changed(_CALLS, "for call in (message.tool_calls or []) if not message.content"),
+    "answers": changed(_CONTENT, "{{ message.content if message.role != 'assistant' }}\n{%- for"),
+    "the question beside tools": changed(
+        _OTHER_ROLES, "{% elif not tools or message.role != 'user' %}<|im_start|>{{ message.role }}"
+    ),
+    "the question beside tools and a system message": changed(
+        _OTHER_ROLES,
+        "{% elif not tools or message.role != 'user' or messages[0].role != 'system' %}<|im_start|>{{ message.role }}",
+    ),
     "all but one call": changed(_CALLS, "for call in (message.tool_calls or [])[:1]"),
     "results": changed(_RESULT, ""),
     "all but one result": changed(
@@ -44,13 +63,16 @@ REFUSED = {
 NOTED = {
     "no system message": refusing("message.role == 'system'", "System role not supported"),
     "drops the system message": changed(
-        "{% else %}<|im_start|>{{ message.role }}",
+        _OTHER_ROLES,
         "{% elif message.role != 'system' %}<|im_start|>{{ message.role }}",
     ),
     "one call only": refusing("(message.tool_calls or []) | length > 1", "single calls only"),
-    "no text beside calls": changed(
-        "{{ message.content }}\n{%- for", "{{ message.content if not message.tool_calls }}\n{%- for"
+    "a system message or tools": refusing("tools and messages[0].role == 'system'", "not both"),
+    "refuses text beside calls": refusing("message.tool_calls and message.content", "calls only"),
+    "refuses some arguments": refusing(
+        "message.tool_calls and not message.tool_calls[0].function.arguments", "no arguments"
     ),
+    "no text beside calls": changed(_CONTENT, "{{ message.content if not message.tool_calls }}\n{%- for"),
     "no parameters": changed(
         "{{ tool.function | tojson }}", "{{ tool.function.name }}: {{ tool.function.description }}"
     ),

@@ -22,7 +22,8 @@ def test_a_template_that_renders_everything_has_no_problem() -> None:
     assert (report.problems, report.notes) == ((), ())
     findings = (
         report.question, report.system, report.tools, report.parameters, report.system_with_tools, report.call,
-        report.two_calls, report.text_with_call, report.result, report.two_results,
+        report.two_calls, report.text_with_call, report.result, report.two_results, report.question_with_tools,
+        report.all_arguments, report.call_with_text, report.answer, report.taught_turn,
     )  # a table  # fmt: skip
     assert {finding.outcome for finding in findings} == {Outcome.REACHES}
     assert all(entry.equal for entry in report.read_back.values()) and len(report.read_back) == 7
@@ -38,6 +39,12 @@ def test_a_template_that_renders_everything_has_no_problem() -> None:
         "one tool": "drops the offered tools",
         "calls": "drops tool calls",
         "the arguments": "drops tool calls",
+        "all but one argument": "drops arguments (the argument count of",
+        "nested arguments": "drops arguments (the argument options of",
+        "calls after text": "drops a call after text in the same turn",
+        "answers": "drops the assistant's answers",
+        "the question beside tools": "drops the question when tools are offered",
+        "the question beside tools and a system message": "with a system message and tools in one prompt it drops the",
         "all but one call": "drops all calls of a turn but one",
         "results": "drops tool results",
         "all but one result": "drops all results after a turn but one",
@@ -64,6 +71,9 @@ def test_every_fault_has_its_words() -> None:
         "no system message": "no system message: raises: System role not supported",
         "drops the system message": "no system message: dropped",
         "one call only": "refuses two calls in one turn (single calls only)",
+        "a system message or tools": "refuses a system message and tools in one prompt (not both)",
+        "refuses text beside calls": "refuses text before a call (calls only)",
+        "refuses some arguments": "refuses some arguments (no arguments)",
         "no text beside calls": "text before a call is dropped",
         "no parameters": "but not their parameters",
         "the date": "current date",
