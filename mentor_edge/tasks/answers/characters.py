@@ -6,14 +6,17 @@ import re
 import unicodedata
 
 _INVISIBLE = (
-    "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+    "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2061\u2062\u2063\u2064"
+    "\u2066\u2067\u2068\u2069\ufe0e\ufe0f\ufeff"
 )
 _HYPHENS = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\u2796"
 _SYMBOLS: dict[int, str] = str.maketrans(
     {
         "\u00d7": r"\times ", "\u2715": r"\times ", "\u2716": r"\times ", "\u2a2f": r"\times ", "\u2217": "*",
         "·": r"\cdot ", "⋅": r"\cdot ", "\u2219": r"\cdot ", "÷": "/", "\u2215": "/", "\u2044": "/",
-        "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
+        "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "±": r"\pm ",
+        "≦": r"\le ", "≧": r"\ge ", "\u2236": ":", "\uffe0": "¢", "\uffe1": "£", "\uffe5": "¥", "\uffe6": "₩",
+        "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ",
         "≠": r"\ne ", "≈": r"\approx ", "≃": r"\approx ", "≅": r"\approx ", "\u223c": "~", "\u222a": r"\cup ",
         "∩": r"\cap ", "∈": r"\in ",
         "∅": r"\emptyset ", "θ": r"\theta ", "º": "°", "\u02da": "°", "℃": "°C", "℉": "°F", "\u00b5": "μ", "㎏": "kg",

@@ -41,6 +41,8 @@ _MATRIX = re.compile(r"\\(?:begin|end)\s*\{(?:[pbvBV]?matrix|array)\}")
 _ONE_MATRIX = re.compile(r"\\begin\s*\{\w+\}(?:(?!\\begin|\\end).)*\\end\s*\{\w+\}", re.DOTALL)
 _DIGITS = re.compile(r"\d+")
 _BIG_FACTORIAL = re.compile(r"(?<!(?<!\d)\d)(?<!(?<!\d)1\d)!|!\s*!")
+# math-verify drops the index of a number, which is its base.
+_NUMBER_IN_BASE = re.compile(r"\d\s*[)}\]]{0,3}\s*_")
 _ODD_ROOT = re.compile(r"\\sqrt\s*\[(?!\s*\d{1,2}\s*\])")
 _RELATION = re.compile(r"[=<>]|\\[lg]e|\\[lg]t(?![A-Za-z])|\\ne")
 _OPENING, _CLOSING = "([{", ")]}"
@@ -170,7 +172,12 @@ def _constant(expression: Any) -> complex | None:
 
 def _is_bounded(latex: str) -> bool:
     """Whether sympy is sure to finish an expression soon, by a rough upper bound that needs only the text."""
-    if len(latex) > _LONGEST or not _PLAIN.fullmatch(latex) or _BIG_FACTORIAL.search(latex):
+    if (
+        len(latex) > _LONGEST
+        or not _PLAIN.fullmatch(latex)
+        or _BIG_FACTORIAL.search(latex)
+        or _NUMBER_IN_BASE.search(latex)
+    ):
         return False
     bare = _MATRIX.sub(" ", latex)
     commands = _COMMAND.findall(bare)

@@ -41,7 +41,7 @@ _REWRITTEN = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])\.?|\\!"), ""),
     (re.compile(r"(?<=\d)\\,(?=\d{3})|\{,\}|(?<=\d)['_](?=\d{3}(?!\d))"), ","),
     (re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])"), " "),
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\(?:[dtc]|nice|s)frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\degrees?(?![A-Za-z])"), "°"),
     (re.compile(r"\*\*\s*(?=[-+]?[\d({])"), "^"),
     (re.compile(r"(?<![<>=!])>="), r"\\ge "),
@@ -49,8 +49,15 @@ _REWRITTEN = [
     (re.compile(r"!="), r"\\ne "),
     (re.compile(r"\\?\b(?:infinity|infty|oo|inf)\b"), r"\\infty "),
     (re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])"), r"\\pi "),
-    (re.compile(r"(?<![\\A-Za-z])sqrt(?![A-Za-z])\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![\\A-Za-z])sqrt(?=\s*\()"), r"\\sqrt"),
+    (re.compile(r"(\\sqrt(?:\[\d\])?)\s*(\d{1,3}(?:,\d{3})+(?![\d.])|\d+(?:\.\d+)?)"), r"\1{\2}"),
+    (re.compile(r"(\\sqrt(?:\[\d\])?)\s*(\\frac\{[^{}]*\}\{[^{}]*\})"), r"\1{\2}"),
+    (re.compile(r"(?<=[\d)])\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d{1,2}))(?!\d)"), r"_{\1\2}"),
+    (re.compile(r"\((\d+)\)(?=_\{)"), r"\1"),
 ]
+_ROOT_OF_BRACKET = re.compile(r"\\sqrt(?:\[\d\])?\s*(?=\()")
+_MOST_ROOTS = 20
+_IN_BASE = re.compile(r"[-+]?\d[\d.,]*_\{\d{1,2}\}", re.ASCII)
 _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm|boldsymbol|bm|emph|mathsf|boxed|fbox)\s*\{([^{}]*)\}"
 )
@@ -97,7 +104,19 @@ def _cleaned(text: str) -> str:
         text = f"{feet[1]} {'ft' if feet[2] == chr(39) else 'in'}"
     for pattern, new in _REWRITTEN:
         text = pattern.sub(new, text)
-    return text.strip()
+    return _braced(text, _ROOT_OF_BRACKET).strip()
+
+
+def _braced(text: str, command: re.Pattern[str]) -> str:
+    """The text with braces instead of the round brackets after a command."""
+    for match in itertools.islice(reversed(list(command.finditer(text))), _MOST_ROOTS):
+        begin, depth = match.end(), 0
+        for position in range(begin, len(text)):
+            depth += (text[position] == "(") - (text[position] == ")")
+            if depth == 0:
+                text = f"{text[:begin]}{{{text[begin + 1 : position]}}}{text[position + 1 :]}"
+                break
+    return text
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------
@@ -110,7 +129,7 @@ _QUANTITY = re.compile(
     (?:(?P<whole>\d+)?\s*\\frac\s*(?:\{{\s*(?P<top>-?{_DIGITS})\s*\}}|(?P<short_top>\d))
        \s*(?:\{{\s*(?P<bottom>{_DIGITS})\s*\}}|(?P<short_bottom>\d))
     |(?:(?P<plain_whole>\d+)\s+)?(?P<plain_top>{_DIGITS})\s*/\s*(?P<plain_bottom>{_DIGITS})
-    |(?P<continental>\d{{1,3}}(?:\.\d{{3}})+,\d\d(?!\d))
+    |(?P<continental>\d{{1,3}}(?:\.\d{{3}})+,\d\d(?!\d)|\d+,\d\d(?![\d,]))
     |(?P<numeral>\d{{1,3}}(?:\ \d{{3}})+(?!\d)(?:\.\d+)?|{_DIGITS})
        (?:\s*(?:\\times|\\cdot|[*xX])\s*10\s*\^\s*{_POWER})?
     )(?P<rest>.*)""",
@@ -237,6 +256,8 @@ def read(text: str, nested: int = 0) -> Reading:
             last = read(body[label.end() :].rpartition("=")[2].strip(), nested + 1)
             if last.key:
                 return replace(last, label="".join(label[1].split()), unit=unit or last.unit)
+    if _IN_BASE.fullmatch(body):
+        return Reading(squeezed(body), unit=unit)
     if formulas.is_formula(body):
         return Reading(squeezed(body), unit=unit, formula=body)
     words = _DOT.sub("", _ABBREVIATED.sub(r"\1m", body))

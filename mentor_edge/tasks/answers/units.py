@@ -19,30 +19,43 @@ CURRENCY_NAMES = frozenset({
     "sek", "nok", "dkk", "pln", "mxn", "zar", "rub", "try",
 })  # a table  # fmt: skip
 _CURRENCIES = {
-    f"us{MONEY}": "dollar", "usd": "dollar", MONEY: "dollar", "€": "euro", "eur": "euro", "£": "pound", "gbp": "pound",
+    f"us{MONEY}": "dollar", f"usd{MONEY}": "dollar", "usd": "dollar", MONEY: "dollar",
+    "€": "euro", "eur": "euro", "£": "pound", "gbp": "pound",
     "¥": "yen", "jpy": "yen", "₹": "rupee", "inr": "rupee", "rs.": "rupee", "rs": "rupee", "¢": "cent",
     f"ca{MONEY}": "cad", f"c{MONEY}": "cad", f"au{MONEY}": "aud", f"a{MONEY}": "aud", f"nz{MONEY}": "nzd",
     f"hk{MONEY}": "hkd", f"s{MONEY}": "sgd", f"r{MONEY}": "brl", "₩": "krw", "₽": "rub", "₺": "try", "rmb": "cny",
 } | {name: name for name in CURRENCY_NAMES if len(name) == 3 and name != "yen"}  # a table  # fmt: skip
 CURRENCY = "(?:" + "|".join(re.escape(sign) for sign in sorted(_CURRENCIES, key=len, reverse=True)) + ")"
-CURRENCY = f"(?i:{CURRENCY})"
+# Without ALL and TOP, which are words, and KGS, which are kilograms.
+_CODES = (
+    "AED|AFN|AMD|ANG|AOA|ARS|AWG|AZN|BAM|BBD|BDT|BGN|BHD|BIF|BMD|BND|BOB|BSD|BTN|BWP|BYN|BZD|CDF|CLP|COP|CRC|"
+    "CUP|CVE|CZK|DJF|DOP|DZD|EGP|ERN|ETB|FJD|FKP|GEL|GHS|GIP|GMD|GNF|GTQ|GYD|HNL|HTG|HUF|IDR|ILS|IQD|IRR|ISK|"
+    "JMD|JOD|KES|KHR|KMF|KPW|KWD|KYD|KZT|LAK|LBP|LKR|LRD|LSL|LYD|MAD|MDL|MGA|MKD|MMK|MNT|MOP|MRU|MUR|MVR|MWK|"
+    "MYR|MZN|NAD|NGN|NIO|NPR|OMR|PAB|PEN|PGK|PHP|PKR|PYG|QAR|RON|RSD|RWF|SAR|SBD|SCR|SDG|SHP|SLE|SOS|SRD|SSP|"
+    "STN|SYP|SZL|THB|TJS|TMT|TND|TTD|TWD|TZS|UAH|UGX|UYU|UZS|VES|VND|VUV|WST|XAF|XCD|XOF|XPF|YER|ZMW|ZWL"
+)
+CURRENCY = f"(?:(?i:{CURRENCY})|{_CODES})"
 """A pattern for a currency before a number: a sign, or a code such as "USD" or "US$"."""
 _MONEY_SCALES = {"k": 1e3, "m": 1e6, "mn": 1e6, "mm": 1e6, "b": 1e9, "bn": 1e9, "t": 1e12, "tn": 1e12}
-_SYNONYMS = (
-    (re.compile(r"\bper\s+cent\b"), "percent"),
-    (re.compile(r"\b(?:us|u\.s\.|american)\s+dollars?\b"), "dollars"),
-    (re.compile(r"\bcanadian\s+dollars?\b"), "cad"),
-    (re.compile(r"\baustralian\s+dollars?\b"), "aud"),
-    (re.compile(r"(?<=[a-z]{2})\.(?=\s|$|/)"), ""),
-    (re.compile(r"(?<=[a-z])-(?=[a-z])"), " "),
-    (re.compile(r"\bmph\b"), "mi/h"),
-    (re.compile(r"\b(?:kmh|kph|kmph)\b"), "km/h"),
-    (re.compile(r"\bmi/hr?\b"), "mi/h"),
-    (re.compile(r"\b(mm|cm|dm|m|km|in|ft|yd|mi)([23])(?!\d)"), r"\1^\2"),
+_SYNONYMS = tuple(
+    (re.compile(pattern, re.IGNORECASE), new)
+    for pattern, new in (
+        (r"(?<=[a-zμω\d}])\s*(?:\\cdot(?![a-z])|\*)\s*(?=[a-zμω])", " "),
+        (r"\bper\s+cent\b", "percent"),
+        (r"\b(?:us|u\.s\.|american)\s+dollars?\b", "dollars"),
+        (r"\bcanadian\s+dollars?\b", "cad"),
+        (r"\baustralian\s+dollars?\b", "aud"),
+        (r"(?<=[a-z]{2})\.(?=\s|$|/)", ""),
+        (r"(?<=[a-z])-(?=[a-z])", " "),
+        (r"\bmph\b", "mi/h"),
+        (r"\b(?:kmh|kph|kmph)\b", "km/h"),
+        (r"\bmi/hr?\b", "mi/h"),
+        (r"\b(mm|cm|dm|m|km|in|ft|yd|mi)([23])(?!\d)", r"\1^\2"),
+    )
 )
 UNIT_NAMES = _CURRENCIES | {
     "buck": "dollar", "lb": "pound", "lbs": "pound", "percent": "%", "pct": "%",
-    "percentage": "%", "degree": "°", "deg": "°", "celsius": "c", "fahrenheit": "f", "kelvin": "k", "kilometer": "km",
+    "percentage": "%", "degree": "°", "deg": "°", "celsius": "c", "fahrenheit": "f", "kilometer": "km",
     "kilometre": "km", "kms": "km", "meter": "m", "metre": "m", "mtr": "m", "centimeter": "cm", "centimetre": "cm",
     "millimeter": "mm", "millimetre": "mm", "micrometer": "μm", "micrometre": "μm", "micron": "μm",
     "nanometer": "nm", "nanometre": "nm", "inch": "in", "inches": "in", "feet": "ft", "foot": "ft", "yard": "yd",
@@ -51,10 +64,14 @@ UNIT_NAMES = _CURRENCIES | {
     "liter": "l", "litre": "l", "ltr": "l", "ltrs": "l", "milliliter": "ml", "millilitre": "ml", "gallon": "gal",
     "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "mins": "min", "second": "s", "sec": "s", "secs": "s",
     "millisecond": "ms", "yr": "year", "yrs": "year", "wk": "week", "wks": "week", "mo": "month", "mos": "month",
-    "volt": "v", "watt": "w", "kilowatt": "kw", "megawatt": "mw", "hertz": "hz", "kilohertz": "khz",
-    "megahertz": "mhz", "gigahertz": "ghz", "newton": "n", "joule": "j", "kilojoule": "kj", "megajoule": "mj",
-    "pascal": "pa", "kilopascal": "kpa", "ampere": "amp", "calorie": "cal", "kilocalorie": "kcal",
-    "kilobyte": "kb", "megabyte": "mb", "gigabyte": "gb", "terabyte": "tb", "per": "/",
+    "volt": "v", "watt": "w", "kilowatt": "kw", "megawatt": "Mw", "milliwatt": "mw", "hertz": "hz", "kilohertz": "khz",
+    "megahertz": "Mhz", "gigahertz": "ghz", "newton": "n", "joule": "j", "kilojoule": "kj", "megajoule": "Mj",
+    "pascal": "pa", "kilopascal": "kpa", "megapascal": "Mpa", "ampere": "amp", "ohm": "ω", "mole": "mol",
+    "milliampere": "ma", "milliamp": "ma", "kilovolt": "kv", "millivolt": "mv", "kilonewton": "kn",
+    "kwh": "kw·h", "wh": "w·h", "mwh": "mw·h", "us": "μs", "um": "μm", "ug": "μg", "mcg": "μg", "microsecond": "μs",
+    "calorie": "cal", "kilocalorie": "kcal", "megaliter": "Ml", "megalitre": "Ml",
+    "kilobyte": "kB", "megabyte": "MB", "gigabyte": "gB", "terabyte": "tB", "megabit": "Mbit",
+    "kilobit": "kbit", "gigabit": "gbit", "per": "/",
     "people": "person", "men": "man", "women": "woman", "children": "child",
 }  # a table  # fmt: skip
 # One or two letters are a factor ("3x", "2 ab"), unless they are one of _SHORT_UNITS. Letters that touch the number
@@ -62,13 +79,22 @@ UNIT_NAMES = _CURRENCIES | {
 _SHORT_UNITS = frozenset({
     "m", "g", "s", "l", "h", "n", "j", "w", "v", "k", "c", "f", "in", "ft", "yd", "mi", "of", "am", "pm", "hz", "pa",
     "kj", "mj", "mw", "kw", "gb", "mb", "kb", "tb", "hr", "lb", "oz", "a", "an", "sq", "cu", "gm", "yr", "wk", "mo",
-    "nm", "ms", "t", "μm", "μg",
+    "nm", "ms", "t", "μm", "μg", "μs", "us", "um", "ug", "ω", "kω", "mω",
 })  # a table  # fmt: skip
 _GLUED_UNITS = frozenset({
     "km", "cm", "mm", "kg", "mg", "ml", "hz", "ft", "yd", "oz", "lb", "lbs", "hr", "hrs", "min", "sec", "am", "pm",
     "mph", "kmh", "kph", "kmph", "kwh", "usd", "eur", "gbp", "jpy", "inr", "cad", "aud", "chf", "gb", "mb", "kb", "tb",
-    "khz", "mhz", "ghz", "μm", "nm", "kms", "kgs", "mins", "secs", "yrs", "wks", "percent", "pct", "kj", "kw", "gal",
+    "khz", "mhz", "ghz", "μm", "nm", "ω", "kω", "kms", "kgs", "mins", "secs", "yrs", "wks", "percent", "pct", "kj",
+    "kw", "gal",
 })  # a table  # fmt: skip
+# Units that another case would change. MG and MM are mg and mm in capitals: no unit has such symbols.
+_CASED = {
+    "Nm": "n·m", "NM": "nmi", "A": "amp", "K": "kelvin", "S": "siemens", "H": "henry", "T": "tesla", "G": "gauss",
+    "M": "molar", "pA": "pamp", "MG": "mg", "MM": "mm", "Gm": "Gm", "MWh": "Mw·h", "MWH": "Mw·h",
+} | {f"{prefix}M": f"{prefix}molar" for prefix in "munpμ"}  # a table  # fmt: skip
+_MEGA = re.compile(r"M(?i:[acfghjlmnstvwω]|pa|hz|ah|ev|cal|bar|bit|ohm|mol)")
+_SHORT_SYMBOL = re.compile("[mkM][AVN]")
+_BITS_OR_BYTES = re.compile(r"[KkMmGgTt]([Bb])(ps)?")
 # Words after which the number before them is not the whole answer.
 _NOT_UNITS = frozenset({
     "and", "or", "no", "not", "half", "quarter", "third", "times", "plus", "minus", "squared", "cubed", "more",
@@ -84,7 +110,7 @@ _LONGEST_UNIT = 60
 
 def currency_name(sign: str) -> str:
     """The name of the currency that a sign or code before a number denotes; "" for no sign."""
-    return _CURRENCIES[sign.lower()] if sign else ""
+    return _CURRENCIES.get(sign.lower(), sign.lower())
 
 
 def money_scale(text: str) -> tuple[float, str] | None:
@@ -93,17 +119,30 @@ def money_scale(text: str) -> tuple[float, str] | None:
     return None if scale is None else (scale, "")
 
 
+def _cased(part: str) -> str:
+    """The unit that a symbol denotes in this case only: mega and not milli, byte and not bit. Empty for the others."""
+    if part in _CASED:
+        return _CASED[part]
+    if bits := _BITS_OR_BYTES.fullmatch(part):
+        prefix = "M" if part[0] in "Mm" else part[0].lower()
+        return prefix + ("B" if bits[1] == "B" or part in ("mb", "gb", "tb") else "bit") + (bits[2] or "")
+    return f"M{part[1:].casefold()}" if _MEGA.fullmatch(part) else ""
+
+
 def unit_of(text: str) -> tuple[float, str] | None:
     """The scale and the unit that the text after a number denotes ("" for no unit). None if it is not a unit."""
-    rest = text.strip().rstrip(".,;:").casefold()
+    rest = text.strip().rstrip(".,;:")
     if len(rest) > _LONGEST_UNIT:
         return None
+    if re.fullmatch(CURRENCY, rest):
+        return 1.0, currency_name(rest)
     for pattern, new in _SYNONYMS:
         rest = pattern.sub(new, rest)
     scale, square = 1.0, ""
     unit: list[str] = []
     parts = _UNIT_PART.findall(rest)
-    for index, part in enumerate(parts):
+    for index, symbol in enumerate(parts):
+        part = symbol.casefold()
         if part[0].isalpha():
             if part in _SCALES and not unit:
                 scale *= _SCALES[part]
@@ -112,24 +151,35 @@ def unit_of(text: str) -> tuple[float, str] | None:
                 unit.append("^3" if part == "cubed" else "^2")
                 continue
             glued = index == 0 and not text[0].isspace()
-            known = part in _GLUED_UNITS or (not glued and part in _SHORT_UNITS)
+            if part == "us" != symbol:
+                return None
+            short = part in _SHORT_UNITS or _SHORT_SYMBOL.fullmatch(symbol)
+            known = part in _GLUED_UNITS or (not glued and short)
             if part in _NOT_UNITS or not (known or (len(part) > 2 and not glued)):
                 return None
             if part in ("square", "sq", "cubic", "cu"):
                 square = "^3" if part.startswith("cu") else "^2"
                 continue
-            if part in ("a", "an") and unit and unit[-1] != "/":  # "dollars a day"
+            article = symbol != "A" or "".join(parts[index + 1 : index + 2]).isalpha()
+            if part in ("a", "an") and article and unit and unit[-1] != "/":  # "dollars a day"
                 unit.append("/")
                 continue
-            if part in ("a", "an", "of", "the"):
+            if part in ("an", "of", "the") or (part == "a" and article):
                 continue
             single = part[:-1] if len(part) > 3 and part.endswith("s") and not part.endswith("ss") else part
-            unit.append(UNIT_NAMES.get(part, UNIT_NAMES.get(single, single)) + square)
+            name = _cased(symbol) or UNIT_NAMES.get(part, UNIT_NAMES.get(single, single))
+            if unit and unit[-1] != "/" and name != "/":
+                unit.append("·")
+            unit.append(name + square)
             square = ""
         elif part[0] == "^" and unit:
             exponent = "".join(c for c in part if c not in "{} ")
             if exponent.startswith("^-"):  # "m s^-1" is "m/s"
-                unit[-1:] = ["/", unit[-1], exponent.replace("-", "").removesuffix("^1")]
+                unit[-2 if unit[-2:-1] == ["·"] else -1 :] = [
+                    "/",
+                    unit[-1],
+                    exponent.replace("-", "").removesuffix("^1"),
+                ]
             else:
                 unit.append(exponent)
         elif part in "%°/" + MONEY + "€£¥₹¢₩₽₺":
