@@ -13,6 +13,8 @@ from mentor_edge.errors import StudentError
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+"""PEFT's description of an adapter. transformers applies one that it finds beside a model's weights."""
 _LONGEST_HEADER = 100_000_000
 """The format's limit, in bytes."""
 
@@ -23,15 +25,27 @@ def weight_files(directory: Path) -> list[Path]:
     `transformers_weights` of config.json takes precedence, then model.safetensors, then the shards that
     model.safetensors.index.json lists.
 
-    Raises: StudentError when there are none, a shard is missing, a tensor is in two shards, or the index is
-    damaged or names a file elsewhere.
+    Raises: StudentError when there are none, a shard is missing, a tensor is in two shards, the index is damaged or
+    names a file elsewhere, or the directory also contains an adapter.
     """
     name = _configured_name(directory)
     if name is None:
         name = WEIGHTS if (directory / WEIGHTS).is_file() or not (directory / INDEX).is_file() else INDEX
     if not (directory / name).is_file():
-        raise StudentError(f"cannot load the weights of {directory}: there is no {name}", _other_weights(directory))
+        raise StudentError(_why_missing(directory, name), _other_weights(directory))
+    if (directory / ADAPTER).exists():
+        raise StudentError(
+            f"{directory} contains an adapter ({ADAPTER}) beside a model; transformers would apply it, exporters not",
+            "merge it into the model and save that, or move it to a directory of its own",
+        )
     return _shards(directory, directory / name) if name.endswith(".json") else [directory / name]
+
+
+def _why_missing(directory: Path, name: str) -> str:
+    path, problem = directory / name, f"cannot load the weights of {directory}"
+    if path.is_symlink() and not path.exists():
+        return f"{problem}: {name} is a link to {path.readlink()}, which does not exist"
+    return f"{problem}: {name} is a directory" if path.is_dir() else f"{problem}: there is no {name}"
 
 
 def _configured_name(directory: Path) -> str | None:
@@ -101,10 +115,12 @@ def _other_weights(directory: Path) -> str:
     if not directory.is_dir():
         return "give a directory with config.json, model.safetensors and a tokenizer"
     names = sorted(path.name for path in directory.iterdir())
+    if WEIGHTS in names:
+        return "copy or download the model again"
     if variants := [name for name in names if name.startswith("model.") and name.endswith(".safetensors")]:
         return f"{variants[0]} is a variant: rename it to {WEIGHTS} if it is the one to use"
     if pickled := [name for name in names if name.endswith((".bin", ".pt", ".pth"))]:
         return f"{pickled[0]} may run code when it is loaded: save the model as safetensors first"
-    if "adapter_model.safetensors" in names:
+    if {"adapter_model.safetensors", ADAPTER} & {*names}:
         return "this is an adapter: merge it into its base, or give the run that it belongs to"
     return "give a directory with config.json, model.safetensors and a tokenizer"

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.chat.setting import OWN, TemplateSetting
-from mentor_edge.engines.torch.loading import load_student, load_tokenizer, template_of_student, tokens_of
+from mentor_edge.engines.torch.loading import (
+    check_weights,
+    load_student,
+    load_tokenizer,
+    template_of_student,
+    tokens_of,
+)
 from mentor_edge.files import cache_directory
 from mentor_edge.inspection.exported import read_gguf
 from mentor_edge.inspection.tool_use import require_tool_use
@@ -62,8 +68,8 @@ def _located(student: str, progress: Progress) -> str:
 
 
 def check_student(student: str, template: TemplateSetting = OWN, progress: Progress = no_progress) -> None:
-    """Load the student's tokenizer to check that it exists, and that its chat template, or the one in its place, can be
-    used. A GGUF file is dequantized first.
+    """Check that a student can be loaded and taught: its tokenizer, its chat template or the one in its place,
+    names and shapes of its weights. A GGUF file is dequantized first.
 
     Raises: StudentError, EngineError, OutputError.
     """
@@ -76,6 +82,7 @@ def check_student(student: str, template: TemplateSetting = OWN, progress: Progr
         named = _located(student, progress)
         tokens = tokens_of(load_tokenizer(named, template))
         require_tool_use(template_of_student(named, template), student, tokens.has)
+        check_weights(named, template)
 
 
 def load_trainable(student: str, lora: LoraConfig) -> tuple[Any, Any, Any]:

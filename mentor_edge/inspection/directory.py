@@ -5,7 +5,7 @@ transformers takes four CPU-seconds to import; these files take a fraction of on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from mentor_edge.model_directory import (
 )
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+_STATED_ABOVE = ("model_type", "tie_word_embeddings", "quantization_config")
+"""What the outer configuration of a model with several parts says about its language model."""
 _COPY_AGAIN = "copy or download the model again"
 
 
@@ -44,12 +46,14 @@ def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
     tokens = Tokens.of(tokenizer, special.get("eos_token"), special.get("bos_token"))
     own = stored_template(path, settings.get("chat_template"))
     resolved = resolve_template(setting, own, tokens, stated_end_ids(path), str(path))
-    weights = weight_facts(path)
-    tied = config.get("tie_word_embeddings", text_config.get("tie_word_embeddings"))
+    stated = {key: config[key] for key in _STATED_ABOVE if key in config}
+    weights = weight_facts(path, {**text_config, **stated})
+    tied = stated.get("tie_word_embeddings", text_config.get("tie_word_embeddings"))
     limit = text_config.get("max_position_embeddings")
     problems = list(weights.problems)
     if not tokens.eos or tokenizer.token_to_id(tokens.eos) is None:
         problems.append(f"its tokenizer has no end-of-turn token (eos_token is {tokens.eos or None!r})")
+    problems += _without_embedding(tokenizer, resolved.end_tokens, text_config.get("vocab_size"))
     return StudentFacts(
         path=path,
         architecture=_architecture(config),
@@ -100,9 +104,19 @@ def _architecture(config: Mapping[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def _without_embedding(tokenizer: Tokenizer, ends: Iterable[int], rows: Any) -> list[str]:
+    """Tokens that the model has no embedding for. Added tokens may lack one, unless they end turns."""
+    added = tokenizer.get_added_tokens_decoder().keys()
+    largest = max({*ends, *tokenizer.get_vocab(with_added_tokens=True).values()} - (added - {*ends}), default=0)
+    if not isinstance(rows, int) or largest < rows:
+        return []
+    return [
+        f"config.json has embeddings of {rows} tokens (vocab_size), but the tokenizer or an eos_token_id uses a"
+        f" token {largest}"
+    ]
+
+
 def _head_notes(tied: Any, own_head: bool | None) -> list[str]:
     if tied is True and own_head:
         return ["config.json ties the output head to the embedding, but the weights hold a head of their own"]
-    if tied is False and own_head is False:
-        return ["config.json says that the output head is not the embedding, but the weights have no head"]
     return []

@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from mentor_edge.errors import StudentError
+from mentor_edge.inspection.expected_weights import weight_problems
 from mentor_edge.weight_files import weight_files
 
 _HEAD = "lm_head.weight"
-_WRAPPERS = ("base_model.model.", "_orig_mod.", "module.", "_fsdp_wrapped_module.", "_forward_module.")
-"""What PEFT, torch.compile, data parallelism, FSDP and DeepSpeed put in front of the names of all weights."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,15 @@ class WeightFacts:
     """Why they cannot be loaded."""
 
 
-def weight_facts(directory: Path) -> WeightFacts:
-    """Read the headers of a directory's weights. Nothing raises: damage is reported as a problem."""
+def weight_facts(directory: Path, config: Mapping[str, Any]) -> WeightFacts:
+    """Read the headers of a directory's weights. Nothing raises: damage is reported as a problem, and so is what the
+    configuration of its language model needs and the weights lack."""
     try:
         files, problems = weight_files(directory), list[str]()
     except StudentError as error:
         files, problems = [], [f"{error.problem}; {error.hint}"]
     dtypes: dict[str, int] = {}
-    tensors: set[str] = set()
+    tensors: dict[str, tuple[int, ...]] = {}
     size = 0
     for path in files:
         try:
@@ -48,12 +49,12 @@ def weight_facts(directory: Path) -> WeightFacts:
                     entry = file.get_slice(tensor)
                     kind = str(entry.get_dtype())
                     dtypes[kind] = dtypes.get(kind, 0) + math.prod(entry.get_shape())
-                    tensors.add(tensor)
+                    tensors[tensor] = tuple(entry.get_shape())
         except (OSError, SafetensorError) as error:
             problems.append(f"{path.name} is damaged: {error}")
-    for wrapper in _WRAPPERS:
-        if tensors and all(name.startswith(wrapper) for name in tensors):
-            problems.append(f"the names of its weights begin with {wrapper!r}; save the model without its wrapper")
+    if not problems:
+        names = ", ".join(path.name for path in files)
+        problems = weight_problems(tensors, config) if tensors else [f"{names} contains no weights"]
     ordered = dict(sorted(dtypes.items(), key=lambda item: -item[1]))
     own_head = any(name == _HEAD or name.endswith(f".{_HEAD}") for name in tensors) if tensors else None
     return WeightFacts(ordered, size, own_head, tuple(problems))

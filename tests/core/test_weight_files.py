@@ -107,6 +107,14 @@ def only_index(directory: Path, *names: object) -> None:
         (lambda d: stated(d, "../model.safetensors"), "names '../model.safetensors' as its weights", "itself"),
         (lambda d: stated(d, "pytorch_model.bin"), "names 'pytorch_model.bin' as its weights", "only a safetensors"),
         (lambda d: stated(d, "gone.safetensors"), "there is no gone.safetensors", ""),
+        (lambda d: (d / "adapter_config.json").touch(), "contains an adapter (adapter_config.json) beside", "merge it"),
+        (
+            lambda d: (without_weights(d), (d / "adapter_config.json").touch()),
+            "there is no",
+            "this is an adapter",
+        ),
+        (lambda d: (without_weights(d), (d / WEIGHTS).mkdir()), "model.safetensors is a directory", "again"),
+        (lambda d: (without_weights(d), (d / WEIGHTS).symlink_to("/gone")), "is a link to /gone, which", "again"),
     ],
 )
 def test_other_directories_are_refused_with_the_reason(

@@ -124,6 +124,14 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     return model
 
 
+def check_weights(path: str | Path, template: TemplateSetting = OWN) -> None:
+    """Make the checks of `load_student` without reading the weights: a model is built of names and shapes alone.
+
+    Raises: StudentError as `load_student`.
+    """
+    load_model(path, load_tokenizer(path, template), device_map="meta")
+
+
 def load_student(
     path: str | Path, *, four_bit: bool = False, as_stored: bool = False, template: TemplateSetting = OWN
 ) -> tuple[Any, Any]:
