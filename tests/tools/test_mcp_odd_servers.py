@@ -20,7 +20,7 @@ from mentor_edge.tools.mcp.results import readable_result
 from mentor_edge.tools.mcp.surrogates import SurrogateRepair
 from mentor_edge.tools.types import Tool
 
-OPEN = {"type": "object", "properties": {"result": {}, "raw": {"type": "string"}}}
+OPEN = {"type": "object", "properties": {"result": {}, "raw": {"type": "string"}, "envelope": {}}}
 DRAFT = "http://json-schema.org/draft-{}/schema#"
 
 
@@ -150,13 +150,23 @@ RESULTS = [
     ({"content": [{"type": "resource_link", "uri": "file:///a", "name": "a"}]}, "[resource file:///a]"),
     ({"content": [{"type": "resource", "resource": {"uri": "a:b", "text": "inside"}}]}, "inside"),
     ({"content": [{"type": "resource", "resource": {"uri": "a:b", "blob": "aGk="}}]}, "[resource a:b, 2 bytes]"),
+    ({"content": [{"type": "resource", "uri": "a:b", "text": "inside"}]}, "inside"),
+    ({"content": [{"type": "resource", "uri": "a:b"}]}, "[resource a:b]"),
+    ({"content": [{"type": "markdown", "text": "# a"}, {"type": "markdown", "markdown": "b"}]}, "# a\nb"),
+    ({"content": [{"type": "json", "json": {"v": 1}}, {"type": "table", "value": [1]}]}, '{"v": 1}\n[1]'),
+    ({"content": [None, *text("a"), 3, ["b"]]}, 'a\n3\n["b"]'),
+    ({"content": 7}, "7"),
+    ({"temperature": 3}, '{"temperature": 3}'),
+    ({"content": [], "rows": ["é"]}, '{"rows": ["é"]}'),
+    ({"content": text("a"), "took": 3}, "a"),
 ]  # a table  # fmt: skip
 ERRORS = [
     ({"content": text("failed"), "structuredContent": {"code": 9}, "isError": True}, 'failed\n{"code": 9}'),
     ({"content": [], "structuredContent": {"code": 9}, "isError": True}, '{"code": 9}'),
     ({"content": [], "isError": True}, "the tool failed and did not say why"),
     ({"isError": True}, "the tool failed and did not say why"),
-    ({"content": 7}, "the answer is not MCP (content: Input should be a valid list)"),
+    ({"content": text("disk full"), "isError": "true"}, "disk full"),
+    ({"isError": True, "error": "disk full"}, '{"error": "disk full"}'),
 ]  # a table  # fmt: skip
 
 
@@ -168,6 +178,33 @@ def test_no_part_of_a_result_is_lost(odd, result, read):
 @pytest.mark.parametrize(("result", "read"), ERRORS)
 def test_a_failed_call_says_what_the_server_said(odd, result, read):
     assert failure(odd["plain"], result=result) == read
+
+
+ENVELOPES = [
+    ({"error": {"code": -1}}, '{"code": -1}'),
+    ({"error": {"code": "E_BUSY", "message": "busy"}}, "busy (E_BUSY)"),
+    ({"error": {"code": -1, "message": {"why": "busy"}}}, '{"code": -1, "message": {"why": "busy"}}'),
+    ({"error": "busy"}, "busy"),
+]  # a table  # fmt: skip
+
+
+@pytest.mark.parametrize(("envelope", "read"), ENVELOPES)
+def test_an_error_of_another_form_is_an_error_at_once(odd, envelope, read):
+    assert failure(odd["plain"], envelope=envelope) == read
+
+
+@pytest.mark.parametrize(("value", "read"), [("fine", "fine"), (["a", {"text": "b"}], "a\nb"), (None, ""), (4, "4")])
+def test_a_result_need_not_be_an_object(odd, value, read):
+    assert call(odd["plain"], envelope={"result": value}) == read
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{}, {"serverInfo": {"name": "odd"}, "capabilities": {"tools": True}}, {"serverInfo": "odd", "instructions": 3}],
+)
+def test_what_a_server_says_about_itself_may_be_odd(about):
+    with server("odd.py", json.dumps([listed("plain")]), json.dumps(about)) as opened:
+        assert call(named(opened)["plain"]) == "fine"
 
 
 def test_a_result_is_not_held_against_an_output_schema():

@@ -28,7 +28,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, JSONRPCNotification, JSONRPCResponse
 
 from mentor_edge.tools.mcp import server_supervisor
-from mentor_edge.tools.mcp.answers import Answers, Outbox
+from mentor_edge.tools.mcp.answers import Answers, Outbox, repaired
 from mentor_edge.tools.mcp.surrogates import SurrogateRepair
 
 TOOL_LIMIT = 256
@@ -243,8 +243,9 @@ class Connection:
                     self.end(f"was ended: it sent more than {FLOOD_MESSAGES} messages in {FLOOD_SECONDS:g} s")
                     return
                 if isinstance(item, Exception):
-                    self._malformed_lines += 1
-                elif not isinstance(item.message, JSONRPCNotification):
+                    item = repaired(item)
+                    self._malformed_lines += item is None
+                if item is not None and not isinstance(item.message, JSONRPCNotification):
                     if isinstance(item.message, JSONRPCResponse):
                         self._answers.make_readable(item.message)
                     try:

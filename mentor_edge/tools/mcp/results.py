@@ -6,47 +6,60 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_KNOWN = frozenset({"content", "structuredContent", "isError", "toolResult", "_meta", "resultType"})
+"""Keys that the protocol gives a result."""
+_BINARY = ("image", "audio")
+
 
 def readable_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """The result of `tools/call` with one text that contains all of it, as mcp's models accept it.
 
-    Text stays as it is, that of embedded resources too. Structured content follows, unless the text already says it.
-    Everything else becomes a marker, `[image image/png, 512 bytes]`, with its kind, type and size as far as known.
+    Text stays as it is, that of embedded resources and of unknown types of content too. Structured content follows,
+    unless the text already says it. Everything else becomes a marker, `[image image/png, 512 bytes]`, with its kind,
+    type and size as far as known. A result without any of these is its own JSON.
 
-    Results of another shape, such as requests for further input, stay as they are.
+    Requests for further input stay as they are.
     """
-    if not result.keys() & {"content", "structuredContent", "isError", "toolResult"}:
-        return {**result, "content": []} if not result.keys() - {"_meta", "resultType"} else dict(result)
+    if result.get("resultType") not in (None, "complete"):
+        return dict(result)
     content = result.get("content")
     blocks = [] if content is None else content if isinstance(content, list) else [content]
-    if not all(isinstance(block, dict | str) for block in blocks):
-        return dict(result)
-    parts = [_block_text(block) for block in blocks]
+    parts = [_block_text(block) for block in blocks if block is not None]
     for key in ("structuredContent", "toolResult"):  # the second is from before the protocol's first version
         value = result.get(key)
         if value is not None and not _is_said(value, parts):
-            parts.append(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    failed = result.get("isError") is True
+            parts.append(_as_text(value))
+    other = {key: value for key, value in result.items() if key not in _KNOWN}
+    if other and not "".join(parts).strip():
+        parts = [_as_text(other)]
+    failed = result.get("isError") is True or str(result.get("isError")).lower() == "true"
     text = "\n".join(parts)
     if failed and not text.strip():
         text = "the tool failed and did not say why"
-    rest = {key: value for key, value in result.items() if key not in ("structuredContent", "toolResult", "isError")}
+    rest = {key: value for key, value in result.items() if key in ("_meta", "resultType")}
     return {**rest, "content": [{"type": "text", "text": text}], "isError": failed}
 
 
-def _block_text(block: dict[str, Any] | str) -> str:
-    if isinstance(block, str):
-        return block
+def _block_text(block: Any) -> str:
+    if not isinstance(block, dict):
+        return _as_text(block)
     kind, resource = block.get("type"), block.get("resource")
-    if kind in ("text", None) and "text" in block:
-        text = block["text"]
-        return text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-    if isinstance(resource, dict):
-        text = resource.get("text")
-        return text if isinstance(text, str) else _marker("resource", resource.get("uri"), resource.get("blob"))
-    if kind == "resource_link":
-        return _marker("resource", block.get("uri"), None)
-    return _marker(kind, block.get("mimeType"), block.get("data"))
+    if kind in ("resource", "resource_link") or isinstance(resource, dict):
+        resource = resource if isinstance(resource, dict) else block
+        text = _stated(resource, "text", "json")
+        return _marker("resource", resource.get("uri"), resource.get("blob")) if text is None else text
+    text = None if kind in _BINARY else _stated(block, "text", "json", kind, "content", "value")
+    return _marker(kind, block.get("mimeType"), block.get("data")) if text is None else text
+
+
+def _stated(block: Mapping[str, Any], *keys: Any) -> str | None:
+    """The first of these fields that is there. Content of a type such as markdown may be in a field of that name."""
+    values = (block.get(key) for key in keys if isinstance(key, str))
+    return next((_as_text(value) for value in values if value is not None), None)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _marker(kind: Any, name: Any, base64: Any) -> str:

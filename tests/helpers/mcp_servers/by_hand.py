@@ -41,10 +41,12 @@ def initialized(request: Message) -> None:
     answer(request, {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": about})
 
 
-def serve(tools: list[Message], call: Callable[[Message], None]) -> None:
-    """Answer everything except tool calls, which `call` handles."""
+def serve(tools: list[Message], call: Callable[[Message], None], about: Message | None = None) -> None:
+    """Answer everything except tool calls, which `call` handles. `about` replaces the answer to `initialize`."""
     for request in requests():
         match request.get("method"):
+            case "initialize" if about is not None:
+                answer(request, about)
             case "initialize":
                 initialized(request)
             case "tools/list":
