@@ -14,7 +14,7 @@ from typing import Any
 
 from mentor_edge.errors import did_you_mean
 from mentor_edge.rows import shown
-from mentor_edge.tasks.parameter_types import mixed_items, parameters_of, schema_of
+from mentor_edge.tasks.parameter_types import mixed_items, parameter_schema, parameters_of, schema_of
 from mentor_edge.tools.types import Tool
 
 AcceptedCall = Mapping[str, Mapping[str, Sequence[Any]]]
@@ -40,9 +40,9 @@ def _exact(call: Mapping[str, Any], tools: Mapping[str, Tool], path: str) -> Acc
     tool = _offered(name, tools, path)
     if problem := tool.argument_error(arguments):
         raise ValueError(f"{path}.arguments: {problem}")
-    properties = parameters_of(tool.parameters, tool.parameters)
+    root = tool.parameters
     values = {
-        key: [_as_option(value, properties.get(key), tool.parameters, f"{path}.arguments.{key}")]
+        key: [_as_option(value, parameter_schema(key, root, root), root, f"{path}.arguments.{key}")]
         for key, value in arguments.items()
     }
     return _by_values({name: values}, tools, path)
@@ -71,14 +71,15 @@ def _listed_objects(value: list[Any], schema: Any, root: Mapping[str, Any]) -> A
 def _by_values(call: AcceptedCall, tools: Mapping[str, Tool], path: str) -> AcceptedCall:
     ((name, values),) = call.items()
     schema = _offered(name, tools, path).parameters
-    properties = parameters_of(schema, schema)
     if missing := [key for key in schema.get("required", ()) if key not in values]:
         raise ValueError(f"{path}: {name} requires {missing[0]!r}")
     for key, options in values.items():
-        if key in properties:
-            _check_comparable(options, properties[key], schema, f"{path}.{name}.{key}")
+        if (part := parameter_schema(key, schema, schema)) is not None:
+            _check_comparable(options, part, schema, f"{path}.{name}.{key}")
         elif "" not in options:  # some of BFCL's answers name parameters that do not exist and may be left out
-            raise ValueError(f"{path}: {name} has no parameter {key!r}{did_you_mean(key, properties)}")
+            raise ValueError(
+                f"{path}: {name} has no parameter {key!r}{did_you_mean(key, parameters_of(schema, schema))}"
+            )
     return {name: dict(values)}
 
 

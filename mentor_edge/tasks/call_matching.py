@@ -11,7 +11,7 @@ bfcl_eval wheel 2026.3.23), oddities included, so that figures are comparable wi
 - Accepted values of another type than the schema's (a variable's name in place of a list) are compared unchanged.
 
 BFCL's schemas name one type for every parameter. Where a schema allows several, or names none, each accepted value is
-compared by its own type: see `mentor_edge.tasks.parameter_types`.
+compared by its own type, and null may be the same as leaving a parameter out: see `mentor_edge.tasks.parameter_types`.
 
 Three differences are deliberate:
 
@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mentor_edge.tasks.parameter_types import has_single_type, mixed_items, parameters_of, schema_of
+from mentor_edge.tasks.parameter_types import has_single_type, may_be_null, mixed_items, parameter_schema, schema_of
 
 # Both vocabularies: tasks contain the converted schemas, and the verdict must not depend on which of the two is given.
 _PYTHON_TYPES: Mapping[str, type] = {
@@ -94,17 +94,21 @@ def _call_error(
     name, values = next(iter(accepted.items()))
     if call["name"] != name or name not in schemas:
         return "wrong_function"
-    arguments, schema = call["arguments"], schemas[name]
-    properties = parameters_of(schema, schema)
-    if any(parameter not in arguments for parameter in schema.get("required", ())):
+    schema = schemas[name]
+    required = schema.get("required", ())
+    if any(parameter not in call["arguments"] for parameter in required):
         return "missing_parameter"
-    if any(parameter not in properties or parameter not in values for parameter in arguments):
+    properties = {key: parameter_schema(key, schema, schema) for key in (*values, *call["arguments"])}
+    # Null for an optional parameter leaves it out; so does "" among the accepted values.
+    omissible = {key for key, part in properties.items() if key not in required and may_be_null(part, schema)}
+    arguments = {key: value for key, value in call["arguments"].items() if value is not None or key not in omissible}
+    if any(properties[parameter] is None or parameter not in values for parameter in arguments):
         return "unexpected_parameter"
     if any(not _accepted(value, values[name], properties[name], schema) for name, value in arguments.items()):
         return "wrong_value"
-    # "" among the accepted values means that the parameter may be left out.
-    if any(parameter not in arguments and "" not in options for parameter, options in values.items()):
-        return "missing_parameter"
+    for parameter, options in values.items():
+        if parameter not in arguments and "" not in options and not (None in options and parameter in omissible):
+            return "missing_parameter"
     return None
 
 

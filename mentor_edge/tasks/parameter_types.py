@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mentor_edge.tools.schemas.patterns import TooSlow, matches
+
 _DEPTH_LIMIT = 32
 """Definitions that only refer to one another; a longer chain counts as untyped."""
 
@@ -32,7 +34,7 @@ def schema_of(value: Any, schema: Any, root: Mapping[str, Any]) -> Mapping[str, 
     if has_single_type(schema):
         return schema
     parts = list(_parts(schema, root, 0))
-    for kind in _types_of(value):
+    for kind in reversed(_types_of(value)):  # where numbers are allowed, 3.0 is 3
         for part in parts:
             if part.get("type") == kind:
                 return part
@@ -41,19 +43,61 @@ def schema_of(value: Any, schema: Any, root: Mapping[str, Any]) -> Mapping[str, 
 
 def parameters_of(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
     """The schemas of all parameters by name, also of those that only one alternative of the arguments has."""
-    return _properties(schema, root, 0)
+    properties: dict[str, Any] = {}
+    for part in _alternatives(schema, root, 0):
+        properties = {**part.get("properties", {}), **properties}
+    return properties
 
 
-def _properties(schema: Any, root: Mapping[str, Any], depth: int) -> dict[str, Any]:
+def parameter_schema(name: str, schema: Any, root: Mapping[str, Any]) -> Any:
+    """The schema of the parameter `name`, or None if there is no such parameter.
+
+    Parameters without a name of their own are those of `patternProperties` and `additionalProperties`. A schema that
+    does not list its parameters allows all; one that lists them must say so, since most authors mean "no others".
+    """
+    properties = parameters_of(schema, root)
+    if name in properties:
+        return properties[name]
+    parts = list(_alternatives(schema, root, 0))
+    for part in parts:
+        for pattern, inner in part.get("patternProperties", {}).items():
+            if _fits(pattern, name):
+                return inner if isinstance(inner, Mapping) else {}
+    for part in parts:
+        if (more := part.get("additionalProperties", False)) is not False:
+            return more if isinstance(more, Mapping) else {}
+    listed = any(part.keys() & {"properties", "additionalProperties", "patternProperties"} for part in parts)
+    return None if listed else {}
+
+
+def may_be_null(schema: Any, root: Mapping[str, Any]) -> bool:
+    """Whether null for an optional parameter leaves it out: null is allowed, and no other value is the default.
+
+    BFCL's schemas, which name one type, allow no null.
+    """
+    if not isinstance(schema, Mapping) or has_single_type(schema) or schema.get("default") is not None:
+        return False
+    parts = list(_parts(schema, root, 0))
+    return any(part.get("type") == "null" for part in parts) or (not parts and "default" in schema)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    try:
+        return matches(pattern, name)
+    except TooSlow:
+        return False
+
+
+def _alternatives(schema: Any, root: Mapping[str, Any], depth: int) -> Iterator[Mapping[str, Any]]:
+    """A schema of arguments and all that it consists of, the outermost first."""
     if not isinstance(schema, Mapping) or depth > _DEPTH_LIMIT:
-        return {}
-    properties = dict(schema.get("properties", {}))
+        return
+    yield schema
     inner = [part for keyword in ("allOf", "anyOf", "oneOf") for part in schema.get(keyword, ())]
     if isinstance(reference := schema.get("$ref"), str) and reference != "#":
         inner.append(_definition(reference, root))
     for part in inner:
-        properties = {**_properties(part, root, depth + 1), **properties}
-    return properties
+        yield from _alternatives(part, root, depth + 1)
 
 
 def _definition(reference: str, root: Mapping[str, Any]) -> Any:

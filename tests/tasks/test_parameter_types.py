@@ -27,9 +27,10 @@ def right(x: Any, accepted: Any, given: Any, **more: Any) -> bool:
 # schema, the accepted value, values that are right, values that are wrong
 CASES = [
     (OPTIONAL, 3, [3], [4, "3", None, 3.5, True]),
-    (OPTIONAL, None, [None], [0, "", "null", False]),
     ({"type": ["integer", "null"]}, 3, [3], ["3", None]),
     ({"type": ["number", "string"]}, 3, [3, 3.0], ["3"]),
+    ({"type": ["integer", "number"]}, 3, [3, 3.0], ["3", 3.5, True]),
+    ({"anyOf": [{"type": "integer"}, {"type": "string"}]}, 3, [3], ["3", 3.0]),
     ({"type": ["number", "string"]}, "Rome, Italy", ["rome italy"], ["Rome", 3]),
     ({"enum": ["C", "F"]}, "C", ["C"], ["F", None]),
     ({"enum": [1, "one"]}, 1, [1], ["1", "one", True]),
@@ -67,6 +68,50 @@ def test_several_values_may_be_accepted_and_a_parameter_left_out():
     schema = {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]}
     assert all(right(schema, accepted, given) for given in ({"x": 3}, {"x": "Three"}, {"x": None}, {}))
     assert not any(right(schema, accepted, given) for given in ({"x": "3"}, {"x": 4}, {"y": 3}))
+
+
+@pytest.mark.parametrize(
+    ("schema", "required", "same"),
+    [
+        (OPTIONAL, [], True),
+        ({"type": ["integer", "null"]}, [], True),
+        ({"default": None}, [], True),
+        (OPTIONAL, ["x"], False),
+        (OPTIONAL | {"default": 5}, [], False),  # null is not the default
+        ({"type": "integer"}, [], False),
+    ],
+)
+def test_null_for_an_optional_parameter_may_be_the_same_as_leaving_it_out(schema, required, same):
+    assert right(schema, {"f": {"x": [3, ""]}}, {"x": None}, required=required) == same
+    assert not right(schema, {"f": {"x": [3]}}, {"x": None}, required=required)
+    if not required:
+        assert right(schema, {"f": {}}, {"x": None}) == same
+    if schema != {"type": "integer"}:
+        null = {"name": "f", "arguments": {"x": None}}
+        assert right(schema, null, {"x": None}, required=required)
+        assert right(schema, null, {}, required=required) == same
+        assert not any(right(schema, null, {"x": value}, required=required) for value in (0, "", "null", False))
+
+
+OPEN_ARGUMENTS = [
+    {"additionalProperties": {"type": "integer"}},
+    {"properties": {"x": {}}, "additionalProperties": {"type": "integer"}},
+    {"properties": {"x": {}}, "additionalProperties": True},
+    {"properties": {"x": {}}, "patternProperties": {"^k[0-9]$": {"type": "integer"}}, "additionalProperties": False},
+    {},
+]
+
+
+@pytest.mark.parametrize("schema", OPEN_ARGUMENTS)
+def test_parameters_that_the_schema_allows_without_naming_them(schema):
+    tool = Tool("f", "", {"type": "object", **schema}, never_executed)
+    for accepted in ({"f": {"k1": [3]}}, {"name": "f", "arguments": {"k1": 3}}):
+        calls = read_accepted_calls([accepted], {"f": tool})
+        verdicts = [
+            match_calls("d", [tool.to_openai()["function"]], calls, [{"name": "f", "arguments": given}]).valid
+            for given in ({"k1": 3}, {"k1": 4}, {"k1": "3"}, {"k2": 3}, {}, {"k1": 3, "k2": 3})
+        ]
+        assert verdicts == [True] + [False] * 5
 
 
 @pytest.mark.parametrize("keyword", ["anyOf", "allOf"])
