@@ -6,7 +6,7 @@ Every runtime and every exporter derives end tokens and template here, so that t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ MORE_TEMPLATES = "additional_chat_templates"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 _COPY_AGAIN = "copy or download the model again"
 _OTHER_TEMPLATE = f"{_COPY_AGAIN}, or set template: hermes, neutral or the path of a .jinja file"
+_REMOVE = f"{_COPY_AGAIN}, or remove {{}} and set template: hermes, neutral or the path of a .jinja file"
 
 
 def from_hub(name: str, patterns: Sequence[str]) -> Path:
@@ -96,26 +97,45 @@ class NamedTemplate:
     """The Jinja source."""
 
 
-def stored_template(directory: Path, entry: Any) -> NamedTemplate | None:
+def stored_template(directory: Path, entry: Any, *, replaced: bool = False) -> NamedTemplate | None:
     """The chat template of a directory that transformers uses with tools; None if it has none.
 
     The files chat_template.jinja and additional_chat_templates/NAME.jinja take precedence over `entry`, the
     `chat_template` of tokenizer_config.json, which may be a list of named templates.
+
+    Args:
+        directory: the model.
+        entry: the `chat_template` of its tokenizer_config.json.
+        replaced: another template is used, so one that cannot be used counts as none. What transformers cannot load is
+            an error all the same.
 
     Raises: StudentError when a file cannot be read, or as `template_for_tools`.
     """
     files = {"default": directory / TEMPLATE_FILE} if (directory / TEMPLATE_FILE).is_file() else {}
     files |= {file.stem: file for file in sorted((directory / MORE_TEMPLATES).glob("*.jinja")) if file.is_file()}
     if not files:
-        return template_for_tools(entry, str(directory))
+        return template_for_tools(entry, str(directory), replaced=replaced)
     templates = {}
     for name, file in files.items():
         try:
             with file.open(encoding="utf-8", newline="") as stream:  # byte for byte: "\r\n" is not translated
                 templates[name] = stream.read()
         except (OSError, UnicodeDecodeError) as error:
-            raise StudentError(f"cannot read {file}: {error}", _OTHER_TEMPLATE) from error
-    return template_for_tools(templates, str(directory))
+            raise StudentError(f"cannot read {file}: {error}", _REMOVE.format("the file")) from error
+    return template_for_tools(templates, str(directory), replaced=replaced)
+
+
+def template_names(directory: Path, entry: Any) -> tuple[str, ...]:
+    """The names of all chat templates of a directory; `entry` is the `chat_template` of tokenizer_config.json."""
+    files = ["default"] if (directory / TEMPLATE_FILE).is_file() else []
+    files += [file.stem for file in sorted((directory / MORE_TEMPLATES).glob("*.jinja"))]
+    if files or not entry:
+        return tuple(files)
+    if isinstance(entry, list | tuple):
+        names = [each.get("name") for each in entry if isinstance(each, Mapping)]
+    else:
+        names = list(entry) if isinstance(entry, Mapping) else ["default"] if isinstance(entry, str) else []
+    return tuple(name for name in names if isinstance(name, str))
 
 
 def stored_entry(directory: Path) -> Any:
@@ -126,40 +146,64 @@ def stored_entry(directory: Path) -> Any:
         return None
 
 
-def template_for_tools(templates: Any, model: str) -> NamedTemplate | None:
+def template_for_tools(templates: Any, model: str, *, replaced: bool = False) -> NamedTemplate | None:
     """The template that transformers uses with tools: "tool_use", else "default". None if there is none.
 
     Args:
         templates: a template's text, a list of objects with `name` and `template`, or a mapping from names to texts.
         model: for messages.
+        replaced: as in `stored_template`.
 
-    Raises: StudentError when `templates` has another form or neither of the two names.
+    Raises: StudentError when `templates` has another form or neither of the two names, or the template is empty.
     """
+    try:
+        return _one_for_tools(_named_templates(templates, model), model)
+    except _Unusable:
+        if replaced:
+            return None
+        raise
+
+
+class _Unusable(StudentError):
+    """transformers can load the model, but not use its template."""
+
+
+def _named_templates(templates: Any, model: str) -> dict[str, str]:
     if templates is None or isinstance(templates, str):
-        return NamedTemplate("default", templates) if templates else None
+        return {"default": templates} if templates else {}
+    error: type[StudentError] = _Unusable
+    hint = _OTHER_TEMPLATE
     if isinstance(templates, list | tuple):
         entries = [entry if isinstance(entry, Mapping) else {} for entry in templates]
-        named = {entry.get("name"): entry.get("template") for entry in entries}
+        if not all({"name", "template"} <= entry.keys() and isinstance(entry["name"], Hashable) for entry in entries):
+            error, hint = StudentError, _REMOVE.format(f"chat_template from {TOKENIZER_CONFIG}")
+        named = [(entry.get("name"), entry.get("template")) for entry in entries]
     elif isinstance(templates, Mapping):
-        named = dict(templates)
+        named = list(templates.items())
     else:
-        raise StudentError(f"the chat_template of {model} is {type(templates).__name__}, not text", _OTHER_TEMPLATE)
+        raise _Unusable(f"the chat_template of {model} is {type(templates).__name__}, not text", _OTHER_TEMPLATE)
     texts: dict[str, str] = {}
-    for name, source in named.items():
+    for name, source in named:
         if isinstance(name, str) and isinstance(source, str):
             texts[name] = source
         else:
-            raise StudentError(
+            raise error(
                 f"the chat templates of {model} cannot be read: an entry has the name {name!r} and"
                 f" {'no template' if source is None else f'a template of type {type(source).__name__}'}",
-                _OTHER_TEMPLATE,
+                hint,
             )
+    return texts
+
+
+def _one_for_tools(texts: Mapping[str, str], model: str) -> NamedTemplate | None:
     for name in ("tool_use", "default"):
         if texts.get(name):
             return NamedTemplate(name, texts[name])
     if not texts:
         return None
-    raise StudentError(
+    if not texts.keys().isdisjoint(("tool_use", "default")):
+        raise _Unusable(f"the chat template of {model} is empty", _OTHER_TEMPLATE)
+    raise _Unusable(
         f"the chat templates of {model} are {', '.join(sorted(texts))}; none is named tool_use or default",
         "set template to the path of the one that the model was trained with, as a .jinja file",
     )

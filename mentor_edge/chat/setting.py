@@ -37,6 +37,7 @@ _CHATML = ("<|im_start|>", "<|im_end|>")
 _MARK = "{#- template_arguments -#}"
 _ASSIGNMENT = re.compile(r"\{%- set (\w+) = (.+?) %\}(?=\{%- set \w+ = |\n)")
 _CONSTANTS: Mapping[object, str] = {None: "none", True: "true", False: "false"}
+_PYTHON: Mapping[str, Scalar] = {"True": True, "False": False, "None": None}
 _WORDS = frozenset(
     {"and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "True", "False", "None", "loop"}
 )
@@ -74,20 +75,23 @@ def argument_mistakes(arguments: Mapping[str, Scalar]) -> list[str]:
 
 
 def parse_arguments(pairs: Sequence[str]) -> dict[str, Scalar]:
-    """The arguments in texts like "enable_thinking=false". Values are JSON; anything else is text.
+    """The arguments in texts like "enable_thinking=false". Values are JSON, or True, False and None as in Python;
+    anything else is text.
 
-    Raises: ConfigError with every text that is not an argument.
+    Raises: ConfigError with every text that is not an argument, and every name that is given twice.
     """
     arguments: dict[str, Scalar] = {}
     mistakes = []
     for pair in pairs:
         name, equals, text = pair.partition("=")
         try:
-            value = json.loads(text)
+            value = _PYTHON[text] if text in _PYTHON else json.loads(text)
         except ValueError:
             value = text
         if not equals or isinstance(value, list | dict):
             mistakes.append(f"{pair!r} is not NAME=VALUE with one number, text, true, false or null")
+        elif name in arguments:
+            mistakes.append(f"{name} is given twice")
         else:
             arguments[name] = value
     if mistakes:

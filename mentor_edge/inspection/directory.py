@@ -16,13 +16,12 @@ from mentor_edge.errors import StudentError
 from mentor_edge.inspection.facts import StudentFacts, resolve_template
 from mentor_edge.inspection.weights import weight_facts
 from mentor_edge.model_directory import (
-    MORE_TEMPLATES,
-    TEMPLATE_FILE,
     TOKENIZER_CONFIG,
     read_json_object,
     read_optional_json_object,
     stated_end_ids,
     stored_template,
+    template_names,
 )
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
@@ -44,7 +43,7 @@ def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
     settings = read_optional_json_object(path / TOKENIZER_CONFIG)
     special = read_optional_json_object(path / "special_tokens_map.json") | settings
     tokens = Tokens.of(tokenizer, special.get("eos_token"), special.get("bos_token"))
-    own = stored_template(path, settings.get("chat_template"))
+    own = stored_template(path, settings.get("chat_template"), replaced=setting.template is not None)
     resolved = resolve_template(setting, own, tokens, stated_end_ids(path), str(path))
     stated = {key: config[key] for key in _STATED_ABOVE if key in config}
     weights = weight_facts(path, {**text_config, **stated})
@@ -72,15 +71,6 @@ def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
         problems=problems,
         notes=_head_notes(tied, weights.own_head),
     )
-
-
-def template_names(path: Path, entry: Any) -> tuple[str, ...]:
-    """The names of all chat templates of a directory; `entry` is the `chat_template` of tokenizer_config.json."""
-    files = ["default"] if (path / TEMPLATE_FILE).is_file() else []
-    files += [file.stem for file in sorted((path / MORE_TEMPLATES).glob("*.jinja"))]
-    if files or not entry:
-        return tuple(files)
-    return ("default",) if isinstance(entry, str) else tuple(str(template["name"]) for template in entry)
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:

@@ -77,6 +77,8 @@ def test_of_several_templates_the_one_for_tools_is_used(tmp_path: Path, entry: A
         ([{"name": "default"}], "no template"),
         ([{"template": "plain"}], "the name None"),
         (["plain"], "the name None"),
+        ([{"name": ["a"], "template": "plain"}], r"the name \['a'\]"),
+        ([{"name": "default", "template": ""}], "the chat template of .* is empty"),
         ([{"name": "rag", "template": "other"}], "none is named tool_use or default"),
         ({"default": 3}, "of type int"),
         (3, "is int, not text"),
@@ -85,6 +87,14 @@ def test_of_several_templates_the_one_for_tools_is_used(tmp_path: Path, entry: A
 def test_other_forms_are_one_error(tmp_path: Path, entry: Any, problem: str) -> None:
     with pytest.raises(StudentError, match=problem):
         stored_template(tmp_path, entry)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff"])
+def test_a_file_without_text_is_one_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(content)
+    with pytest.raises(StudentError, match="cannot read" if content else "is empty") as refused:
+        stored_template(tmp_path, None)
+    assert ("remove the file and set template" in (refused.value.hint or "")) is bool(content)
 
 
 def test_files_take_precedence_and_keep_their_bytes(tmp_path: Path) -> None:
@@ -194,5 +204,9 @@ def test_arguments_are_replaced_not_repeated() -> None:
 def test_arguments_on_the_command_line() -> None:
     parsed = parse_arguments(["enable_thinking=false", "date_string=26 Jul", "n=3", "empty=", "x=a=b"])
     assert parsed == {"enable_thinking": False, "date_string": "26 Jul", "n": 3, "empty": "", "x": "a=b"}
+    parsed = parse_arguments(["a=False", "b=True", "c=None", 'd="False"', "e=FALSE"])
+    assert parsed == {"a": False, "b": True, "c": None, "d": "False", "e": "FALSE"}
+    with pytest.raises(ConfigError, match="a is given twice"):
+        parse_arguments(["a=1", "a=1"])
     with pytest.raises(ConfigError, match="not NAME=VALUE"):
         parse_arguments(["enable_thinking", 'a=["list"]'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from helpers.changed_templates import REFUSED
 from helpers.small_artifacts import make_artifact
-from helpers.tiny_models import make_student, make_tokenizer
+from helpers.tiny_models import TEMPLATE, make_student, make_tokenizer
 from mentor_edge import inspect_student
-from mentor_edge.engines.torch.loading import end_ids_of, load_student
+from mentor_edge.chat.setting import TemplateSetting
+from mentor_edge.engines.torch.loading import end_ids_of, load_student, load_tokenizer
 from mentor_edge.errors import MentorEdgeError, StudentError
 from mentor_edge.export.checkpoint import configured_end_ids
 from mentor_edge.export.gguf.convert import convert
@@ -123,6 +125,50 @@ def test_a_template_without_tools_is_refused_or_marked(student: Path, tmp_path: 
     assert "hermes" in report.train.hint
     exported = inspect_student(onnx_directory(student, tmp_path / "onnx"))
     assert exported.evaluate.ability is Ability.WARNS and not exported.usable
+
+
+@pytest.mark.parametrize(
+    ("entry", "file", "replaceable"),
+    [
+        (5, None, True),
+        (True, None, True),
+        ([{"name": "rag", "template": "x"}], None, True),
+        ({"default": 3}, None, True),
+        ([{"name": "default", "template": None}], None, True),
+        (None, b"", True),
+        (None, b"{% if %}", True),
+        (["x"], None, False),
+        ([{"name": "default"}], None, False),
+        (None, b"\xff", False),
+    ],
+)
+def test_a_broken_template_can_be_replaced_if_transformers_loads_the_rest(
+    student: Path, entry: Any, file: bytes | None, replaceable: bool
+) -> None:
+    """Inspecting and training agree; a hint to replace the template alone is only given where it helps."""
+    (student / "chat_template.jinja").unlink()
+    edit(student / "tokenizer_config.json", chat_template=entry)
+    if file is not None:
+        (student / "chat_template.jinja").write_bytes(file)
+    with pytest.raises(StudentError) as refused:
+        inspect_student(student)
+    assert ("remove" in (refused.value.hint or "")) is not replaceable
+    hermes = TemplateSetting("hermes")
+    if replaceable:
+        assert inspect_student(student, template="hermes").usable
+        assert load_tokenizer(student, hermes).chat_template == hermes.named().source
+    else:
+        for use in (lambda: inspect_student(student, template="hermes"), lambda: load_tokenizer(student, hermes)):
+            with pytest.raises(StudentError, match=re.escape(refused.value.problem)):
+                use()
+
+
+def test_templates_may_be_a_mapping(student: Path) -> None:
+    (student / "chat_template.jinja").unlink()
+    edit(student / "tokenizer_config.json", chat_template={"default": REFUSED["tools"], "tool_use": TEMPLATE})
+    report = inspect_student(student)
+    assert (report.templates, report.template_name, report.usable) == (("default", "tool_use"), "tool_use", True)
+    assert load_tokenizer(student).chat_template == TEMPLATE
 
 
 def test_a_student_without_a_template_names_a_template_that_fits(student: Path) -> None:

@@ -85,7 +85,7 @@ class OnnxDirectory:
         eos_id = tokenizer.token_to_id(eos_token)
         if eos_id is None:
             raise EngineError(f"{path} names no end-of-turn token", "export a model whose tokenizer has an eos_token")
-        own = _read_template(path, config)
+        own = _read_template(path, config, replaced=template.template is not None)
         bos_token = _content(config.bos_token)
         tokens = Tokens.of(tokenizer, eos_token, bos_token)
         if own is None and not template:
@@ -136,9 +136,9 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _read_template(path: Path, config: _TokenizerConfig) -> NamedTemplate | None:
+def _read_template(path: Path, config: _TokenizerConfig, *, replaced: bool) -> NamedTemplate | None:
     try:
-        return stored_template(path, config.chat_template)
+        return stored_template(path, config.chat_template, replaced=replaced)
     except StudentError as error:
         raise EngineError(error.problem, error.hint) from error
 

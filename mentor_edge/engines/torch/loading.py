@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.setting import OWN, ChosenTemplate, TemplateSetting, Tokens, choose_template
 from mentor_edge.errors import StudentError
-from mentor_edge.model_directory import end_ids, stored_entry, stored_template, template_for_tools
+from mentor_edge.model_directory import NamedTemplate, end_ids, stored_entry, stored_template, template_for_tools
 from mentor_edge.template_record import TemplateRecord
 from mentor_edge.weight_files import weight_files
 
@@ -49,9 +49,9 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
     Raises: StudentError when it cannot be loaded, has no end token, or has no chat template or one that cannot be used.
     """
     name = str(path)
-    if Path(name).is_dir() and template.template is None:
+    if Path(name).is_dir():
         # transformers fails on some forms with a KeyError, so they are checked first.
-        stored_template(Path(name), stored_entry(Path(name)))
+        _own(name, template)
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.eos_token is None:
@@ -68,16 +68,17 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
 
 
 def _chosen(tokenizer: Any, name: str, template: TemplateSetting) -> ChosenTemplate:
-    directory, own = Path(name), None
-    try:
-        if directory.is_dir():
-            own = stored_template(directory, stored_entry(directory))  # byte for byte
-        else:
-            own = template_for_tools(tokenizer.chat_template, name)
-    except StudentError:
-        if template.template is None:  # otherwise it is replaced anyway
-            raise
+    if Path(name).is_dir():
+        own = _own(name, template)
+    else:
+        own = template_for_tools(tokenizer.chat_template, name, replaced=template.template is not None)
     return choose_template(template, own, tokens_of(tokenizer), name)
+
+
+def _own(directory: str, template: TemplateSetting) -> NamedTemplate | None:
+    """The template of a directory, byte for byte; None if it cannot be used but is replaced anyway."""
+    path = Path(directory)
+    return stored_template(path, stored_entry(path), replaced=template.template is not None)
 
 
 def template_record(path: str | Path, template: TemplateSetting = OWN) -> TemplateRecord:
