@@ -7,9 +7,10 @@ the mention of a tool are not; docs/tool_calls.md has the table.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import lru_cache
 
+from mentor_edge.messages import ToolCall
 from mentor_edge.tool_calls import thinking
 from mentor_edge.tool_calls.json_calls import ARGUMENT_KEYS, NAME_KEYS
 from mentor_edge.tool_calls.offered import OfferedTools
@@ -19,9 +20,25 @@ from mentor_edge.tool_calls.tagged import LEFT_OVER
 
 _NAME = "|".join((*NAME_KEYS, "api", "api_name", "command", "func", "method", "call", "tool_call", "toolName"))
 _ARGUMENTS = "|".join(ARGUMENT_KEYS)
-_NAMED = re.compile(rf"\\?[\"'](?:{_NAME})\\?[\"']\s{{0,64}}:\s{{0,64}}\\?[\"']([^\"'\\\n]{{1,256}})\\?[\"']")
+_QUOTES = "\"'\u201c\u201d\u201e\u201f\u2018\u2019"  # straight and curly
+_QUOTE = f"[{_QUOTES}]"
+_NAMED = re.compile(
+    rf"\\?{_QUOTE}(?:{_NAME})\\?{_QUOTE}\s{{0,64}}:\s{{0,64}}\\?{_QUOTE}([^{_QUOTES}\\\n]{{1,256}})\\?{_QUOTE}"
+)
 _CERTAIN = re.compile(
-    r"[\"']name[\"']\s{0,64}:\s{0,64}[\"'][^\"'\n]{0,256}[\"']\s{0,64},\s{0,64}[\"'](?:arguments|parameters)[\"']\s{0,64}:"
+    rf"{_QUOTE}name{_QUOTE}\s{{0,64}}:\s{{0,64}}{_QUOTE}[^{_QUOTES}\n]{{0,256}}{_QUOTE}\s{{0,64}},"
+    rf"\s{{0,64}}{_QUOTE}(?:arguments|parameters){_QUOTE}\s{{0,64}}:"
+)
+_ANY_TOOL = re.compile(
+    r"\n(?:\W{0,4}action\W{0,4}:[ \t]{0,8}[\w.`*-]{1,256}[ \t]{0,8}\n\W{0,8}action[ _]input\W{0,4}:"
+    r"|>>>[^\W\d][\w.-]{0,200}\s{0,8}\n\s{0,8}\{"
+    r"|[\w.-]{1,200}[ \t]{0,8}\n(?:```\w{0,16}\s{0,8})?tool_call\()",
+    re.IGNORECASE,
+)
+"""Calls of any tool, offered or not, as ReAct, Functionary and ChatGLM3 write them. A line break as the first
+character makes searching fast."""
+_LIST_ON_A_LINE = re.compile(
+    r"\n[ \t]{0,8}\[([^\W\d][\w.-]{1,200})\([^\W\d]\w{0,200}\s{0,8}=(?!=)[^\n]{0,2000}\)\][ \t]{0,8}(?=\n|\Z)"
 )
 CODE = re.compile(r"(?!json|jsonc|json5|jsonl|text|txt|plaintext|xml|yaml|yml|markdown|md)[a-z][a-z0-9+#-]{0,16}")
 """The language of a fence that contains code. Code may build an object that has the form of a call."""
@@ -35,11 +52,23 @@ _YAML = re.compile(
 _DEFINES = re.compile(
     r"\b(?:def|function|func|fn|class|sub|proc|void|int|float|double|string|bool)\s{1,8}([\w.]{1,256})\s{0,8}\("
 )
-_ARITHMETIC_AFTER = re.compile(r"\s{0,8}(?:[=≈≠<>≤≥+*/^·×÷−%-]|\\(?:approx|cdot|times|le|ge|ne)\b|(?:mod|and|or)\b)")
+_ARITHMETIC_AFTER = re.compile(
+    r"(?:\\right)?[|)\]⌋⌉]?\s{0,8}(?:[=≈≠<>≤≥+*/^·×÷−%-]|\\(?:approx|cdot|times|le|ge|ne)\b|(?:mod|and|or)\b)"
+)
 _ARITHMETIC_BEFORE = re.compile(r"(?:[=≈<>≤≥+*/^·×÷−(,$-]|\\\()\s{0,8}$")
 _ASSIGNMENT = re.compile(r"\s*\w{2,64}\s{0,8}=\s{0,8}")
 """Code. In mathematics a variable has one letter."""
-_NUMERIC = re.compile(r"[\d\s.,+*/^()%eπ√−-]{1,512}")
+_TERM = re.compile(
+    r"(?:[\d\s.,+*/^()|%√π−-]|(?<![^\W\d_])[^\W\d_](?![^\W\d_])"
+    r"|(?<![^\W\d_])(?:sqrt|pi|sin|cos|tan|log|ln|exp|abs|min|max|floor|ceil|round|mod)(?![^\W_])){1,512}"
+)
+"""Numbers, and variables of one letter."""
+_BRACKETED = re.compile(r"\[[^\[\]]*\]|<[^<>]*>")
+_TYPE_NAME = (
+    r"(?:str(?:ing)?|text|u?int(?:eger)?(?:32|64)?|float|double|number|num|bool(?:ean)?|list|array|tuple|set|sequence|dict"
+    r"|object|map(?:ping)?|any|none|null|undefined|date(?:time)?|time|optional|union|literal|enum|bytes|json|\.{3}|…)"
+)
+_TYPE = re.compile(f"{_TYPE_NAME}?", re.IGNORECASE)
 _PARTS = re.compile(r"[^\W\d_A-Z]+|[A-Z][^\W\d_A-Z]*|\d+")
 _HTML = frozenset(
     [
@@ -51,28 +80,38 @@ _HTML = frozenset(
 )  # a table  # fmt: skip
 """Elements of HTML that may also be names of tools: an answer may contain them."""
 _MAX_MENTIONS = 4096
+_WORD_LAST = re.compile(r"(?<=\w)(?<!await)(?<!return),?$")
 _LINE_DECORATION = "`*->#. \t\"'$"
 
 
-def has_json_attempt(text: str, offered: OfferedTools) -> bool:
-    """Whether the text contains a tag of calls, or JSON that begins like a call."""
-    return (
-        LEFT_OVER.search(text) is not None
-        or _CERTAIN.search(_CODE_FENCE.sub("", text)) is not None
-        or any(offered.offers(match[1]) for match in _NAMED.finditer(text))
-    )
+def has_attempt(text: str, offered: OfferedTools, called: Container[str] = ()) -> bool:
+    """Whether the text contains an attempted call outside Python's form.
 
+    Args:
+        text: the visible part of a turn, without the calls that were read.
+        offered: the offered tools.
+        called: the tools whose calls were read. A sentence about these is not an attempt.
+    """
+    if LEFT_OVER.search(text):
+        return True
+    without_code = "\n" + _CODE_FENCE.sub("", text)
+    if _CERTAIN.search(without_code) or _ANY_TOOL.search("\n" + text if "tool_call(" in text else without_code):
+        return True
+    names = {_normal(name) for name in offered.names}
 
-def has_attempt(text: str, offered: OfferedTools) -> bool:
-    """Whether the text contains an attempted call outside Python's form."""
-    if has_json_attempt(text, offered):
+    def offers(written: str) -> bool:
+        return offered.offers(written) or _normal(written) in names
+
+    if any(not offers(match[1]) for match in _LIST_ON_A_LINE.finditer(without_code)):
+        return True
+    if any(offers(match[1]) for pattern in (_NAMED, _YAML) for match in pattern.finditer(text)):
         return True
     if not any(name in text for name in offered.names):
         return False
     return (
-        any(offered.offers(match[1]) for match in _YAML.finditer(text))
-        or _marked(offered.names).search(text) is not None
-        or _with_arguments(offered.signatures).search(text) is not None
+        _marked(tuple(name for name in offered.names if name not in called)).search(text) is not None
+        or _with_arguments(tuple(one for one in offered.signatures if one[0] not in called)).search(text) is not None
+        or _on_its_own_line(offered.signatures).search(text) is not None
     )
 
 
@@ -87,9 +126,10 @@ def _marked(names: tuple[str, ...]) -> re.Pattern[str]:
         rf"<{element}[\s/>]"
         rf"|<[\w:-]{{0,32}}(?:tool|function|action|api|name|call)[\w:-]{{0,32}}>\s{{0,8}}{name}\s{{0,8}}<"
         rf"|(?:^|\n)\W{{0,4}}[Aa]ction\W{{0,4}}:\W{{0,4}}{name}(?!\w)"
-        rf"|\bname=[\"']{name}[\"']"
+        rf"|<[\w:|-]{{0,32}}(?:tool|function|invoke|action|api|call)[^<>\n]{{0,64}}\bname=[\"']{name}[\"']"
         rf"|\bcall:{name}\{{|(?<!\w){name}(?:\[ARGS\]|\{{\s{{0,8}}[\"'}}])"
-        rf"|(?:^|\n)\s{{0,8}}[$!/]\s?{name}\s|\({name}\s[\"']|\{{\s{{0,8}}[\"']{name}[\"']\s{{0,3}}:\s{{0,3}}[\"']"
+        rf"|(?:^|\n)\s{{0,8}}[$!/]\s?{name}\s|\({name}\s[\"']"
+        rf"|\{{\s{{0,8}}[\"']{name}[\"']\s{{0,3}}:\s{{0,3}}[\"'][^\"'\n]{{0,512}}[\"']\s{{0,8}}\}}"
         rf"|(?<!\w){name}(?:[*`]{{1,3}}\s?|\s)\(\s{{0,8}}\w{{1,64}}\s{{0,8}}=(?!=)"
         rf"|(?<!\w){name}(?:\s{{1,3}}--\w|\s{{1,3}}\w{{1,64}}=[\"']|\]\s{{0,3}}\w{{1,64}}=|\s{{1,3}}:\w{{1,64}}\s[\"'])"
     )
@@ -104,7 +144,23 @@ def _with_arguments(parameters: tuple[tuple[str, tuple[str, ...]], ...]) -> re.P
         for name, keys in parameters
         if (any_key := "|".join(map(re.escape, keys)))
     ]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(tools) or '(?!)'})")
+    return re.compile(rf"(?<![\w/])(?:{'|'.join(tools) or '(?!)'})")  # a URL may contain both, behind a slash
+
+
+@lru_cache(maxsize=64)
+def _on_its_own_line(parameters: tuple[tuple[str, tuple[str, ...]], ...]) -> re.Pattern[str]:
+    """A line that begins with a name and arguments: `f {"a": 1}`, `f{a: 1}`, `f:` above `a: 1`, `<f><a>`, `f --a`."""
+    tools = []
+    for name, keys in parameters:
+        key = "|".join(map(re.escape, keys)) or r"[^\W\d]\w{0,64}"
+        key = f"(?:{key})"
+        colon = rf"[\"']?\s{{0,3}}:(?!\s{{0,3}}{_TYPE_NAME}(?:[\s,}}\[|]|\Z))"
+        tools.append(
+            rf"{re.escape(name)}(?:[`*]{{0,3}}:?\s{{0,8}}(?:```\w{{0,16}}\s{{0,8}})?\{{\s{{0,8}}[\"']?{key}{colon}"
+            rf"|[`*]{{0,3}}:[ \t]{{0,8}}\n\s{{1,8}}{key}{colon}|\s{{1,3}}--\w|\s{{1,3}}{key}=[^\s=])"
+            rf"|<{re.escape(name)}>\s{{0,8}}<{key}>"
+        )
+    return re.compile(rf"(?:^|\n)[ \t`*>$!/]{{0,8}}(?:{'|'.join(tools) or '(?!)'})", re.IGNORECASE)
 
 
 def resembles_call(text: str, names: Iterable[str]) -> bool:
@@ -118,8 +174,13 @@ def resembles_call(text: str, names: Iterable[str]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(name)}[\"'`]?\s?[(\[{{:=<]", visible) for name in names)
 
 
-def prose_calls(text: str, offered: OfferedTools) -> Iterator[Calls]:
+def prose_calls(text: str, offered: OfferedTools, known: Sequence[ToolCall] = ()) -> Iterator[Calls]:
     """The calls of offered tools in Python's form in running text, each on lines of its own.
+
+    Args:
+        text: the visible part of a turn.
+        offered: the offered tools.
+        known: the calls that were read beside the text. It may contain them again.
 
     Raises: one of `UNREADABLE` for an attempt that cannot be read, or that is part of a sentence.
     """
@@ -127,6 +188,7 @@ def prose_calls(text: str, offered: OfferedTools) -> Iterator[Calls]:
         return
     names = {_normal(name): name for name in offered.names}
     called = _called(offered.names)
+    known_names = {call.name for call in known}
     budget, mentions = PythonBudget(), 0
     defined: set[str] | None = None
     position = 0
@@ -142,11 +204,27 @@ def prose_calls(text: str, offered: OfferedTools) -> Iterator[Calls]:
         elif (end := _no_attempt(text, call.start(), bracket, offered.parameters[name].keys())) is not None:
             position = end
         else:
-            read = read_python(text, _list_start(text, call.start()), offered, budget)
-            if text[read.end : read.end + 64].partition("\n")[0].strip(_LINE_DECORATION + ";,"):
-                raise UnreadableCallError("a call in the middle of a sentence")
-            yield read
+            start = _list_start(text, call.start())
+            try:
+                read = read_python(text, start, offered, budget)
+            except UNREADABLE:
+                end = extent(text, bracket)
+                if name not in known_names or not _in_sentence(text, position, start, end):
+                    raise
+                position = end
+                continue
+            if not all(one in known for one in read.calls):
+                if _in_sentence(text, position, read.start, read.end):
+                    raise UnreadableCallError("a call in the middle of a sentence")
+                yield read
             position = read.end
+
+
+def _in_sentence(text: str, after: int, start: int, end: int) -> bool:
+    """Whether other text is on the line of a call: behind it, or before it without a mark such as a colon between."""
+    before = text[max(after, start - 64) : start].rpartition("\n")[2].rstrip("`*\"'$# \t")
+    behind = text[end : end + 64].partition("\n")[0].strip(_LINE_DECORATION + ";,")
+    return bool(behind) or _WORD_LAST.search(before) is not None
 
 
 @lru_cache(maxsize=64)
@@ -181,22 +259,41 @@ def _no_attempt(text: str, start: int, bracket: int, parameters: Container[str])
     after = text[end : end + 64].partition("\n")[0]
     if _ASSIGNMENT.fullmatch(before) and not after.strip():
         return None
+    if inside in ("s", "es"):  # a plural: "which file(s)"
+        return end
     if not inside:  # a mention, unless it is all that the line says
         alone = not (before + after).strip(_LINE_DECORATION + "[];")
         alone = alone or (before.endswith("[") and re.match(r"\](?!\()", after) is not None)
         return None if alone else end
     if len(inside) > 512:
         return None
-    formula = _NUMERIC.fullmatch(inside) and (_ARITHMETIC_AFTER.match(after) or _ARITHMETIC_BEFORE.search(before))
+    if before.endswith("[") and (end_of_list := _end_of_formulas(text, text.rindex("[", 0, start))):
+        return end_of_list
+    formula = _TERM.fullmatch(inside) and (_ARITHMETIC_AFTER.match(after) or _ARITHMETIC_BEFORE.search(before))
     if formula or _is_link(text, start, end) or _is_signature(inside, parameters):
         return end
     return None
 
 
+def _end_of_formulas(text: str, start: int) -> int | None:
+    """Where a list of formulas ends, `[f(2), f(3)] = [4, 9]`; None for any other list."""
+    end = text.find("]", start, start + 512) + 1
+    terms = re.sub(r"[^\W\d]\w{0,64}(?=\()", "", text[start + 1 : end - 1])
+    return end if end and _TERM.fullmatch(terms) and _ARITHMETIC_AFTER.match(text, end) else None
+
+
 def _is_signature(inside: str, parameters: Container[str]) -> bool:
     """Whether every argument is the name of a parameter, with or without its type, as in `f(city: str, unit)`."""
-    names = [part.partition(":")[0].partition("=")[0].strip(" *") for part in inside.split(",")]
-    return all(name in parameters or name in ("...", "…", "") for name in names)
+    for _ in range(3):  # list[dict[str, int]]
+        inside = _BRACKETED.sub("", inside)
+    for part in inside.split(","):
+        name, _, kind = part.partition("=")[0].partition(":")
+        name = name.strip(" *?\n")
+        if not (name in parameters or name in ("...", "…", "")):
+            return False
+        if not all(_TYPE.fullmatch(one.strip(" ?\n")) for one in kind.split("|")):
+            return False
+    return True
 
 
 def _end(text: str, bracket: int) -> int | None:

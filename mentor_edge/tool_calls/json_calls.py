@@ -127,18 +127,26 @@ def calls_of_value(value: Any, offered: OfferedTools, *, tagged: bool) -> tuple[
 
 
 def _of_object(value: Mapping[str, Any], offered: OfferedTools, tagged: bool) -> tuple[list[ToolCall], str] | None:
-    if not (tagged or len(value) == 1 or _TELLING & value.keys()):
+    if not (tagged or len(value) == 1 or _TELLING & value.keys() or offered.parameters.keys() & value.keys()):
         return None
     for wrapper in ("tool_calls", "function_call", "function"):
         inner = value.get(wrapper)
         if isinstance(inner, dict):
-            inner = [inner] if wrapper == "tool_calls" else inner
+            inner = [inner] if wrapper == "tool_calls" else _with_arguments_beside(inner, value)
         if isinstance(inner, dict) or (wrapper == "tool_calls" and isinstance(inner, list) and inner):
             read = _unwrapped(inner, offered, tagged or (wrapper == "tool_calls" and "name" not in value))
             if read is None:
                 return None
             return read[0], f'{{"{wrapper}": {read[1]}}}'
     return _single(value, offered, tagged)
+
+
+def _with_arguments_beside(inner: Mapping[str, Any], outer: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"function": {"name": "f"}, "arguments": {}}`: some models write the arguments beside the wrapper."""
+    beside = {key: outer[key] for key in ARGUMENT_KEYS if key in outer}
+    if any(key in inner and inner[key] != value for key, value in beside.items()):
+        raise UnreadableCallError("two different objects of arguments")
+    return {**inner, **beside}
 
 
 def _unwrapped(inner: Any, offered: OfferedTools, tagged: bool) -> tuple[list[ToolCall], str] | None:
@@ -160,7 +168,9 @@ def _single(value: Mapping[str, Any], offered: OfferedTools, tagged: bool) -> tu
     name = offered.own_name(value[name_key])
     known = offered.offers(name)
     certain = name_key in ("name", "function") and CERTAIN_KEYS & set(given)
-    if not (tagged or known or certain or _is_nothing_else(value, name_key, given)):
+    if not (tagged or known or certain):
+        if f"{name_key}_input" in given:
+            raise UnreadableCallError("LangChain's format with a tool that is not offered")
         return None
     if given and _is_definition(value[given[0]]) and not (known and offered.accepts(name, ("type", "properties"))):
         raise UnreadableCallError("the definition of a tool")
@@ -185,14 +195,17 @@ def _named_by_its_key(
             (offered.offers(name) and offered.accepts(name, arguments)) or (tagged and key not in ARGUMENT_KEYS)
         ):
             return [checked_call(name, arguments)], "{name: {...}}"
+    elif any(_is_call_of(offered, key, arguments) for key, arguments in value.items()):
+        if not all(_is_call_of(offered, key, arguments) for key, arguments in value.items()):
+            raise UnreadableCallError("calls and other values in one object")
+        return [checked_call(name, arguments) for name, arguments in value.items()], "{name: {...}, ...}"
     if tagged or ("name" in value and CERTAIN_KEYS & set(given)):
         raise UnreadableCallError("a call without a name")
     return None
 
 
-def _is_nothing_else(value: Mapping[str, Any], name_key: str, given: Sequence[str]) -> bool:
-    """Whether an object has a name and an object of arguments, and no more: `{"name": "f", "args": {}}`."""
-    return bool(given) and isinstance(value[given[0]], Mapping) and value.keys() <= {name_key, given[0]} | _ACCOMPANYING
+def _is_call_of(offered: OfferedTools, key: str, arguments: Any) -> bool:
+    return isinstance(arguments, Mapping) and key in offered.parameters and offered.accepts(key, arguments)
 
 
 def _is_definition(arguments: Any) -> bool:

@@ -67,9 +67,13 @@ OPENING = "|".join(
 )
 """A pattern without groups, in lower case."""
 LEFT_OVER = re.compile(
-    "|".join(map(re.escape, [*_CLOSING, *(tag for tag in _TAGS if tag not in _NEEDS_JSON)]))
+    "|".join(
+        re.escape(mark)
+        for mark in [*_CLOSING, *_TAGS]
+        if mark not in _NEEDS_JSON and mark != "</tools>"  # XML of other subjects has this element, too
+    )
     + r"|<[|｜/]{0,2}[a-z_▁:-]{0,32}(?:tool|function|api)[_▁ -]?(?:call|use|invo)[a-z_▁ -]{0,32}[|｜/]?>"
-    + r"|<function=|<invoke\s+name=|\[args\](?=\s{0,8}\{)|\bto=functions\.",
+    + r"|<function=|<invoke\s+name=|\[args\](?=\s{0,8}\{)|\bto=functions\.|✿FUNCTION✿",
     re.IGNORECASE,
 )
 """Tags that announce a call, read or not: what is left of one after reading is a call that was not read."""

@@ -12,9 +12,12 @@ CLOSING = (
 opening one, the model writes no other. The last two are gpt-oss's."""
 
 CLOSES = re.compile(CLOSING, re.IGNORECASE)
-OPENS = re.compile(
-    r"\s{0,64}(?:<think>|<thinking>|<thought>|<reasoning>|\[think\]|<seed:think>|<\|start_thinking\|>"
-    r"|<\|channel>thought|◁think▷|<\|channel\|>analysis)",
-    re.IGNORECASE,
+OPENING = (
+    r"<think>|<thinking>|<thought>|<reasoning>|\[think\]|<seed:think>|<\|start_thinking\|>"
+    r"|<\|channel>thought|◁think▷|<\|channel\|>analysis"
 )
+"""A pattern without groups, in lower case."""
+OPENS = re.compile(rf"\s{{0,64}}(?:{OPENING})", re.IGNORECASE)
 """How a turn begins that thinks."""
+MENTIONED = re.compile(r"(?<=[ `])(?:" + CLOSING + r")(?:`| (?=[^\W\d_]))", re.IGNORECASE)
+"""A closing tag inside a sentence: text may be about the tag."""

@@ -9,9 +9,8 @@ from typing import Any
 
 from mentor_edge.messages import Message, ToolCall
 from mentor_edge.tool_calls import thinking
-from mentor_edge.tool_calls.attempts import has_attempt, has_json_attempt, prose_calls
+from mentor_edge.tool_calls.attempts import has_attempt, prose_calls
 from mentor_edge.tool_calls.offered import OfferedTools
-from mentor_edge.tool_calls.python_calls import STARTS_CALL
 from mentor_edge.tool_calls.reading import UNREADABLE, Calls, UnreadableCallError
 from mentor_edge.tool_calls.tagged import LEFT_OVER
 from mentor_edge.tool_calls.visible import Scanner, whole_call, whole_list
@@ -35,9 +34,10 @@ def parse_turn(text: str, tools: Iterable[Any] = ()) -> ParsedTurn:
     malformed, and has no calls, when a call in it cannot be read: its tag is not closed, its arguments are not an
     object, it is part of a sentence. Any other text is an answer.
 
-    Thinking is the text up to the last closing tag of thinking. Calls in it are drafts, and count only if nothing
-    follows it, or if it is never closed: then the model stopped to get a result (llama.cpp issues 20260 and 24202). The
-    message's content is the text unchanged, thinking included; with calls, it is the text around them, stripped.
+    Thinking is what is between its tags; the first opening tag may be part of the prompt. Calls in it are drafts. They
+    count only if nothing follows it and there is no other call, or if it is never closed: then the model stopped to get
+    a result (llama.cpp issues 20260 and 24202). The message's content is the text unchanged, thinking included; with
+    calls, it is the text around them, stripped.
 
     Never raises; linear in the length of the text. Nothing in the text is run.
 
@@ -65,18 +65,19 @@ def _read(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
     # Before looking for thinking: an argument may contain any tag.
     if parts := whole_list(text, offered) or whole_call(text, offered):
         return parts, ""
-    ends = Scanner(text, offered).ends_of_thinking()
-    thought, visible = text[: ends[-1]], text[ends[-1] :]
-    if not visible.strip():
-        before = thought[: ends[-2]] if len(ends) > 1 else ""
-        parts, around = _structured(thought[len(before) :], offered)
-        return parts, before + around
-    if len(ends) == 1 and thinking.OPENS.match(text):
-        return _structured(text, offered)
-    if parts := whole_list(visible, offered):
-        return parts, thought
-    parts, around = _visible(visible, offered)
-    return parts, thought + around
+    thoughts = Scanner(text, offered).thoughts()
+    if not thoughts:
+        return _structured(text, offered) if thinking.OPENS.match(text) else _visible(text, text, offered)
+    start, end = thoughts[-1]
+    visible = _blanked(text, thoughts)
+    first = end if not visible[:end].strip() else 0
+    if parts := whole_list(visible[first:], offered):
+        return parts, "".join(text[start:end] for start, end in thoughts)
+    parts, around = _visible(text[first:], visible[first:], offered)
+    if not parts and not text[end:].strip():
+        first = start
+        parts, around = _structured(text[start:], offered)
+    return parts, text[:first] + around
 
 
 def _structured(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
@@ -88,39 +89,28 @@ def _structured(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
     return parts, "".join(around)
 
 
-def _visible(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
-    scanner = Scanner(text, offered)
+def _visible(text: str, visible: str, offered: OfferedTools) -> tuple[list[Calls], str]:
+    """The calls in the visible part of a turn. In `visible`, line breaks replace the thinking."""
+    scanner = Scanner(visible, offered)
     if parts := list(scanner.calls()):
-        if any(has_json_attempt(piece, offered) for piece in _around(text, parts)):
+        between = _blanked(visible, [(part.start, part.end) for part in parts])
+        known = [call for part in parts for call in part.calls]
+        if has_attempt(between, offered, called={call.name for call in known}):
             raise UnreadableCallError("a call that was not read, beside others")
-        parts = sorted([*parts, *_further(text, parts, offered)], key=lambda part: part.start)
-        return parts, "".join(_around(text, parts))
-    if scanner.found_in_sentence or has_attempt(text, offered):
+        parts = sorted([*parts, *prose_calls(between, offered, known)], key=lambda part: part.start)
+    elif scanner.found_in_sentence or has_attempt(visible, offered):
         raise UnreadableCallError("a call that was not read")
-    parts = list(prose_calls(text, offered)) or whole_call(text, offered)
+    else:
+        parts = list(prose_calls(visible, offered)) or whole_call(visible, offered)
     return parts, "".join(_around(text, parts))
 
 
-def _further(text: str, parts: list[Calls], offered: OfferedTools) -> list[Calls]:
-    """The calls in Python's form beside `parts`. A sentence about the calls is not one, nor is a call written again.
-
-    Raises: one of `UNREADABLE` for an attempt to call another tool that cannot be read.
-    """
-    # Line breaks in place of the calls keep the positions.
-    filling = ["\n" * (part.end - part.start) for part in parts]
-    between = "".join(chain.from_iterable(zip_longest(_around(text, parts), filling, fillvalue="")))
-    known = [call for part in parts for call in part.calls]
-    further: list[Calls] = []
-    try:
-        for part in prose_calls(between, offered):
-            if not all(call in known for call in part.calls):
-                further.append(part)
-    except UNREADABLE:
-        called = {call.name for call in known}
-        mentioned = {offered.own_name(start[0][:-1]) for start in STARTS_CALL.finditer(between)}
-        if mentioned & set(offered.names) - called:
-            raise
-    return further
+def _blanked(text: str, parts: list[tuple[int, int]]) -> str:
+    """The text with line breaks in place of the parts."""
+    starts = [0, *(end for _, end in parts)]
+    kept = [text[start:end] for start, end in zip(starts, [*(start for start, _ in parts), len(text)], strict=True)]
+    filling = [("\n" + " " * (end - start))[: end - start - 1] + "\n" for start, end in parts]
+    return "".join(chain.from_iterable(zip_longest(kept, filling, fillvalue="")))
 
 
 def _around(text: str, parts: list[Calls]) -> list[str]:

@@ -39,12 +39,16 @@ _STARTS = re.compile(
     r"|(?P<json>\{\s{0,64}\"|\[\s{0,64}\{\s{0,64}\")",
     re.IGNORECASE,
 )
-_STARTS_OR_ENDS_THINKING = re.compile(rf"{_STARTS.pattern}|(?P<thinking>{thinking.CLOSING})", re.IGNORECASE)
+_STARTS_OR_ENDS_THINKING = re.compile(
+    rf"{_STARTS.pattern}|(?=[<\[◁])(?:(?P<thinking>{thinking.CLOSING})|(?P<opens>{thinking.OPENING}))", re.IGNORECASE
+)
 _END_OF_TURN = re.compile(
     r"\s*(?:(?:<\|(?:eom_id|eot_id|im_end|end|call|endoftext|end_of_text|end_of_role)\|>|<end_of_turn>|</s>|<eos>)\s*)*\Z",
     re.IGNORECASE,
 )
 _LINK_OR_FORMULA = re.compile(r"\(|\s{0,8}[=≈<>+*/^·×-]")
+_PROBABILITY = re.compile(r"\s{0,8}[A-Za-z]\s{0,8}=\s{0,8}-?[\d.]{1,32}\s{0,8}\)")
+"""`P(X=1)`."""
 _MAX_DRAFTS = 16
 """Unreadable drafts in thinking after which no more are read: each may cost as much as the whole text."""
 
@@ -76,28 +80,44 @@ class Scanner:
                 yield read
             position = read.end if isinstance(read, Calls) else read
 
-    def ends_of_thinking(self) -> list[int]:
-        """Zero, then where each part of thinking ends. A closing tag inside a call's arguments is none."""
-        ends = [0]
-        position = drafts = closed = 0
+    def thoughts(self) -> list[tuple[int, int]]:
+        """Where each part of thinking begins and ends. A tag inside a call's arguments is text.
+
+        The first part may lack its opening tag, which is then at the end of the prompt.
+
+        Raises: UnreadableCallError when a call is before a closing tag that may not end any thinking.
+        """
+        thoughts: list[tuple[int, int]] = []
+        position = drafts = tags = after = 0
+        opened: int | None = None
+        called = False
         if not thinking.CLOSES.search(self.text):
-            return ends
+            return thoughts
         while start := _STARTS_OR_ENDS_THINKING.search(self.text, position):
             position = start.end()
-            if start["thinking"]:
-                closed += 1
-                around = self._python_around(start.start()) if closed <= _MAX_DRAFTS else None
-                if around is None:
-                    ends.append(position)
-                else:
+            if start["opens"] and opened is not None:
+                continue
+            if start["opens"] or start["thinking"]:
+                tags += 1
+                around = self._python_around(start.start()) if tags <= _MAX_DRAFTS else None
+                if around is not None:
                     position = around
+                elif start["opens"]:
+                    opened = start.start()
+                else:
+                    unsure = thoughts or thinking.MENTIONED.match(self.text, start.start())
+                    if opened is None and called and unsure and self.text[position:].strip():
+                        raise UnreadableCallError("a call before a closing tag of thinking")
+                    thoughts.append((after if opened is None else opened, position))
+                    after, opened, called = position, None, False
             elif drafts < _MAX_DRAFTS:
                 try:
                     read = self._read(start)
                     position = read.end if isinstance(read, Calls) else read
+                    called |= isinstance(read, Calls)
                 except UNREADABLE:
                     drafts += 1
-        return ends
+        return thoughts
 
     def _python_around(self, position: int) -> int | None:
         """Where the call in Python's form ends that contains `position` in an argument; None if there is none."""
@@ -250,7 +270,10 @@ def whole_list(text: str, offered: OfferedTools) -> list[Calls]:
         last = _END_OF_TURN.match(text, after_separators(text, end)) is not None
         if not last and (_LINK_OR_FORMULA.match(text, end) or not keywords):
             return []
-        if not keywords and not (is_call_list(text[position:end]) and _may_be_tools(start[0], offered)):
+        known = _may_be_tools(start[0], offered)
+        if not known and not last and _PROBABILITY.match(text, start.end()):
+            return []
+        if not keywords and not (is_call_list(text[position:end]) and (known or text[start.end()] in "\"'")):
             return []
         parts.append(read_python(text, position, offered, budget))
         position = after_separators(text, end)

@@ -76,7 +76,7 @@ def test_long_arguments_are_read_in_linear_time():
         "<tools>{", "<start_function_call>call:f{a:", "<escape>", "<｜tool▁calls▁begin｜>", "<tool_call>f\n<arg_key>",
         "<invoke name=", "functools[{", "Action: f\n", '"name": "', "</think><tool_call>{",
         '</think>{"name":', "</think><function=f>",
-        "<tool_call>f(a=1)</tool_call>", "name: f\n",
+        "<tool_call>f(a=1)</tool_call>", "name: f\n", "[f(1)] = 2 ", 'f {"a": 1}\n', "f:\n a: 1 ", "<think></think>",
     ],
 )  # a table  # fmt: skip
 def test_no_repeated_spelling_is_slow_with_tools(unit):
