@@ -20,6 +20,7 @@ docs/answers.md has a table of equal answers and of near-misses; a test executes
 from __future__ import annotations
 
 import math
+import re
 
 from mentor_edge.tasks.answers import formulas
 from mentor_edge.tasks.answers.readings import INTEGER, NUMBER, Reading, canonical_digits, finite_number, read, squeezed
@@ -32,6 +33,7 @@ _MOST_PAIRED = 6
 _TOLERANCE = 1e-6
 # For numbers that differ only in rounding: 0.1 + 0.2 - 0.3 is 5.6e-17.
 _ZERO = 1e-12
+_SYMBOL = re.compile(r"[\d)}]\s*([MP])[A-Za-z]{1,2}$")
 
 
 def boxed_answer(text: str) -> str | None:
@@ -115,10 +117,18 @@ def _formulas_equal(first: Reading, second: Reading) -> bool:
     left, right = first.formula, second.formula
     if not left or not right:
         return False
+    if left.casefold() == right.casefold() and _prefix(left) != _prefix(right):
+        return False
     # "y = x + 1" is "x + 1", but "2x = 10" is not "10".
     if first.label != second.label and ("=" in left or "=" in right or (first.label and second.label)):
         left, right = (f"{side.label}={side.formula}" if side.label else side.formula for side in (first, second))
     return ("=" in left) == ("=" in right) and formulas.symbolically_equal(left, right)
+
+
+def _prefix(formula: str) -> str:
+    """The first letter of what may be a unit after a number. math-verify ignores case: 5 MT would be 5 mT."""
+    symbol = _SYMBOL.search(formula)
+    return symbol[1] if symbol else ""
 
 
 def _items_equal(first: Reading, second: Reading) -> bool:

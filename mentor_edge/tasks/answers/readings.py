@@ -39,6 +39,8 @@ def canonical_digits(integer: str) -> str:
 _ESCAPED = re.compile(r"(?<!\\)\\([%$#&_ ])")
 _REWRITTEN = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])\.?|\\!"), ""),
+    (re.compile(r"\{\s*\\rm(?![A-Za-z])\s*([^{}]*)\}"), r"\\text{\1}"),
+    (re.compile(r"\\rm(?![A-Za-z])\s*(?=[^\s{])"), " "),
     (re.compile(r"(?<=\d)\\,(?=\d{3})|\{,\}|(?<=\d)['_](?=\d{3}(?!\d))"), ","),
     (re.compile(r"(?<!\\)\\[,;:> ]|~|\\q?quad(?![A-Za-z])"), " "),
     (re.compile(r"\\(?:[dtc]|nice|s)frac(?![A-Za-z])"), r"\\frac"),
@@ -49,6 +51,8 @@ _REWRITTEN = [
     (re.compile(r"!="), r"\\ne "),
     (re.compile(r"\\?\b(?:infinity|infty|oo|inf)\b"), r"\\infty "),
     (re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])"), r"\\pi "),
+    (re.compile(r"(?<![\\A-Za-z])(ln|log|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan)(?=\s*\()"), r"\\\1 "),
+    (re.compile(r"(?<!\w)\\?exp\s*\(([^()^]*)\)"), r"e^{\1}"),
     (re.compile(r"(?<![\\A-Za-z])sqrt(?=\s*\()"), r"\\sqrt"),
     (re.compile(r"(\\sqrt(?:\[\d\])?)\s*(\d{1,3}(?:,\d{3})+(?![\d.])|\d+(?:\.\d+)?)"), r"\1{\2}"),
     (re.compile(r"(\\sqrt(?:\[\d\])?)\s*(\\frac\{[^{}]*\}\{[^{}]*\})"), r"\1{\2}"),
@@ -57,6 +61,10 @@ _REWRITTEN = [
 ]
 _ROOT_OF_BRACKET = re.compile(r"\\sqrt(?:\[\d\])?\s*(?=\()")
 _MOST_ROOTS = 20
+_TEXT_IN_BRACES = r"\{\s*\\(?:text|mathrm)\s*\{\s*([^{}]*)\}\s*(\^\s*\{?\d\}?)?\s*\}"
+_FRACTION_OF_UNITS = re.compile(rf"\\frac\s*{_TEXT_IN_BRACES}\s*{_TEXT_IN_BRACES}")
+_OPTION = re.compile(r"(?:(?:option|choice)\s+\(?([A-J])\)?|([A-J])\))", re.IGNORECASE)
+_NEGATIVE = re.compile(r"(?:minus|negative)\s+(?=[^\s+-])", re.IGNORECASE)
 _IN_BASE = re.compile(r"[-+]?\d[\d.,]*_\{\d{1,2}\}", re.ASCII)
 _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|rm|boldsymbol|bm|emph|mathsf|boxed|fbox)\s*\{([^{}]*)\}"
@@ -104,6 +112,7 @@ def _cleaned(text: str) -> str:
         text = f"{feet[1]} {'ft' if feet[2] == chr(39) else 'in'}"
     for pattern, new in _REWRITTEN:
         text = pattern.sub(new, text)
+    text = _FRACTION_OF_UNITS.sub(lambda m: rf" \text{{{m[1]}{m[2] or ''}/{m[3]}{m[4] or ''}}}", text)
     return _braced(text, _ROOT_OF_BRACKET).strip()
 
 
@@ -247,6 +256,16 @@ def read(text: str, nested: int = 0) -> Reading:
         return Reading(f"date {date}")
     if (number := number_in_words(body)) is not None:
         return replace(read(number[0], nested + 1), unit=number[1])
+    if (counted := _counted_in_words(body)) is not None:
+        return counted
+    if (negative := _NEGATIVE.match(body)) and nested < _MOST_NESTED:
+        last = read(body[negative.end() :], nested + 1)
+        if last.number is not None and last.unit != "th" and not last.label:
+            digits = f"-{last.integer}".replace("--", "") if last.integer.strip("0") else last.integer
+            formula = f"-{last.formula}" if last.formula else ""
+            return replace(last, key=f"-{last.key}", number=-last.number, integer=digits, formula=formula)
+    if (option := _OPTION.fullmatch(body)) is not None:
+        body = option[1] or option[2]
     if nested < _MOST_NESTED:
         collection = _collection(body, nested)
         if collection is not None:
@@ -263,6 +282,13 @@ def read(text: str, nested: int = 0) -> Reading:
     words = _DOT.sub("", _ABBREVIATED.sub(r"\1m", body))
     words = _ARTICLE.sub("", words.replace(",", " ").casefold().strip("'\"*_ ")).rstrip("!?;:")
     return Reading(squeezed(words) or text)
+
+
+def _counted_in_words(body: str) -> Reading | None:
+    """A number in words before a unit: "five dollars". None if the unit is not a known one: "One Direction"."""
+    words, _, noun = body.rpartition(" ")
+    number = number_in_words(words) if units.is_known(noun) else None
+    return None if number is None or number[1] else read(f"{number[0]} {noun}", _MOST_NESTED)
 
 
 def _without_text_unit(text: str) -> tuple[str, str]:
@@ -294,6 +320,8 @@ def _collection(body: str, nested: int) -> Reading | None:
     only_numbers = len(pieces) == 1
     if only_numbers:
         pieces = _CONJUNCTION.split(body)
+    elif "," in body:
+        pieces[-1:] = _CONJUNCTION.split(pieces[-1])
     if len(pieces) < 2 or not all(pieces):
         return None
     items = tuple(read(_FIRST_CONJUNCTION.sub("", piece), nested + 1) for piece in pieces)

@@ -78,8 +78,8 @@ UNIT_NAMES = _CURRENCIES | {
 # must be one of _GLUED_UNITS: "5m" may be a product.
 _SHORT_UNITS = frozenset({
     "m", "g", "s", "l", "h", "n", "j", "w", "v", "k", "c", "f", "in", "ft", "yd", "mi", "of", "am", "pm", "hz", "pa",
-    "kj", "mj", "mw", "kw", "gb", "mb", "kb", "tb", "hr", "lb", "oz", "a", "an", "sq", "cu", "gm", "yr", "wk", "mo",
-    "nm", "ms", "t", "μm", "μg", "μs", "us", "um", "ug", "ω", "kω", "mω",
+    "kj", "mj", "mw", "kw", "gb", "mb", "kb", "tb", "pb", "hr", "lb", "oz", "a", "an", "sq", "cu", "gm", "yr", "wk",
+    "mo", "nm", "ms", "t", "μm", "μg", "μs", "us", "um", "ug", "ω", "kω", "mω",
 })  # a table  # fmt: skip
 _GLUED_UNITS = frozenset({
     "km", "cm", "mm", "kg", "mg", "ml", "hz", "ft", "yd", "oz", "lb", "lbs", "hr", "hrs", "min", "sec", "am", "pm",
@@ -92,9 +92,9 @@ _CASED = {
     "Nm": "n·m", "NM": "nmi", "A": "amp", "K": "kelvin", "S": "siemens", "H": "henry", "T": "tesla", "G": "gauss",
     "M": "molar", "pA": "pamp", "MG": "mg", "MM": "mm", "Gm": "Gm", "MWh": "Mw·h", "MWH": "Mw·h",
 } | {f"{prefix}M": f"{prefix}molar" for prefix in "munpμ"}  # a table  # fmt: skip
-_MEGA = re.compile(r"M(?i:[acfghjlmnstvwω]|pa|hz|ah|ev|cal|bar|bit|ohm|mol)")
+_MEGA = re.compile(r"M(?i:[acfghjklmnstvwω]|pa|hz|ah|ev|cal|bar|bit|ohm|mol|va|bq|pc|sv)|P(?i:[fgjw]|hz|ev)")
 _SHORT_SYMBOL = re.compile("[mkM][AVN]")
-_BITS_OR_BYTES = re.compile(r"[KkMmGgTt]([Bb])(ps)?")
+_BITS_OR_BYTES = re.compile(r"[KkMmGgTtPp]([Bb])(ps)?")
 # Words after which the number before them is not the whole answer.
 _NOT_UNITS = frozenset({
     "and", "or", "no", "not", "half", "quarter", "third", "times", "plus", "minus", "squared", "cubed", "more",
@@ -126,7 +126,13 @@ def _cased(part: str) -> str:
     if bits := _BITS_OR_BYTES.fullmatch(part):
         prefix = "M" if part[0] in "Mm" else part[0].lower()
         return prefix + ("B" if bits[1] == "B" or part in ("mb", "gb", "tb") else "bit") + (bits[2] or "")
-    return f"M{part[1:].casefold()}" if _MEGA.fullmatch(part) else ""
+    return f"{part[0]}{part[1:].casefold()}" if _MEGA.fullmatch(part) else ""
+
+
+def is_known(word: str) -> bool:
+    """Whether a word is the name of a unit, rather than any noun."""
+    word = word.casefold()
+    return len(word) > 2 and not {word, word.removesuffix("s")}.isdisjoint({*UNIT_NAMES, *UNIT_NAMES.values()})
 
 
 def unit_of(text: str) -> tuple[float, str] | None:
