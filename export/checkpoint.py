@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from mentor_edge.chat.setting import Tokens
 from mentor_edge.errors import ExportError, StudentError
+from mentor_edge.inspection.expected_weights import is_tied
 from mentor_edge.model_directory import end_ids, stated_end_ids, stored_template
 from mentor_edge.weight_files import weight_files
 
@@ -117,9 +118,9 @@ class Checkpoint:
         """Whether the output head has weights of its own, as transformers decides it.
 
         The configuration may say that head and embedding are tied. If both are stored and differ, each is used for
-        itself all the same; if only one is stored, it serves as both.
+        itself all the same; if only one is stored, it serves as both. Without a statement, the family decides.
         """
-        tied = config.get("tie_word_embeddings")
+        tied = is_tied(config)
         if not {EMBEDDING, HEAD} <= self._tensors.keys():
             return tied is False
         return tied is False or not self._are_equal(EMBEDDING, HEAD)

@@ -17,6 +17,12 @@ _EXPORTER = "--exporter transformers tries every architecture; parity with torch
 
 def format_support(config: Mapping[str, Any]) -> tuple[FormatSupport, FormatSupport]:
     """What a model with this config.json can be exported to: GGUF, then ONNX."""
+    if config.get("quantization_config"):
+        reason, hint = "the weights are quantized already", "give the model in 16 or 32 bits"
+        return (
+            FormatSupport(format="gguf", supported=False, detail=reason, hint=hint),
+            FormatSupport(format="onnx", supported=False, detail=reason, hint=hint),
+        )
     return _gguf(config), _onnx(config)
 
 

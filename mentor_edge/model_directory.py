@@ -17,6 +17,11 @@ TEMPLATE_FILE = "chat_template.jinja"
 MORE_TEMPLATES = "additional_chat_templates"
 """The folder of a model's other templates, one file each."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
+LARGEST_ID = 1 << 31
+"""Token ids are below it."""
+_DTYPES = (
+    "bfloat16", "float16", "float32", "float64", "auto", "half", "float", "double", "float8_e4m3fn", "float8_e5m2",
+)  # a table  # fmt: skip
 _COPY_AGAIN = "copy or download the model again"
 _OTHER_TEMPLATE = f"{_COPY_AGAIN}, or set template: hermes, neutral or the path of a .jinja file"
 _REMOVE = f"{_COPY_AGAIN}, or remove {{}} and set template: hermes, neutral or the path of a .jinja file"
@@ -82,9 +87,27 @@ def stated_end_ids(directory: Path) -> frozenset[int]:
     generation = directory / "generation_config.json"
     path = generation if generation.is_file() else directory / "config.json"
     stated = read_json_object(path).get("eos_token_id")
-    if not all(isinstance(number, int) for number in (stated if isinstance(stated, list) else [stated or 0])):
-        raise StudentError(f"{path} states the end token {stated!r}, which is not a number", _COPY_AGAIN)
-    return end_ids(stated)
+    numbers = stated if isinstance(stated, list) else [] if stated is None else [stated]
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < LARGEST_ID:
+            raise StudentError(f"{path} states the end token {number!r}, which is not a token id", _COPY_AGAIN)
+    return end_ids(numbers)
+
+
+def check_config(config: Mapping[str, Any], path: Path) -> None:
+    """Check the settings of a config.json at `path` that libraries fail on without naming them.
+
+    Raises: StudentError.
+    """
+    nested = config.get("text_config")
+    for part in (config, nested) if isinstance(nested, dict) else (config,):
+        dtype = part.get("dtype", part.get("torch_dtype"))
+        if isinstance(dtype, str) and dtype.removeprefix("torch.") not in _DTYPES:
+            raise StudentError(f"{path} states the dtype {dtype!r}, which does not exist", f"use {_DTYPES[0]}")
+        limit = part.get("max_position_embeddings")
+        if limit is not None and (type(limit) is not int or limit < 1):
+            problem = f"{path} states max_position_embeddings = {limit!r}, which is not a number of tokens"
+            raise StudentError(problem, _COPY_AGAIN)
 
 
 @dataclass(frozen=True, slots=True)

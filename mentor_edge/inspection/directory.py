@@ -17,6 +17,7 @@ from mentor_edge.inspection.facts import StudentFacts, resolve_template
 from mentor_edge.inspection.weights import weight_facts
 from mentor_edge.model_directory import (
     TOKENIZER_CONFIG,
+    check_config,
     read_json_object,
     read_optional_json_object,
     stated_end_ids,
@@ -37,6 +38,7 @@ def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
     chat template's file.
     """
     config = read_json_object(path / CONFIG)
+    check_config(config, path / CONFIG)
     nested = config.get("text_config")
     text_config = nested if isinstance(nested, dict) else config
     tokenizer = read_tokenizer(path)

@@ -18,7 +18,7 @@ from helpers.tiny_models import TEMPLATE, make_student, make_tokenizer
 from mentor_edge import inspect_student
 from mentor_edge.chat.setting import TemplateSetting
 from mentor_edge.engines.torch.loading import end_ids_of, load_student, load_tokenizer
-from mentor_edge.errors import MentorEdgeError, StudentError
+from mentor_edge.errors import ExportError, MentorEdgeError, StudentError
 from mentor_edge.export.checkpoint import configured_end_ids
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.inspection.student_report import Ability, StudentReport
@@ -201,6 +201,23 @@ def test_an_unknown_architecture_can_be_trained_but_not_exported(student: Path) 
     assert "--converter" in report.export.hint and "--exporter transformers" in report.export.hint
 
 
+def test_a_quantized_student_cannot_be_exported_or_loaded_without_its_library(student: Path) -> None:
+    edit(student / "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    report = inspect_student(student)
+    assert report.export.ability is Ability.NO and "quantized already" in report.export.reason
+    with pytest.raises(StudentError, match="cannot load the student"):
+        load_student(student)
+
+
+def test_an_unstated_tie_is_the_familys_everywhere(student: Path, tmp_path: Path) -> None:
+    edit(student / "config.json", tie_word_embeddings=...)
+    assert "lack lm_head.weight" in inspect_student(student).train.reason
+    with pytest.raises(StudentError, match=r"lm_head\.weight"):
+        load_student(student)
+    with pytest.raises(ExportError, match=r"output\.weight"):
+        convert(student, tmp_path / "model.gguf")
+
+
 def test_a_head_that_contradicts_the_flag_is_noted(tmp_path: Path) -> None:
     own = make_student(tmp_path / "own", tied=False, **SIZES, head_dim=64)
     edit(own / "config.json", tie_word_embeddings=True)
@@ -267,6 +284,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "tokenizer cut off": (lambda path: (path / "tokenizer.json").write_text("{"), "tokenizer.json is damaged"),
     "tokenizer settings cut off": (lambda path: (path / "tokenizer_config.json").write_text("{"), "is damaged"),
     "end token is text": (lambda path: edit(path / "generation_config.json", eos_token_id=["x"]), "end token"),
+    "end token is negative": (lambda path: edit(path / "generation_config.json", eos_token_id=-1), "end token -1"),
+    "end token is a fraction": (lambda path: edit(path / "generation_config.json", eos_token_id=2.0), "end token 2.0"),
+    "tokenizer settings are a list": (
+        lambda path: (path / "tokenizer_config.json").write_text("[]"), "not a JSON object",
+    ),
+    "unknown type": (lambda path: edit(path / "config.json", dtype="float7"), "the dtype 'float7'"),
+    "length is a fraction": (lambda path: edit(path / "config.json", max_position_embeddings=512.0), "= 512.0"),
     "template is not text": (
         lambda path: (path / "chat_template.jinja").write_bytes(b"\xff\xfe"), "cannot read",
     ),
@@ -283,6 +307,8 @@ def test_damage_is_one_clear_error(student: Path, name: str) -> None:
     with pytest.raises(MentorEdgeError, match=words) as raised:
         inspect_student(student)
     assert "\n" not in raised.value.problem and str(student) in raised.value.problem
+    with pytest.raises(StudentError):
+        load_student(student)
 
 
 WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -293,6 +319,9 @@ WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "index": (
         lambda path: (path / "model.safetensors").rename(path / "model.safetensors.index.json"), "cannot read",
+    ),
+    "end token without an embedding": (
+        lambda path: edit(path / "generation_config.json", eos_token_id=99999), "uses a token 99999",
     ),
     "no end token": (lambda path: edit(path / "tokenizer_config.json", eos_token=None), "no end-of-turn token"),
 }  # a table  # fmt: skip

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, PositiveInt, ValidationError
 from tokenizers import Tokenizer
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.setting import OWN, TemplateSetting, Tokens, choose_template
 from mentor_edge.errors import EngineError, StudentError
-from mentor_edge.model_directory import TEMPLATE_FILE, NamedTemplate, end_ids, stored_template
+from mentor_edge.model_directory import LARGEST_ID, TEMPLATE_FILE, NamedTemplate, end_ids, stored_template
 
 CONFIG = "genai_config.json"
 _INCOMPLETE = "the directory is incomplete or damaged: export the model again"
+
+
+_TokenId = Annotated[int, Field(strict=True, ge=0, lt=LARGEST_ID)]
 
 
 class _Decoder(BaseModel):
@@ -31,7 +34,7 @@ class _Decoder(BaseModel):
 
 class _Model(BaseModel):
     context_length: PositiveInt
-    eos_token_id: int | list[int]
+    eos_token_id: _TokenId | list[_TokenId]
     decoder: _Decoder
 
 

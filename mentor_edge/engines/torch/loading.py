@@ -19,18 +19,34 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.setting import OWN, ChosenTemplate, TemplateSetting, Tokens, choose_template
 from mentor_edge.errors import StudentError
-from mentor_edge.model_directory import NamedTemplate, end_ids, stored_entry, stored_template, template_for_tools
+from mentor_edge.model_directory import (
+    TOKENIZER_CONFIG,
+    NamedTemplate,
+    check_config,
+    end_ids,
+    read_json_object,
+    read_optional_json_object,
+    stated_end_ids,
+    stored_entry,
+    stored_template,
+    template_for_tools,
+)
 from mentor_edge.template_record import TemplateRecord
 from mentor_edge.weight_files import weight_files
 
 _OTHER_WEIGHTS = "copy the model again: its weights and config.json do not belong together"
+
+_LOADING_ERRORS = (
+    OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, NameError, OverflowError, SafetensorError,
+    StrictDataclassError,
+)  # NameError: transformers uses a quantization library without checking that it is installed  # fmt: skip
 
 
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError, StrictDataclassError) as error:
+    except _LOADING_ERRORS as error:
         first_lines = " ".join(" ".join(str(error).strip().splitlines()[:2]).split()) or type(error).__name__
         raise StudentError(
             f"cannot load the student {name!r}: {first_lines}",
@@ -52,6 +68,7 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
     if Path(name).is_dir():
         # transformers fails on some forms with a KeyError, so they are checked first.
         _own(name, template)
+        read_optional_json_object(Path(name) / TOKENIZER_CONFIG)
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.eos_token is None:
@@ -102,8 +119,7 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     Gemma 3's image token does.
     """
     name = str(path)
-    if Path(name).is_dir():
-        weight_files(Path(name))
+    _check_directory(Path(name))
     with _loading(name):
         model, info = AutoModelForCausalLM.from_pretrained(
             name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -123,6 +139,15 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
             "put the model's own tokenizer and generation_config.json next to its weights",
         )
     return model
+
+
+def _check_directory(path: Path) -> None:
+    """Check what transformers would report without naming it. Raises: StudentError."""
+    if not path.is_dir():  # a hub id
+        return
+    check_config(read_json_object(path / "config.json"), path / "config.json")
+    stated_end_ids(path)
+    weight_files(path)
 
 
 def check_weights(path: str | Path, template: TemplateSetting = OWN) -> None:
@@ -203,6 +228,8 @@ def template_of_student(path: str | Path, setting: TemplateSetting = OWN) -> Cha
     """
     name = str(path)
     tokenizer = load_tokenizer(name, setting)
+    if Path(name).is_dir():
+        stated_end_ids(Path(name))
     with _loading(name):
         try:
             stated = GenerationConfig.from_pretrained(name).eos_token_id
