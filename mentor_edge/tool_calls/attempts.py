@@ -35,8 +35,9 @@ _ANY_TOOL = re.compile(
     r"|[\w.-]{1,200}[ \t]{0,8}\n(?:```\w{0,16}\s{0,8})?tool_call\()",
     re.IGNORECASE,
 )
-"""Calls of any tool, offered or not, as ReAct, Functionary and ChatGLM3 write them. A line break as the first
-character makes searching fast."""
+"""Calls of any tool, offered or not, as ReAct, Functionary and ChatGLM3 write them."""
+_ANY_TOOL_MARKS = ("action", ">>>", "tool_call(")
+"""Without one of these in the text, `_ANY_TOOL` need not be tried at every line."""
 _LIST_ON_A_LINE = re.compile(
     r"\n[ \t]{0,8}\[([^\W\d][\w.-]{1,200})\([^\W\d]\w{0,200}\s{0,8}=(?!=)[^\n]{0,2000}\)\][ \t]{0,8}(?=\n|\Z)"
 )
@@ -95,16 +96,20 @@ def has_attempt(text: str, offered: OfferedTools, called: Container[str] = ()) -
     if LEFT_OVER.search(text):
         return True
     without_code = "\n" + _CODE_FENCE.sub("", text)
-    if _CERTAIN.search(without_code) or _ANY_TOOL.search("\n" + text if "tool_call(" in text else without_code):
+    if _CERTAIN.search(without_code):
+        return True
+    lower = text.lower()
+    possible = any(mark in lower for mark in _ANY_TOOL_MARKS)
+    if possible and _ANY_TOOL.search("\n" + text if "tool_call(" in text else without_code):
         return True
     names = {_normal(name) for name in offered.names}
 
     def offers(written: str) -> bool:
         return offered.offers(written) or _normal(written) in names
 
-    if any(not offers(match[1]) for match in _LIST_ON_A_LINE.finditer(without_code)):
+    if ")]" in text and any(not offers(match[1]) for match in _LIST_ON_A_LINE.finditer(without_code)):
         return True
-    if any(offers(match[1]) for pattern in (_NAMED, _YAML) for match in pattern.finditer(text)):
+    if names and any(offers(match[1]) for pattern in (_NAMED, _YAML) for match in pattern.finditer(text)):
         return True
     if not any(name in text for name in offered.names):
         return False

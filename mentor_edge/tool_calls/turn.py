@@ -93,10 +93,10 @@ def _visible(text: str, visible: str, offered: OfferedTools) -> tuple[list[Calls
     """The calls in the visible part of a turn. In `visible`, line breaks replace the thinking."""
     scanner = Scanner(visible, offered)
     if parts := list(scanner.calls()):
-        between = _blanked(visible, [(part.start, part.end) for part in parts])
         known = [call for part in parts for call in part.calls]
-        if has_attempt(between, offered, called={call.name for call in known}):
+        if has_attempt("\n".join(_around(visible, parts)), offered, called={call.name for call in known}):
             raise UnreadableCallError("a call that was not read, beside others")
+        between = _blanked(visible, [(part.start, part.end) for part in parts])
         parts = sorted([*parts, *prose_calls(between, offered, known)], key=lambda part: part.start)
     elif scanner.found_in_sentence or has_attempt(visible, offered):
         raise UnreadableCallError("a call that was not read")
