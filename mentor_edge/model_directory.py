@@ -79,8 +79,7 @@ def end_ids(*stated: int | Iterable[int] | None) -> frozenset[int]:
 
 
 def stated_end_ids(directory: Path) -> frozenset[int]:
-    """The end tokens that generation_config.json states or, if there is no such file, config.json: as transformers
-    reads them.
+    """The end tokens that generation_config.json states. Without that file, those of config.json, as in transformers.
 
     Raises: StudentError when the file cannot be read, or states something else than token ids.
     """

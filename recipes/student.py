@@ -9,7 +9,7 @@ from typing import Any
 
 from mentor_edge.chat.setting import OWN, TemplateSetting
 from mentor_edge.engines.torch.loading import (
-    check_weights,
+    load_model,
     load_student,
     load_tokenizer,
     template_of_student,
@@ -80,9 +80,9 @@ def check_student(student: str, template: TemplateSetting = OWN, progress: Progr
             if facts.template is not None:
                 require_tool_use(facts.template, student, facts.has_token)
         named = _located(student, progress)
-        tokens = tokens_of(load_tokenizer(named, template))
-        require_tool_use(template_of_student(named, template), student, tokens.has)
-        check_weights(named, template)
+        tokenizer = load_tokenizer(named, template)
+        require_tool_use(template_of_student(named, template), student, tokens_of(tokenizer).has)
+        load_model(named, tokenizer, device_map="meta")  # makes the checks of loading, but reads no weights
 
 
 def load_trainable(student: str, lora: LoraConfig) -> tuple[Any, Any, Any]:

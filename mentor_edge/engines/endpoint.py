@@ -126,12 +126,9 @@ class EndpointEngine:
         own_names = {wire: name for name, wire in names.items()}
         calls = tuple(ToolCall(own_names.get(call.name, call.name), call.arguments) for call in turn.message.tool_calls)
         message = Message("assistant", turn.message.content, calls)
-        match counts.get("completion_tokens"):
-            case int(tokens):
-                pass
-            case _:
-                tokens = 0
-        return Reply(message, choice.get("finish_reason") != "length", turn.malformed, tokens)
+        tokens = counts.get("completion_tokens")
+        finished = choice.get("finish_reason") != "length"
+        return Reply(message, finished, turn.malformed, tokens if isinstance(tokens, int) else 0)
 
     def _send(self, request: Callable[[Any], Any]) -> Any:
         """The JSON of the server's answer.

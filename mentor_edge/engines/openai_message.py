@@ -64,9 +64,7 @@ def read_turn(message: Mapping[str, Any], tools: Iterable[Any] = ()) -> ParsedTu
 
 def _read_calls(found: list[list[Any]], content: str, tools: tuple[Any, ...]) -> ParsedTurn:
     """The turn with the calls of each place. Some servers send the same calls in two places."""
-    spelled = [
-        "".join(TOOL_CALL_OPEN + json.dumps(_function(call)) + TOOL_CALL_CLOSE for call in calls) for calls in found
-    ]
+    spelled = ["".join(map(_spelled, calls)) for calls in found]
     places: list[tuple[ToolCall, ...]] = []
     for text in spelled:
         turn = parse_turn(text, tools)

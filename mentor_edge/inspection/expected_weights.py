@@ -39,6 +39,11 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
     return stated if isinstance(stated, bool) else _TIED.get(str(config.get("model_type")))
 
 
+def has_own_head(names: Iterable[str]) -> bool:
+    """Whether weights with these names include an output head."""
+    return any(name == _HEAD or name.endswith(f".{_HEAD}") for name in names)
+
+
 def weight_problems(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> list[str]:
     """Why weights cannot be loaded into the model that a configuration describes.
 
@@ -52,7 +57,7 @@ def weight_problems(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> l
         return []  # stored under other names
     problems = []
     tied, kind = is_tied(config), str(config.get("model_type"))
-    has_head = any(name == _HEAD or name.endswith(f".{_HEAD}") for name in shapes)
+    has_head = has_own_head(shapes)
     if tied is False and not has_head:
         problems.append(f"config.json does not tie the output head to the embedding, but the weights lack {_HEAD}")
     count = config.get("num_hidden_layers")

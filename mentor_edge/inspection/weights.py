@@ -11,10 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mentor_edge.errors import StudentError
-from mentor_edge.inspection.expected_weights import weight_problems
+from mentor_edge.inspection.expected_weights import has_own_head, weight_problems
 from mentor_edge.weight_files import weight_files
-
-_HEAD = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -56,5 +54,5 @@ def weight_facts(directory: Path, config: Mapping[str, Any]) -> WeightFacts:
         names = ", ".join(path.name for path in files)
         problems = weight_problems(tensors, config) if tensors else [f"{names} contains no weights"]
     ordered = dict(sorted(dtypes.items(), key=lambda item: -item[1]))
-    own_head = any(name == _HEAD or name.endswith(f".{_HEAD}") for name in tensors) if tensors else None
+    own_head = has_own_head(tensors) if tensors else None
     return WeightFacts(ordered, size, own_head, tuple(problems))

@@ -50,7 +50,7 @@ def parameters_of(schema: Any, root: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parameter_schema(name: str, schema: Any, root: Mapping[str, Any]) -> Any:
-    """The schema of the parameter `name`, or None if there is no such parameter.
+    """The schema of the parameter `name`, or None if the tool does not have it.
 
     Parameters without a name of their own are those of `patternProperties` and `additionalProperties`. A schema that
     does not list its parameters allows all; one that lists them must say so, since most authors mean "no others".

@@ -150,14 +150,6 @@ def _check_directory(path: Path) -> None:
     weight_files(path)
 
 
-def check_weights(path: str | Path, template: TemplateSetting = OWN) -> None:
-    """Make the checks of `load_student` without reading the weights: a model is built of names and shapes alone.
-
-    Raises: StudentError as `load_student`.
-    """
-    load_model(path, load_tokenizer(path, template), device_map="meta")
-
-
 def load_student(
     path: str | Path, *, four_bit: bool = False, as_stored: bool = False, template: TemplateSetting = OWN
 ) -> tuple[Any, Any]:
@@ -228,11 +220,12 @@ def template_of_student(path: str | Path, setting: TemplateSetting = OWN) -> Cha
     """
     name = str(path)
     tokenizer = load_tokenizer(name, setting)
-    if Path(name).is_dir():
-        stated_end_ids(Path(name))
+    return template_of(tokenizer, stated_end_ids(Path(name)) if Path(name).is_dir() else _stated_on_hub(name))
+
+
+def _stated_on_hub(name: str) -> frozenset[int]:
     with _loading(name):
         try:
-            stated = GenerationConfig.from_pretrained(name).eos_token_id
+            return end_ids(GenerationConfig.from_pretrained(name).eos_token_id)
         except OSError:  # transformers then reads the model's own configuration
-            stated = AutoConfig.from_pretrained(name).eos_token_id
-    return template_of(tokenizer, end_ids(stated))
+            return end_ids(AutoConfig.from_pretrained(name).eos_token_id)
