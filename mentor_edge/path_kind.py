@@ -28,6 +28,11 @@ def kind_of(path: str | Path) -> PathKind:
         return PathKind(f"not readable ({error.strerror})")
 
 
+def is_other_file(path: Path) -> bool:
+    """Whether a path is a file that is known not to be a model. A damaged GGUF file may look like anything else."""
+    return path.is_file() and kind_of(path).name not in ("a GGUF file", "a file")
+
+
 def wrong_kind(path: str | Path, wanted: str) -> tuple[str, str]:
     """The problem and the hint of an error: `path` contains something else than `wanted`."""
     kind = kind_of(path)
@@ -43,6 +48,8 @@ def _kind_of_file(path: Path) -> PathKind:
             f"use `mentor-edge run {path} QUESTION`, `evaluate {path}` or `inspect {path}`; to train it, set `student: "
             f"{path}` in a recipe file; to export again, name the run or directory that it was made from",
         )
+    if path.suffix == ".json" and (path.parent / "config.json").is_file():
+        return PathKind("one file of a Hugging Face directory", f"name its directory, {path.parent}")
     if path.suffix == ".onnx":
         return PathKind("one file of an ONNX model", f"name its directory, {path.parent}")
     if path.suffix == ".safetensors":

@@ -23,6 +23,7 @@ from mentor_edge.inspection.template_report import TemplateReport
 from mentor_edge.inspection.tool_use import template_hint
 from mentor_edge.manifest import MANIFEST
 from mentor_edge.model_directory import from_hub
+from mentor_edge.path_kind import is_other_file, wrong_kind
 from mentor_edge.template_record import Scalar
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -85,6 +86,8 @@ def inspect_student(
 def _facts(target: str | Path, setting: TemplateSetting) -> tuple[Kind, StudentFacts]:
     """What `target` is, and the facts about it."""
     path = Path(target)
+    if is_other_file(path):
+        raise StudentError(*wrong_kind(path, "a model"))
     if path.is_file():
         return "GGUF file", read_gguf(path, setting)
     if not path.exists():

@@ -240,7 +240,7 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises: ConfigError when the file is missing or not a mapping, or an override cannot be read.
     """
-    if path.is_file() and (kind := kind_of(path)).name not in ("a recipe file", "a file"):
+    if path.exists() and (kind := kind_of(path)).name not in ("a recipe file", "a file"):
         raise ConfigError([f"{path} is {kind.name}, not a recipe file"], kind.advice)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

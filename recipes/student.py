@@ -15,9 +15,11 @@ from mentor_edge.engines.torch.loading import (
     template_of_student,
     tokens_of,
 )
+from mentor_edge.errors import StudentError
 from mentor_edge.files import cache_directory
 from mentor_edge.inspection.exported import read_gguf
 from mentor_edge.inspection.tool_use import require_tool_use
+from mentor_edge.path_kind import wrong_kind
 from mentor_edge.progress import Progress, no_progress
 
 from .config import LoraConfig
@@ -64,7 +66,13 @@ def _located(student: str, progress: Progress) -> str:
     """
     if is_gguf(student):
         return str(dequantized_student(Path(student), progress))
-    return str(Path(student).resolve()) if Path(student).is_dir() else student
+    path = Path(student)
+    if path.exists() and not (path / "config.json").is_file():
+        problem, hint = wrong_kind(path, "a Hugging Face directory or a GGUF file")
+        if (path / "run.json").is_file():
+            hint = f"to continue it, set from_run: {student} instead of student"
+        raise StudentError(f"the student {problem}", hint)
+    return str(path.resolve()) if path.is_dir() else student
 
 
 def check_student(student: str, template: TemplateSetting = OWN, progress: Progress = no_progress) -> None:

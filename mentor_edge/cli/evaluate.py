@@ -82,7 +82,9 @@ def evaluate(
     again: Annotated[bool, typer.Option("--again", help="Measure again if a finished measurement exists.")] = False,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.md", help="Write the figures as Markdown, and a picture next to the file."),
+        typer.Option(
+            metavar="FILE.md", dir_okay=False, help="Write the figures as Markdown, and a picture next to the file."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -67,6 +67,7 @@ Threads = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=512,  # llama.cpp's GGML_MAX_N_THREADS; it crashes above
         help="Processor threads. Default: 1 for models below 64 MB, else OMP_NUM_THREADS or "
         f"the physical cores of this machine (here {default_threads()}).",
     ),

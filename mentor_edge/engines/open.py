@@ -18,7 +18,7 @@ from mentor_edge.errors import EngineError
 from mentor_edge.files import sha256_of
 from mentor_edge.manifest import verify_entry
 from mentor_edge.model_directory import MORE_TEMPLATES
-from mentor_edge.path_kind import kind_of
+from mentor_edge.path_kind import is_other_file, kind_of
 
 _MODEL_FILES = (".safetensors", ".onnx", ".data", ".onnx_data", ".json", ".jinja", ".txt", ".model")
 """Suffixes of the files that determine a model's output: weights, configuration, tokenizer, template."""
@@ -68,6 +68,8 @@ def open_engine(
             yield endpoint
         return
     path = Path(target)
+    if is_other_file(path):
+        raise _not_a_model(path)
     verify_entry(path)
     if path.is_file():
         from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine

@@ -63,7 +63,7 @@ def weight_problems(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> l
     count = config.get("num_hidden_layers")
     if isinstance(count, int) and kind in _TIED:
         return problems + _known(shapes, config, kind, count, has_head and tied is True)
-    return problems + _layers(shapes, count) + _embedding(shapes, config)
+    return problems + layer_problems(shapes, count) + _embedding(shapes, config)
 
 
 def _wrapped(names: Iterable[str]) -> str | None:
@@ -128,22 +128,27 @@ def _lacking(names: Iterable[str]) -> list[str]:
     return [f"the weights lack {', '.join(missing[:_SHOWN])}{more}"]
 
 
-def _layers(shapes: Iterable[str], count: Any) -> list[str]:
-    """What the layers of an unknown family lack; nothing where a model has several stacks of layers."""
+def layer_problems(names: Iterable[str], count: Any) -> list[str]:
+    """What the layers of any family lack, judged by the other layers. Models with several stacks of layers pass.
+
+    Args:
+        names: The stored weights.
+        count: The number of layers that the model should have, if it is known.
+    """
     stacks: dict[str, dict[int, set[str]]] = {}
-    for name in shapes:
+    for name in names:
         if found := _LAYER.match(name):
             stacks.setdefault(found[1], {}).setdefault(int(found[2]), set()).add(found[3])
     if len(stacks) != 1:
         return []
     ((stack, layers),) = stacks.items()
     if isinstance(count, int) and (absent := sorted({*range(min(count, 10_000))} - layers.keys())):
-        return [f"the weights lack {stack}.{absent[0]}, but config.json has num_hidden_layers = {count}"]
-    for index, names in layers.items():
+        return [f"the weights lack {stack}.{absent[0]}, but there should be {count} layers"]
+    for index, parts in layers.items():
         others = {frozenset(rest) for number, rest in layers.items() if number != index}
         # Layers of a hybrid model differ in more than what one of them lacks.
-        if len(others) == 1 and names < (whole := next(iter(others))):
-            return _lacking(f"{stack}.{index}.{name}" for name in whole - names)
+        if len(others) == 1 and parts < (whole := next(iter(others))):
+            return _lacking(f"{stack}.{index}.{part}" for part in whole - parts)
     return []
 
 

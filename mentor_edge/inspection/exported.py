@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gguf.constants import MODEL_ARCH_NAMES
+
 from mentor_edge.chat.setting import TemplateSetting, Tokens
 from mentor_edge.engines.onnx.directory import CONFIG, OnnxDirectory
+from mentor_edge.inspection.expected_weights import layer_problems
 from mentor_edge.inspection.facts import StudentFacts, resolve_template
 from mentor_edge.inspection.gguf_header import GgufHeader, read_gguf_header
 from mentor_edge.model_directory import template_for_tools
@@ -28,6 +31,7 @@ def read_gguf(path: Path, setting: TemplateSetting) -> StudentFacts:
     problems = [] if tokens.eos else ["it names no end-of-turn token"]
     if not vocabulary:
         problems.append("it has no tokenizer")
+    problems += _header_problems(header)
     return StudentFacts(
         path=path,
         architecture=header.architecture or None,
@@ -45,6 +49,19 @@ def read_gguf(path: Path, setting: TemplateSetting) -> StudentFacts:
         has_token=tokens.has,
         problems=problems,
     )
+
+
+def _header_problems(header: GgufHeader) -> list[str]:
+    """What llama.cpp cannot do without."""
+    if header.architecture not in MODEL_ARCH_NAMES.values():
+        return [f"llama.cpp does not know the architecture {header.architecture or '(none)'}"]
+    needed = [f"{header.architecture}.context_length", f"{header.architecture}.block_count", "tokenizer.ggml.model"]
+    if header.metadata.get("tokenizer.ggml.model") == "gpt2":
+        needed.append("tokenizer.ggml.merges")
+    problems = [f"its metadata lack {key}" for key in needed if key not in header.metadata]
+    if "token_embd.weight" not in header.tensors:
+        problems.append("the weights lack token_embd.weight")
+    return problems + layer_problems(header.tensors, header.metadata.get(f"{header.architecture}.block_count"))
 
 
 def _tokens(header: GgufHeader) -> Tokens:

@@ -47,6 +47,8 @@ def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
     assert run("fit", cwd=tmp_path).returncode == 2
     assert run("evaluate", "x", "--limit", "none", cwd=tmp_path).returncode == 2
     assert run("conquer", cwd=tmp_path).returncode == 2
+    assert run("evaluate", "x", "--threads", "100000", cwd=tmp_path).returncode == 2
+    assert run("evaluate", "x", "--report", ".", cwd=tmp_path).returncode == 2
 
 
 def failure(*arguments: str | Path, cwd: Path) -> str:

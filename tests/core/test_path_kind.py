@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mentor_edge import inspect_student
 from mentor_edge.engines.open import open_engine
-from mentor_edge.errors import ArtifactError, ConfigError, EngineError, MentorEdgeError, RunError
+from mentor_edge.errors import ArtifactError, ConfigError, EngineError, MentorEdgeError, RunError, StudentError
 from mentor_edge.manifest import Manifest
 from mentor_edge.path_kind import kind_of
-from mentor_edge.recipes import Run, recipe_from_yaml
+from mentor_edge.recipes import Run, SFTRecipe, recipe_from_yaml
 from mentor_edge.recipes.comparison.files import read_comparison
 
 
@@ -85,3 +86,28 @@ def test_a_file_of_bytes_is_not_printed_with_its_error(tmp_path):
     with pytest.raises(RunError) as raised:
         read_comparison(path)
     assert len(str(raised.value)) < 500
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "model.onnx", "recipe.yaml"])
+def test_one_file_of_a_model_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    path = make(tmp_path, "config.json", name) / name
+    with pytest.raises(EngineError, match=r"is not a model; it is (one file of|a recipe file)"), open_engine(path):
+        pass
+    with pytest.raises(StudentError, match=r"is (one file of .*|a recipe file), not a model"):
+        inspect_student(path)
+    with pytest.raises(StudentError, match=r"the student .* is (one file of .*|a recipe file), not a Hugging Face"):
+        SFTRecipe(student=str(path), tasks={"limit": 2}, output_dir=tmp_path / "run").fit()
+    assert not (tmp_path / "run").exists()
+
+
+def test_directories_of_other_kinds_cannot_be_trained(tmp_path: Path) -> None:
+    for names, words, hint in (
+        (["genai_config.json"], "an ONNX directory", "exported already"),
+        (["run.json"], "a run", "set from_run"),
+    ):
+        directory = make(tmp_path / words, *names)
+        with pytest.raises(StudentError, match=words) as raised:
+            SFTRecipe(student=str(directory), tasks={"limit": 2}, output_dir=tmp_path / "out").fit()
+        assert hint in (raised.value.hint or "")
+    with pytest.raises(ConfigError, match="is a Hugging Face directory, not a recipe file"):
+        recipe_from_yaml(make(tmp_path / "model", "config.json"))

@@ -99,7 +99,7 @@ LAYERS = {f"model.blocks.{index}.{name}": (4,) for index in range(4) for name in
     ("names", "count", "problems"),
     [
         (LAYERS, 4, []),
-        (LAYERS, 5, ["the weights lack model.blocks.4, but config.json has num_hidden_layers = 5"]),
+        (LAYERS, 5, ["the weights lack model.blocks.4, but there should be 5 layers"]),
         ({n: s for n, s in LAYERS.items() if "2.mlp" not in n}, 4, ["the weights lack model.blocks.2.mlp.weight"]),
         (renamed(LAYERS, "2.mlp", "2.mamba") | {"model.vision.0.mlp.weight": (4,)}, 4, []),
         (renamed(LAYERS, "2.mlp", "2.mamba"), 4, []),

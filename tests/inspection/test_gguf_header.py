@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from helpers.gguf_files import make_f32
 from helpers.hostile_gguf import HOSTILE, edited
+from mentor_edge import inspect_student
+from mentor_edge.engines.llama_cpp.engine import LlamaCppEngine
 from mentor_edge.errors import EngineError
 from mentor_edge.inspection.gguf_header import read_gguf_header
+from mentor_edge.inspection.student_report import Ability
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +79,24 @@ def test_no_changed_byte_raises_anything_else(file: Path, tmp_path: Path, positi
     changed.write_bytes(content)
     with pytest.raises(EngineError):
         read_gguf_header(changed)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("general.architecture", "does not know the architecture (none)"),
+        ("qwen3.context_length", "its metadata lack qwen3.context_length"),
+        ("qwen3.block_count", "its metadata lack qwen3.block_count"),
+        ("tokenizer.ggml.model", "its metadata lack tokenizer.ggml.model"),
+        ("tokenizer.ggml.merges", "its metadata lack tokenizer.ggml.merges"),
+        ("token_embd.weight", "the weights lack token_embd.weight"),
+    ],
+)
+def test_what_llama_cpp_cannot_load_is_known_from_the_header(file: Path, tmp_path: Path, key: str, words: str) -> None:
+    renamed = tmp_path / "renamed.gguf"
+    renamed.write_bytes(file.read_bytes().replace(key.encode(), key[:-1].encode() + b"_", 1))
+    report = inspect_student(renamed)
+    assert report.train.ability is report.evaluate.ability is Ability.NO
+    assert words in report.evaluate.reason
+    with pytest.raises(EngineError):
+        LlamaCppEngine(renamed)
