@@ -92,6 +92,9 @@ def _known(shapes: Mapping[str, Shape], config: Mapping[str, Any], kind: str, co
         if stored is not None and all(isinstance(size, int) for size in shape) and stored != shape:
             problems.append(f"{name} has the shape {list(stored)}, but config.json needs {list(shape)}")
             break
+    more = {int(found[2]) for name in shapes if (found := _LAYER.match(name)) and found[1] == f"{prefix}layers"}
+    if more and max(more) >= count:  # transformers would leave them out with a warning
+        problems.append(f"the weights contain {prefix}layers.{max(more)}, but config.json has {count} layers")
     return problems
 
 

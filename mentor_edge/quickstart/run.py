@@ -73,7 +73,7 @@ FULL = Amounts(
     },
 )  # a table  # fmt: skip
 SMOKE = Amounts(
-    warm_steps=8, sft_steps=3, mentor_steps=3, training_tasks=60,
+    warm_steps=4, sft_steps=3, mentor_steps=3, training_tasks=60,
     counts={"id": 40, "para": 20, "comb": 20, "distract": 20, "names": 10, "long": 10, "irrel": 10, "lookup": 10},
 )  # a table  # fmt: skip
 

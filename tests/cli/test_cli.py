@@ -147,6 +147,7 @@ def test_doctor_decodes_with_this_llama_cpp(tmp_path: Path) -> None:
     assert "decodes quantized models" in findings["llama.cpp"]["message"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_one_line_that_offers_to_resume(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mentor_edge", "quickstart", "--smoke", "--out", "out"]
     child = subprocess.Popen(

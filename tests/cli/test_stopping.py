@@ -18,7 +18,10 @@ train: {steps: 4, prompts_per_step: 2, rollouts_per_prompt: 2, save_every: 1}
 """
 
 
-@pytest.mark.parametrize(("sent", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize(
+    ("sent", "word"),
+    [pytest.param(signal.SIGINT, "interrupted", marks=pytest.mark.slow), (signal.SIGTERM, "terminated")],
+)
 def test_a_stopped_training_leaves_only_what_resuming_needs(
     nano_student: Path, tmp_path: Path, sent: signal.Signals, word: str
 ) -> None:

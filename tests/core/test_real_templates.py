@@ -59,9 +59,10 @@ def test_the_real_tokenizer_produces_the_golden_ids(qwen: Any) -> None:
     assert qwen.convert_tokens_to_ids(["<|im_end|>", "<tool_call>", "</think>"]) == [151_645, 151_657, 151_668]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "template"),
-    [pytest.param("qwen2", "qwen2_5", marks=pytest.mark.slow), ("qwen3", "qwen3_training")],
+    [("qwen2", "qwen2_5"), ("qwen3", "qwen3_training")],
 )
 def test_a_model_with_the_real_tokenizer_and_template_agrees(
     qwen: Any, tmp_path: Path, family: str, template: str

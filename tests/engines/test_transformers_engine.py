@@ -24,11 +24,22 @@ from mentor_edge.engines.torch.engine import TransformersEngine
 from mentor_edge.engines.torch.loading import load_student
 
 PROMPT = [11, 45, 300, 7, 7, 201]
-FAMILIES = [(family, tied) for family in ("qwen3", "qwen2", "llama") for tied in (True, False)]
+STUDENTS = [(family, tied) for family in ("qwen3", "qwen2", "llama") for tied in (True, False)]
+QUICK = (("qwen3", True), ("llama", False))
 TOKENS = st.integers(0, EMBEDDING_ROWS - 1)
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda param: f"{param[0]}-{'tied' if param[1] else 'untied'}")
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(
+            (family, tied),
+            marks=() if (family, tied) in QUICK else pytest.mark.slow,
+            id=f"{family}-{'tied' if tied else 'untied'}",
+        )
+        for family, tied in STUDENTS
+    ],
+)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
     family, tied = request.param
     return TransformersEngine.load(make_student(tmp_path_factory.mktemp("student"), family, tied=tied))

@@ -184,7 +184,7 @@ def broken() -> None:
     raise EngineError("the runtime died")
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_a_journal_cut_anywhere_yields_the_same_evaluation(data, journal, uninterrupted, tmp_path_factory):
     items = tmp_path_factory.mktemp("cut") / "items.jsonl"

@@ -188,6 +188,7 @@ def test_only_splits_that_a_nano_student_can_solve_are_gated() -> None:
     assert gate_run.gate_suite(replace(suite, name="other")).tasks == suite.tasks
 
 
+@pytest.mark.slow
 def test_a_merged_run_exports_and_keeps_what_it_learned(nano_student: Path, taught: Suite, tmp_path: Path) -> None:
     """The adapter changes the weights that are shipped; its base is left as it was."""
     before = (nano_student / "model.safetensors").read_bytes()

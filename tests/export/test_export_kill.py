@@ -178,6 +178,7 @@ def test_ctrl_c_at_the_gate_does_not_wait_for_its_files(nano_student: Path, tmp_
     assert {path.name for path in (tmp_path / ".out.gate").iterdir()} == {"source.jsonl", "gguf-q8_0.jsonl.partial"}
 
 
+@pytest.mark.slow
 def test_the_builder_of_onnx_ends_with_a_killed_export(nano_student: Path, tmp_path: Path) -> None:
     def builds() -> bool:
         with suppress(psutil.Error):

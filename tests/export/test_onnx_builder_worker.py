@@ -119,6 +119,7 @@ def test_faults_of_the_builder_are_errors_naming_model_and_stage(
     assert [path.name for path in tmp_path.iterdir()] == ["worker.py"]
 
 
+@pytest.mark.slow
 def test_a_builder_that_prints_is_alive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: Path) -> None:
     misbehave(monkeypatch, tmp_path, "write", "[(time.sleep(3), print('layer', i)) for i in range(4)]")
     with pytest.raises(ExportError, match=r"genai_config.json"):  # twelve seconds later, with nothing written
@@ -143,6 +144,7 @@ def test_nothing_is_recorded_or_left_behind(source: Path, monkeypatch: pytest.Mo
     assert list(home.iterdir()) == [] and {path.name for path in tmp_path.iterdir()} == {"home", "source", "out"}
 
 
+@pytest.mark.slow
 def test_the_parent_never_imports_the_runtime_or_torch(source: Path, tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nfrom mentor_edge.export.onnx.export import export_onnx\n"

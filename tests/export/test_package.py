@@ -197,7 +197,11 @@ def export_onnx(student: Path, directory: Path) -> Path:
     return directory / "onnx-fp32"
 
 
-@pytest.mark.parametrize(("format", "export"), [("gguf", export_gguf), ("onnx", export_onnx)], ids=["gguf", "onnx"])
+@pytest.mark.parametrize(
+    ("format", "export"),
+    [("gguf", export_gguf), pytest.param("onnx", export_onnx, marks=pytest.mark.slow)],
+    ids=["gguf", "onnx"],
+)
 def test_the_python_blocks_run_unchanged(
     nano_student: Path, tmp_path: Path, format: str, export: Callable[[Path, Path], Path]
 ) -> None:

@@ -119,6 +119,7 @@ def onnx(taught: SimpleNamespace, onnx_builder: Any) -> Path:
     return Path(taught.here)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_an_onnx_directory_makes_the_call(onnx: Path, precision: str) -> None:
     calls_and_answers(onnx / f"merged-{precision}")

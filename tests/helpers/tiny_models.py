@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -61,6 +63,12 @@ FAMILIES: Mapping[str, TinyFamily] = {
         norms_add_one=True,
     ),
 }
+
+
+def families(*quick: str) -> list[Any]:
+    """The names of `FAMILIES` as parameters of a test that takes long: all but the quick ones are marked slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in FAMILIES]
+
 
 TEMPLATE = """\
 {%- if tools %}<|im_start|>system

@@ -50,6 +50,7 @@ WEIGHTS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 }  # a table  # fmt: skip
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "more layers": ({"num_hidden_layers": 3}, "lack model.layers.2.input_layernorm.weight"),
+    "fewer layers": ({"num_hidden_layers": 1}, "contain model.layers.1, but config.json has 1 layers"),
     "no head": ({"tie_word_embeddings": False}, "lack lm_head.weight"),
     "fewer tokens": ({"vocab_size": 9}, "has the shape"),
 }

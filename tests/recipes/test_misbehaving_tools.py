@@ -60,7 +60,7 @@ def provocative_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return teach(tmp_path_factory.mktemp("students") / "provocative", tasks, steps=80)
 
 
-@pytest.mark.parametrize("engine", ["edge", "trl"])
+@pytest.mark.parametrize("engine", ["edge", pytest.param("trl", marks=pytest.mark.slow)])
 def test_training_continues_when_tools_misbehave(
     provocative_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:

@@ -38,6 +38,7 @@ def adapter_of(run: Run) -> dict[str, Any]:
     return load_file(run.adapter / "adapter_model.safetensors")
 
 
+@pytest.mark.slow
 def test_rewards_are_the_only_difference_of_the_policy_methods(nano_student: Path, tmp_path: Path) -> None:
     """The students are the same, so the first step samples the same rollouts. Only the scores differ."""
     first: dict[str, Any] = {}
@@ -67,6 +68,7 @@ def test_a_user_reward_is_added_and_its_failure_is_reported(
         MentorRecipe(**settings(nano_student, tmp_path / "broken", reward=broken)).fit()
 
 
+@pytest.mark.slow
 def test_training_continues_from_another_run(nano_student: Path, tmp_path: Path) -> None:
     sft = {**settings(nano_student, tmp_path / "sft"), "train": {"steps": 4, "batch_size": 4}}
     with pytest.raises(RunError, match="no run directory"):

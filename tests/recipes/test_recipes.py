@@ -26,7 +26,10 @@ EXCERPT = DATA / "gsm8k_excerpt.jsonl"
 QUICK = {"steps": 2, "prompts_per_step": 2, "rollouts_per_prompt": 2, "save_every": 2}
 
 
-@pytest.fixture(scope="module", params=["qwen3", "qwen2", "llama"])
+OTHER_FAMILIES = [pytest.param(family, marks=pytest.mark.slow) for family in ("qwen3", "llama")]
+
+
+@pytest.fixture(scope="module", params=["qwen2", *OTHER_FAMILIES])
 def any_student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights. The template prints whole JSON schemas, so the student gets a longer context."""
     directory = make_student(tmp_path_factory.mktemp("student"), request.param)

@@ -54,7 +54,7 @@ def same_training(run: Run, other: Run) -> bool:
     )
 
 
-@pytest.mark.parametrize("recipe", ["mentor", "sft"])
+@pytest.mark.parametrize("recipe", [pytest.param("mentor", marks=pytest.mark.slow), "sft"])
 def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(nano_student: Path, tmp_path: Path, recipe: str) -> None:
     """Killed in step 4 of 5, after the checkpoint of step 2, when the rows of steps 3 and 4 were already written."""
     kind = MentorRecipe if recipe == "mentor" else SFTRecipe
@@ -76,12 +76,12 @@ def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(nano_student: Path
 def test_a_run_killed_before_its_first_checkpoint_starts_over(nano_student: Path, tmp_path: Path) -> None:
     settings = {
         "student": str(nano_student),
-        **SETTINGS["mentor"],
-        "train": {**SETTINGS["mentor"]["train"], "steps": 2},
+        **SETTINGS["sft"],
+        "train": {**SETTINGS["sft"]["train"], "steps": 2},
     }
-    start_and_kill("mentor", {**settings, "output_dir": tmp_path / "killed"}, "MENTOR", 1)
-    resumed = MentorRecipe(**settings, output_dir=tmp_path / "killed").fit(resume=True)
-    assert same_training(resumed, MentorRecipe(**settings, output_dir=tmp_path / "whole").fit())
+    start_and_kill("sft", {**settings, "output_dir": tmp_path / "killed"}, "SFT", 1)
+    resumed = SFTRecipe(**settings, output_dir=tmp_path / "killed").fit(resume=True)
+    assert same_training(resumed, SFTRecipe(**settings, output_dir=tmp_path / "whole").fit())
 
 
 def test_resuming_needs_the_same_configuration(nano_student: Path, tmp_path: Path) -> None:

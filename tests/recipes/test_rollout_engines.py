@@ -46,6 +46,7 @@ def what_happened(trajectory: Trajectory) -> tuple[Any, ...]:
     return trajectory.calls, results, trajectory.answer, trajectory.ending
 
 
+@pytest.mark.slow
 def test_both_rollout_engines_train_and_score_the_same_rollouts_alike(
     nano_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,8 @@ missing or broken chat template.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from mentor_edge.template_record import TemplateRecord
 from mentor_edge.weight_files import weight_files
 
 _OTHER_WEIGHTS = "copy the model again: its weights and config.json do not belong together"
+
+_LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 
 _LOADING_ERRORS = (
     OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, NameError, OverflowError, SafetensorError,
@@ -115,8 +118,8 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     """Load the weights of a student into a transformers model, with `options` of `from_pretrained`.
 
     Raises: StudentError when they cannot be loaded, when some are missing or of another shape (transformers would
-    initialize those at random), or when the tokenizer has tokens without an embedding. Added tokens may lack one, as
-    Gemma 3's image token does.
+    initialize those at random), when there are more layers than the configuration names, or when the tokenizer has
+    tokens without an embedding. Added tokens may lack one, as Gemma 3's image token does.
     """
     name = str(path)
     _check_directory(Path(name))
@@ -129,6 +132,10 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     for weight, stored, expected in sorted(info["mismatched_keys"]):
         shapes = f"{list(stored)}, but its configuration needs {list(expected)}"
         raise StudentError(f"{weight} of the student {name!r} has the shape {shapes}", _OTHER_WEIGHTS)
+    if surplus := _surplus_layers(info["unexpected_keys"], model):
+        raise StudentError(
+            f"the weights of the student {name!r} contain {surplus}, which its configuration leaves out", _OTHER_WEIGHTS
+        )
     rows = model.get_input_embeddings().weight.shape[0]
     used = {*tokenizer.get_vocab().values()} - tokenizer.added_tokens_decoder.keys()
     largest = max(used | end_ids_of(model, tokenizer), default=0)
@@ -139,6 +146,16 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
             "put the model's own tokenizer and generation_config.json next to its weights",
         )
     return model
+
+
+def _surplus_layers(unexpected: Iterable[str], model: Any) -> str | None:
+    """A layer that follows the model's last one. transformers only warns of weights that it leaves out."""
+    layers = {(found[1], int(found[2])) for name in model.state_dict() if (found := _LAYER.match(name))}
+    stacks = {stack for stack, _ in layers}
+    for name in sorted(unexpected):
+        if (found := _LAYER.match(name)) and found[1] in stacks and (found[1], int(found[2])) not in layers:
+            return f"{found[1]}.{found[2]}"
+    return None
 
 
 def _check_directory(path: Path) -> None:
