@@ -43,6 +43,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		$(BIN)/mentor-edge doctor; }
 	@touch $@
 
+# The tests start hundreds of processes that import the package: it is compiled once, whatever the environment says.
+test test-slow test-models: export PYTHONDONTWRITEBYTECODE =
+
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .

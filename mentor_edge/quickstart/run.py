@@ -58,8 +58,12 @@ class Amounts:
     """Optimizer steps that make the base."""
     sft_steps: int
     """Optimizer steps of SFT."""
+    sft_batch: int
+    """Trajectories of one step of SFT."""
     mentor_steps: int
     """Optimizer steps of MENTOR."""
+    mentor_prompts: int
+    """Prompts of one step of MENTOR."""
     training_tasks: int
     """Training tasks, each with one teacher's trajectory."""
     counts: Mapping[str, int]
@@ -67,13 +71,13 @@ class Amounts:
 
 
 FULL = Amounts(
-    warm_steps=140, sft_steps=60, mentor_steps=140, training_tasks=1000,
+    warm_steps=140, sft_steps=60, sft_batch=64, mentor_steps=140, mentor_prompts=12, training_tasks=1000,
     counts={
         "id": 600, "para": 400, "comb": 400, "distract": 400, "names": 100, "long": 100, "irrel": 100, "lookup": 100,
     },
 )  # a table  # fmt: skip
 SMOKE = Amounts(
-    warm_steps=4, sft_steps=3, mentor_steps=3, training_tasks=60,
+    warm_steps=4, sft_steps=3, sft_batch=16, mentor_steps=3, mentor_prompts=4, training_tasks=60,
     counts={"id": 40, "para": 20, "comb": 20, "distract": 20, "names": 10, "long": 10, "irrel": 10, "lookup": 10},
 )  # a table  # fmt: skip
 
@@ -176,7 +180,8 @@ class _Quickstart:
         suite = evaluation_suite(amounts.counts, seed=seed, exclude=training)
         tasks = {"suite": "nano", "limit": amounts.training_tasks, "teacher_noise": self.noise}
         student = str(out / "base")
-        sft_train, mentor_train = {"steps": amounts.sft_steps}, {"steps": amounts.mentor_steps}
+        sft_train = {"steps": amounts.sft_steps, "batch_size": amounts.sft_batch}
+        mentor_train = {"steps": amounts.mentor_steps, "prompts_per_step": amounts.mentor_prompts}
         sft = SFTRecipe(student=student, seed=seed, tasks=tasks, output_dir=out / "sft", train=sft_train)
         mentor = MentorRecipe(student=student, seed=seed, tasks=tasks, output_dir=out / "mentor", train=mentor_train)
         stages.run("sft", list[SupervisedStep], lambda: self.fit(sft, SupervisedStep))

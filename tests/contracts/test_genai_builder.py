@@ -68,6 +68,7 @@ def test_upstream_still_ignores_the_names_in_its_help(builder: Any, students: St
     assert quantization_of(directory / "model.onnx").block_size == 32
 
 
+@pytest.mark.slow
 def test_upstream_still_refuses_short_conversations_with_a_windowed_cache(
     students: Students, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

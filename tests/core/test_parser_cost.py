@@ -45,8 +45,12 @@ def assert_linear(text: Callable[[int], str], size: int, tools: Sequence[Any] = 
     assert linear, (whole, quarter)
 
 
+AROUND = (("<think>", "</think> 3"), ("<tool_call>", ""), ("[f(a=[", "])]"))
+
+
 @pytest.mark.parametrize(
-    ("before", "after"), [("", ""), ("<think>", "</think> 3"), ("<tool_call>", ""), ("[f(a=[", "])]")]
+    ("before", "after"),
+    [("", ""), *(pytest.param(*around, marks=pytest.mark.slow) for around in AROUND)],
 )
 @pytest.mark.parametrize(
     "unit",

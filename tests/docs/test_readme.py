@@ -102,7 +102,7 @@ def test_the_python_of_the_documents_names_things_that_exist(block: str) -> None
     compile(block, "document", "exec")
     imports = [line for line in block.splitlines() if line.lstrip().startswith("from mentor_edge")]
     assert imports
-    subprocess.run([sys.executable, "-c", "\n".join(map(str.strip, imports))], check=True, cwd="/")
+    exec("\n".join(map(str.strip, imports)), {})
 
 
 def test_the_tools_of_the_documents_work() -> None:

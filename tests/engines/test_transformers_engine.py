@@ -25,7 +25,7 @@ from mentor_edge.engines.torch.loading import load_student
 
 PROMPT = [11, 45, 300, 7, 7, 201]
 STUDENTS = [(family, tied) for family in ("qwen3", "qwen2", "llama") for tied in (True, False)]
-QUICK = (("qwen3", True), ("llama", False))
+QUICK = (("qwen3", True),)
 TOKENS = st.integers(0, EMBEDDING_ROWS - 1)
 
 

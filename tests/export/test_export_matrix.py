@@ -35,7 +35,7 @@ class Source:
     expected: ExpectedOutputs
 
 
-@pytest.fixture(scope="module", params=families("qwen2", "gemma3"))
+@pytest.fixture(scope="module", params=families("qwen2"))
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
     directory = make_student(tmp_path_factory.mktemp(request.param), request.param)
     return Source(request.param, directory, ExpectedOutputs.of(directory))

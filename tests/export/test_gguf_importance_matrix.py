@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helpers.evaluation_tasks import BFCL
-from helpers.tiny_models import FAMILIES, MARKERS, SPECIAL, make_student, make_tokenizer
+from helpers.tiny_models import MARKERS, SPECIAL, families, make_student, make_tokenizer
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.errors import ExportError
 from mentor_edge.export.gguf.convert import convert
@@ -40,7 +40,7 @@ def render(tokenizer: Any, suite: Suite, limit: int = 64) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", families("qwen2"))
 def test_every_matrix_of_the_file_has_its_importances(tmp_path: Path, family: str, tied: bool) -> None:
     make_student(tmp_path, family, tied=tied)
     matrix = importance_matrix(tmp_path, CONVERSATIONS)

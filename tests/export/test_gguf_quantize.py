@@ -176,7 +176,9 @@ def test_importances_of_another_model_are_refused(
         quantize(f32, tmp_path / "q.gguf", "q4_0", matrix=change(matrix))
 
 
-@pytest.mark.parametrize("kind", ["q4_0", "q5_1", "iq4_nl", "iq4_xs", "q3_k_s"])
+@pytest.mark.parametrize(
+    "kind", ["q4_0", "q3_k_s", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("q5_1", "iq4_nl", "iq4_xs"))]
+)
 def test_columns_that_matter_lose_less(f32: Path, matrix: ImportanceMatrix, tmp_path: Path, kind: str) -> None:
     # All others in a block share its scale, so the columns that matter are every second one.
     weights = np.where(np.arange(256) % 2, 1.0, 1e-3).astype(np.float32)

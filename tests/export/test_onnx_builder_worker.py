@@ -17,6 +17,8 @@ from mentor_edge.errors import ExportError, OutputError
 from mentor_edge.export.onnx import genai_exporter
 from mentor_edge.export.onnx.export import export_onnx
 
+slow = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def students(tmp_path_factory: pytest.TempPathFactory, onnx_builder: RuntimeWorker) -> Students:
@@ -94,11 +96,15 @@ def misbehave(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, code
     [
         ("convert", "int4", "os.kill(os.getpid(), signal.SIGSEGV)", "conversion: .*SIGSEGV while converting {}"),
         ("write", "int4", "os.kill(os.getpid(), signal.SIGKILL)", "quantization: .*memory.* while writing {} as int4"),
-        ("write", "fp32", "os.abort()", "conversion: .*SIGABRT while writing {} as fp32"),
+        pytest.param("write", "fp32", "os.abort()", "conversion: .*SIGABRT while writing {} as fp32", marks=slow),
         ("write", "int8", "os._exit(3)", "quantization: .*exit code 3 .*: reading layer 7"),
         ("convert", "int4", "raise ValueError('odd\\nweights')", "conversion: .*{}: ValueError: odd weights"),
-        ("write", "int4", "raise MemoryError", "quantization: .*{} as int4: it takes more memory"),
-        ("write", "int4", "time.sleep(60)", "quantization: .*no sign of life for 9 s while writing {}"),
+        pytest.param(
+            "write", "int4", "raise MemoryError", "quantization: .*{} as int4: it takes more memory", marks=slow
+        ),
+        pytest.param(
+            "write", "int4", "time.sleep(60)", "quantization: .*no sign of life for 9 s while writing {}", marks=slow
+        ),
     ],
 )
 def test_faults_of_the_builder_are_errors_naming_model_and_stage(

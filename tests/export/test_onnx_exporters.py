@@ -142,10 +142,19 @@ def test_without_optimum_the_error_says_why_and_what_to_do(student: Path, tmp_pa
             "Server.quantize = lambda *a, **k: time.sleep(600)", r"quantization: .* no sign of life for 30 s while",
             marks=slow,
         ),
-        ("Server.write = lambda *a, **k: 1 / 0", r"quantization: .* failed while writing .*ZeroDivisionError"),
+        pytest.param(
+            "Server.write = lambda *a, **k: 1 / 0", r"quantization: .* failed while writing .*ZeroDivisionError",
+            marks=slow,
+        ),
         # Without a limit, the allocation would succeed, and the system would kill some process on its use.
-        ("del Server.capture; transformers.AutoConfig.from_pretrained = lambda *_: bytearray(40 << 30)", "more memory"),
-        ("del Server.capture; sys.modules['onnxscript'] = None", r"conversion: .*onnxscript.*\npip install"),
+        pytest.param(
+            "del Server.capture; transformers.AutoConfig.from_pretrained = lambda *_: bytearray(40 << 30)",
+            "more memory", marks=slow,
+        ),
+        pytest.param(
+            "del Server.capture; sys.modules['onnxscript'] = None", r"conversion: .*onnxscript.*\npip install",
+            marks=slow,
+        ),
     ],
 )  # a table  # fmt: skip
 def test_failures_of_the_child_are_errors_that_name_the_stage(
@@ -167,10 +176,11 @@ def test_failures_of_the_child_are_errors_that_name_the_stage(
     assert list(tmp_path.iterdir()) == [script]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"model_type": "t5"}, r"conversion: .* failed while capturing .*T5Config", marks=pytest.mark.slow),
+        ({"model_type": "t5"}, r"conversion: .* failed while capturing .*T5Config"),
         (
             {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3},
             r"conversion: .* the weights lack model.*\.2\.",

@@ -59,7 +59,9 @@ def test_a_light_change_of_a_dequantized_model_is_erased(
     assert (result.changed_share < 0.05) is not survived
 
 
-@pytest.mark.parametrize("kind", ["q4_0", "q8_0", "q4_k_m", "iq4_xs"])
+@pytest.mark.parametrize(
+    "kind", ["q8_0", "q4_k_m", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("q4_0", "iq4_xs"))]
+)
 def test_a_light_change_of_other_weights_arrives_in_noise(student: Path, kind: str, tmp_path: Path) -> None:
     result = survival_of(moved(student, tmp_path / "tuned", 1e-3), student, kind, tmp_path)
     assert result.survived and result.projection == pytest.approx(1, abs=0.1)

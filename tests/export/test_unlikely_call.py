@@ -125,6 +125,7 @@ def test_an_onnx_directory_makes_the_call(onnx: Path, precision: str) -> None:
     calls_and_answers(onnx / f"merged-{precision}")
 
 
+@pytest.mark.slow
 def test_the_adapter_survives_int4(onnx: Path) -> None:
     paths = [onnx / name for name in ("merged-fp32", "merged-int4", "base-fp32", "base-int4")]
     survives(*paths, tensors=10)  # query, key and value are one tensor there

@@ -29,7 +29,7 @@ from mentor_edge.tasks.types import Suite, Task
 COUNTS = {"simple_python": 400, "multiple": 200, "parallel": 200, "parallel_multiple": 200, "irrelevance": 240}
 
 
-@pytest.fixture(scope="module", params=["excerpt", "full"])
+@pytest.fixture(scope="module", params=["excerpt", pytest.param("full", marks=pytest.mark.slow)])
 def directory(request):
     return data_directory(request.param)
 

@@ -42,6 +42,7 @@ def held_out_word(word: str) -> bool:
 
 WORDS = tuple(a + b for a, b in itertools.product(_SYLLABLES, _SYLLABLES) if a != b)
 """Made-up words: names of tools and of goods. Too many to memorise, so a student has to copy them."""
+_WORDS_BY_USE = {unseen: tuple(word for word in WORDS if held_out_word(word) == unseen) for unseen in (False, True)}
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def _offer(rng: random.Random, operation: str, style: Style, taken: set[str]) ->
     tool = TOOL_BY_OPERATION[operation]
     if rng.random() >= style.alias:
         return tool
-    names = [alias for alias in WORDS if held_out_word(alias) == style.unseen_aliases]
+    names = _WORDS_BY_USE[style.unseen_aliases]
     name = rng.choice(names)
     while name in taken:
         name = rng.choice(names)
@@ -198,7 +199,7 @@ def draw_lookup(rng: random.Random, style: Style) -> Problem:
     """Draw a question about a hidden table. Half of them need a multiplication too."""
     quantity = rng.choice(tuple(_QUANTITIES))
     _, single, several = _QUANTITIES[quantity]
-    goods = [word for word in WORDS if held_out_word(word) == style.unseen_aliases]
+    goods = _WORDS_BY_USE[style.unseen_aliases]
     item, value = rng.choice(goods), rng.randint(2, 99)
     parameters = {
         "type": "object",
