@@ -126,7 +126,9 @@ def test_verify_names_what_differs_and_exits_with_1(tmp_path: Path) -> None:
         (["--override", "attn_zz=q8_0"], "attn_zz"),
         (["--gguf", "iq2_m", "--imatrix", "never"], "without an importance matrix"),
         (["--imatrix", "sometimes"], "'sometimes', not one of auto, always, never"),
-        (["--onnx", "int4", "--onnx-option", "int4_block_size=32"], "int4_block_size"),
+        pytest.param(
+            ["--onnx", "int4", "--onnx-option", "int4_block_size=32"], "int4_block_size", marks=pytest.mark.slow
+        ),  # only the builder knows its options
         (["--converter", "no/such/convert_hf_to_gguf.py"], "convert_hf_to_gguf.py"),
         (["--suite", "bfcl"], "needs its data"),
         (["--margin", "2"], "less than or equal to 0.5"),

@@ -197,7 +197,9 @@ def test_the_gate_uses_what_a_nano_student_can_do() -> None:
     assert ("id", *CORE_OOD) == GATED and set(CORE_OOD) < set(OOD_DOMAINS)
 
 
-@pytest.mark.parametrize("noise", list(Noise))
+@pytest.mark.parametrize(
+    "noise", [Noise.HEAVY, *(pytest.param(n, marks=pytest.mark.slow) for n in Noise if n != Noise.HEAVY)]
+)
 def test_every_reference_is_right_when_executed(noise: Noise) -> None:
     suites = [training_suite(150, seed=1, noise=noise), evaluation_suite(dict.fromkeys(COUNTS, 25), seed=1)]
     with ToolExecutor() as executor:
