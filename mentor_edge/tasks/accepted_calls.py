@@ -15,12 +15,14 @@ from typing import Any
 from mentor_edge.errors import did_you_mean
 from mentor_edge.rows import shown
 from mentor_edge.tasks.parameter_types import mixed_items, parameter_schema, parameters_of, schema_of
+from mentor_edge.tools.schemas.time_limit import limited
 from mentor_edge.tools.types import Tool
 
 AcceptedCall = Mapping[str, Mapping[str, Sequence[Any]]]
 """`{function: {parameter: [accepted values]}}`, the ground truth of `call_matching.match_calls`."""
 
 
+@limited()
 def read_accepted_calls(calls: Sequence[Mapping[str, Any]], tools: Mapping[str, Tool]) -> tuple[AcceptedCall, ...]:
     """Convert `calls` of either shape to BFCL's. `tools` are the tools offered, by name.
 

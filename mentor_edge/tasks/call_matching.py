@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mentor_edge.tasks.parameter_types import has_single_type, may_be_null, mixed_items, parameter_schema, schema_of
+from mentor_edge.tools.schemas.time_limit import limited
 
 # Both vocabularies: tasks contain the converted schemas, and the verdict must not depend on which of the two is given.
 _PYTHON_TYPES: Mapping[str, type] = {
@@ -52,6 +53,7 @@ class Match:
     "unexpected_parameter", "wrong_value" or "no_assignment"."""
 
 
+@limited()
 def match_calls(
     category: str,
     functions: Sequence[Mapping[str, Any]],

@@ -178,11 +178,11 @@ class _OfferedTools:
             function = schema["function"]
             parameters = function.get("parameters", _NO_PARAMETERS)
             name, description = function["name"], function.get("description", "")
-            tool = self._implementations.get(name) or Tool(name, "", _NO_PARAMETERS, never_executed)
             try:
+                tool = self._implementations.get(name) or Tool(name, "", _NO_PARAMETERS, never_executed)
                 self._by_schema[key] = replace(tool, description=description, parameters=parameters)
             except ToolDefinitionError as error:
-                raise ValueError(f"{path}.function.parameters: {error.problem}") from None
+                raise ValueError(f"{path}.function: {error.problem}") from None
         return self._by_schema[key]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mentor_edge.tools.schemas.patterns import TooSlow, matches
+from mentor_edge.tools.schemas.patterns import matches
+from mentor_edge.tools.schemas.time_limit import TooSlow
 
 _DEPTH_LIMIT = 32
 """Definitions that only refer to one another; a longer chain counts as untyped."""

@@ -13,6 +13,10 @@ from mentor_edge.errors import MentorEdgeWarning, ToolDefinitionError
 from mentor_edge.tools.schemas.checking import ArgumentChecker
 from mentor_edge.tools.schemas.reading import read_schema
 from mentor_edge.tools.schemas.references import SchemaError
+from mentor_edge.tools.schemas.size import CONTROLS, has_surrogates
+
+NAME_LIMIT, DESCRIPTION_LIMIT = 128, 20_000
+"""Characters of a tool's name and description."""
 
 RemoteCall = Callable[[Mapping[str, Any], float], "Future[str]"]
 """Starts a call that runs elsewhere: (arguments, seconds it may take) -> a future of what the model reads.
@@ -44,9 +48,10 @@ class Tool:
     """
 
     name: str
-    """What the model calls: 1 to 64 ASCII letters, digits, `_`, `-` and `.`."""
+    """What the model calls. Chat APIs accept 1 to 64 ASCII letters, digits, `_` and `-`; here, anything of at most 128
+    characters without control characters is a name."""
     description: str
-    """What the model reads about the tool."""
+    """What the model reads about the tool: at most 20,000 characters."""
     parameters: Mapping[str, Any]
     """JSON Schema of the arguments, of type object. Calls are checked against it before `function` runs.
 
@@ -71,14 +76,26 @@ class Tool:
         """Read the schema.
 
         Raises:
-            ToolDefinitionError: the arguments cannot be known from the schema.
+            ToolDefinitionError: the arguments cannot be known from the schema; the name, the description or the schema
+                is too long or contains what cannot be written.
         """
+        if not 0 < len(self.name) <= NAME_LIMIT or CONTROLS.search(self.name):
+            raise ToolDefinitionError(
+                f"the name {self.name[:60]!a} of a tool is not usable",
+                f"use 1 to {NAME_LIMIT} characters, and no control characters",
+            )
+        if len(self.description) > DESCRIPTION_LIMIT or has_surrogates(self.description):
+            raise ToolDefinitionError(
+                f"tool {self.name!r}: its description has {len(self.description)} characters"
+                f" (limit {DESCRIPTION_LIMIT}), or contains half of a surrogate pair",
+                "models read the description with every prompt; shorten it",
+            )
         try:
             reading = read_schema(self.parameters, check_patterns=self.convert is None)
         except SchemaError as error:
             raise ToolDefinitionError(
                 f"tool {self.name!r}: its parameters are not a JSON Schema of arguments: {error}",
-                "describe an object, and put everything it refers to into the same schema",
+                "describe an object of moderate size, and put everything it refers to into the same schema",
             ) from error
         object.__setattr__(self, "parameters", reading.parameters)
         for note in reading.notes:

@@ -15,6 +15,7 @@ import re
 from typing import Any
 
 from mentor_edge.rows import shown
+from mentor_edge.tools.schemas.time_limit import TooSlow, seconds_left
 
 SECONDS = 0.5
 """Time that one search may take."""
@@ -42,10 +43,6 @@ _REFERENCE = re.compile(r"k<([A-Za-z_]\w*)>|\(\?P=([A-Za-z_]\w*)\)", re.ASCII)
 _POSIX = re.compile(r"\[:\^?[a-z]+:\]")
 
 
-class TooSlow(Exception):
-    """A check took too long."""
-
-
 def pattern_problem(pattern: str) -> str | None:
     """Why text cannot be compared with `pattern`, or None if it can."""
     compiled = _compiled(pattern)
@@ -55,15 +52,16 @@ def pattern_problem(pattern: str) -> str | None:
 def matches(pattern: str, text: str) -> bool:
     """Whether `pattern` is found in `text`. A pattern with a `pattern_problem` matches everything.
 
-    Raises: TooSlow.
+    Raises: TooSlow when the search takes longer than `SECONDS`, or than the check that it belongs to may take.
     """
     compiled = _compiled(pattern)
     if isinstance(compiled, str):
         return True
+    seconds = min(SECONDS, seconds_left())
     try:
-        return compiled.search(text, timeout=SECONDS) is not None
+        return compiled.search(text, timeout=seconds) is not None
     except TimeoutError:
-        raise TooSlow(f"{shown(text)} cannot be compared with the pattern {pattern!r} within {SECONDS:g} s") from None
+        raise TooSlow(f"{shown(text)} cannot be compared with the pattern {pattern!r} within {seconds:.2g} s") from None
 
 
 @functools.lru_cache(maxsize=4096)

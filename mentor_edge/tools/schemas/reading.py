@@ -16,6 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mentor_edge.rows import shown
+from mentor_edge.tools.schemas.keywords import (
+    ANNOTATIONS,
+    BOUNDS,
+    COUNTS,
+    is_json,
+    is_list_of_names,
+    is_number,
+    is_valid,
+)
 from mentor_edge.tools.schemas.patterns import pattern_problem
 from mentor_edge.tools.schemas.references import (
     LIST_KEYWORDS,
@@ -26,9 +35,14 @@ from mentor_edge.tools.schemas.references import (
     Resolver,
     SchemaError,
 )
+from mentor_edge.tools.schemas.size import CONTROLS, DEPTH_LIMIT, check_work, size_problem
+from mentor_edge.tools.schemas.time_limit import TooSlow, limited, seconds_left
 
 PART_LIMIT = 4_000
 """How many schemas the result may contain. If it were larger, references stay references."""
+
+PATTERN_LIMIT = 256
+"""How many different patterns a schema may contain."""
 
 TYPE_NAMES: Mapping[str, str] = {
     "object": "object", "dict": "object", "dictionary": "object", "map": "object", "struct": "object",
@@ -42,18 +56,10 @@ TYPE_NAMES: Mapping[str, str] = {
 }  # a table  # fmt: skip
 _ANY = ("any", "unknown", "mixed")
 
-_ANNOTATIONS = frozenset(
-    {"title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "$comment",
-     "format", "contentMediaType", "contentEncoding"}
-)  # a table  # fmt: skip
 _DROPPED = frozenset(
     {"$schema", "$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$vocabulary", "$defs", "definitions",
      "components", "nullable", "additionalItems", "discriminator", *REFERENCES}
 )  # a table  # fmt: skip
-_COUNTS = frozenset(
-    {"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties", "minContains", "maxContains"}
-)
-_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 _MAY_BE_NULL = frozenset({"default", "const", "example", "examples"})
 _OLD_SIBLINGS = ("draft-03", "draft-04", "draft-06", "draft-07")
 """Drafts in which a reference hides the constraints beside it."""
@@ -80,32 +86,37 @@ def read_schema(schema: Any, *, check_patterns: bool = True) -> Reading:
         schema = {}
     if not isinstance(schema, Mapping):
         raise SchemaError(f"expected a JSON Schema of an object, found {shown(schema)}")
+    if problem := size_problem(schema):
+        raise SchemaError(problem)
     try:
-        document = Document(schema)
-        try:
-            reader = _Reader(document, check_patterns, PART_LIMIT)
-            parameters = reader.root()
-        except _TooLarge:
-            document.keep()
-            reader = _Reader(document, check_patterns, None)
-            parameters = reader.root()
-    except RecursionError:
-        raise SchemaError("it is nested too deeply") from None
+        with limited():
+            document = Document(schema)
+            try:
+                reader = _Reader(document, check_patterns, inline=True)
+                parameters = reader.root()
+            except _TooLarge:
+                document.keep()
+                reader = _Reader(document, check_patterns, inline=False)
+                parameters = reader.root()
+            check_work(parameters)
+    except TooSlow:
+        raise SchemaError("it takes too long to read") from None
     return Reading(schema if parameters == schema else parameters, tuple(reader.notes))
 
 
 class _TooLarge(Exception):
-    pass
+    """The result is too large when references are replaced by what they point to."""
 
 
 class _Reader:
-    def __init__(self, document: Document, check_patterns: bool, part_limit: int | None) -> None:
+    def __init__(self, document: Document, check_patterns: bool, *, inline: bool) -> None:
         self.notes: dict[str, None] = {}
         self._document = document
         self._used: set[str] = set()
         self._check_patterns = check_patterns
-        self._part_limit = part_limit
-        self._parts = 0
+        self._inline = inline
+        self._parts = self._depth = 0
+        self._patterns: set[str] = set()
         old = document.specification.name in ("draft-03", "draft-04")
         self._dropped = _DROPPED | {"id"} if old else _DROPPED
 
@@ -125,6 +136,8 @@ class _Reader:
         if {"unevaluatedProperties", "patternProperties"} <= self._used:  # jsonschema compares them by Python's re
             parameters = _without(parameters, "unevaluatedProperties")
             self._note("", "unevaluatedProperties is not checked beside patternProperties")
+        if problem := size_problem(parameters):
+            raise _TooLarge if self._inline else SchemaError(problem)
         return parameters
 
     def _object(self, read: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +147,7 @@ class _Reader:
             return read
         if kind is not None and not (isinstance(kind, list) and "object" in kind):
             raise SchemaError(f"its type is {kind!r}, not 'object'")
-        if kind is None and not read.keys() - _ANNOTATIONS:
+        if kind is None and not read.keys() - ANNOTATIONS:
             return {"type": "object", "properties": {}, **read}
         return {"type": "object", **{key: value for key, value in read.items() if key != "type"}}
 
@@ -155,21 +168,24 @@ class _Reader:
             self._note(path, f"expected a schema, found {shown(schema)}; any value is accepted")
             return {}
         self._parts += 1
-        if self._part_limit is not None and self._parts > self._part_limit:
+        self._depth += 1
+        if self._inline and (self._parts > PART_LIMIT or self._depth > DEPTH_LIMIT):
             raise _TooLarge
+        seconds_left()
         resolver = self._document.inside(schema, resolver)
         reference = next((schema[key] for key in REFERENCES if isinstance(schema.get(key), str)), None)
         if reference is not None:
             read = self._reference(reference, schema, path, resolver)
         else:
             read = self._keywords_of(schema, path, resolver)
+        self._depth -= 1
         return _nullable(read) if schema.get("nullable") is True else read
 
     def _reference(self, reference: str, schema: Mapping[str, Any], path: str, resolver: Resolver) -> Any:
         target = self._document.resolve(reference, resolver)
         siblings = self._keywords_of(schema, path, resolver)
         if self._document.specification.name in _OLD_SIBLINGS:
-            siblings = {key: value for key, value in siblings.items() if key in _ANNOTATIONS}
+            siblings = {key: value for key, value in siblings.items() if key in ANNOTATIONS}
         name = self._document.names.get(id(target.schema))
         if name is not None:
             return {"$ref": f"#/$defs/{name}" if name else "#", **siblings}
@@ -201,7 +217,7 @@ class _Reader:
                 self._dependencies(value, read, path, resolver)
             elif keyword in _KNOWN:
                 self._constraint(keyword, value, schema, read, path)
-            else:
+            elif is_json(value):
                 read[keyword] = value
         if required:
             given = read.get("required", [])
@@ -246,6 +262,8 @@ class _Reader:
         required = []
         read[keyword] = {}
         for name, part in value.items():
+            if keyword == "properties" and CONTROLS.search(name):
+                raise SchemaError(f"the name of a parameter contains control characters: {name[:60]!a}")
             inner = f"{path}.{name}".removeprefix(".")
             schema = self._schema(part, inner, resolver)
             if isinstance(schema, bool):  # templates expect an object
@@ -261,7 +279,7 @@ class _Reader:
         if not isinstance(value, Mapping):
             self._note(path, "dependencies is not an object, and is not checked")
             return
-        names = {name: part for name, part in value.items() if _is_list_of_names(part)}
+        names = {name: part for name, part in value.items() if is_list_of_names(part)}
         schemas = {name: part for name, part in value.items() if isinstance(part, Mapping)}
         if names:
             read["dependentRequired"] = names
@@ -274,10 +292,10 @@ class _Reader:
         if keyword in ("exclusiveMinimum", "exclusiveMaximum") and isinstance(value, bool):
             # Draft 4: it says whether the bound beside it is exclusive.
             bound = schema.get(keyword.replace("exclusiveM", "m"))
-            if value and _is_number(bound):
+            if value and is_number(bound):
                 read[keyword] = bound
         elif keyword in ("minimum", "maximum") and schema.get(f"exclusive{keyword.capitalize()}") is True:
-            if not _is_number(value):
+            if not is_number(value):
                 self._note(path, f"{keyword} is {shown(value)}, and is not checked")
         elif keyword == "divisibleBy":  # draft 3
             self._constraint("multipleOf", value, schema, read, path)
@@ -286,7 +304,7 @@ class _Reader:
         elif keyword == "pattern" and isinstance(value, str):
             read[keyword] = value
             self._pattern(value, path)
-        elif _is_valid(keyword, value):
+        elif is_valid(keyword, value):
             read[keyword] = value
         else:
             self._note(path, f"{keyword} is {shown(value)}, and is not checked")
@@ -295,48 +313,24 @@ class _Reader:
         if isinstance(value, bool):  # of draft 3; `_named` reads it
             return
         names = [value] if isinstance(value, str) else value
-        if not _is_list_of_names(names):
+        if not is_list_of_names(names):
             self._note(path, f"required is {shown(value)}, and is not checked")
         else:
             read["required"] = list(dict.fromkeys(names))
 
     def _pattern(self, pattern: str, path: str) -> None:
+        self._patterns.add(pattern)
+        if len(self._patterns) > PATTERN_LIMIT:
+            raise SchemaError(f"it contains more than {PATTERN_LIMIT} patterns")
+        seconds_left()
         if self._check_patterns and (problem := pattern_problem(pattern)):
             self._note(path, f"the pattern {pattern!r} is not checked: {problem}")
 
 
 _KNOWN = frozenset(
     {"type", "enum", "const", "required", "pattern", "uniqueItems", "dependentRequired", "divisibleBy", "dependencies",
-     *_ANNOTATIONS, *_COUNTS, *_BOUNDS, *SCHEMA_KEYWORDS, *LIST_KEYWORDS, *NAMED_KEYWORDS}
+     *ANNOTATIONS, *COUNTS, *BOUNDS, *SCHEMA_KEYWORDS, *LIST_KEYWORDS, *NAMED_KEYWORDS}
 )  # a table  # fmt: skip
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def _is_list_of_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _is_valid(keyword: str, value: Any) -> bool:
-    """Whether `value` can be the value of a constraint."""
-    if keyword in _COUNTS:
-        return _is_number(value) and value >= 0 and value == int(value)
-    if keyword in _BOUNDS:
-        return _is_number(value) and (value > 0 or keyword != "multipleOf")
-    match keyword:
-        case "enum":
-            return isinstance(value, list) and bool(value)
-        case "uniqueItems" | "deprecated" | "readOnly" | "writeOnly":
-            return isinstance(value, bool)
-        case "examples":
-            return isinstance(value, list)
-        case "const" | "default" | "example":
-            return True
-        case "dependentRequired":
-            return isinstance(value, Mapping) and all(map(_is_list_of_names, value.values()))
-    return keyword in _ANNOTATIONS and isinstance(value, str)
 
 
 def _nullable(schema: Any) -> Any:
@@ -360,9 +354,9 @@ def _nullable(schema: Any) -> Any:
 
 def _both(definition: dict[str, Any], siblings: dict[str, Any]) -> dict[str, Any]:
     """A definition, with the annotations and further constraints beside the reference to it."""
-    annotations = {key: value for key, value in siblings.items() if key in _ANNOTATIONS or key not in _KNOWN}
+    annotations = {key: value for key, value in siblings.items() if key in ANNOTATIONS or key not in _KNOWN}
     further = {key: value for key, value in siblings.items() if key not in annotations}
-    if not definition.keys() - _ANNOTATIONS:
+    if not definition.keys() - ANNOTATIONS:
         return {**definition, **siblings}
     if all(key in definition and definition[key] == value for key, value in further.items()):
         return {**definition, **annotations}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, Schema, specification_with
+
+from mentor_edge.tools.schemas.time_limit import seconds_left
 
 REFERENCES = ("$ref", "$recursiveRef", "$dynamicRef")
 
@@ -65,17 +68,22 @@ class Document:
         self._edges: dict[int, dict[int, bool]] = {}
         self._parts = 0
         self._explore(root, None)
-        if any(self._reaches(node, node, in_place=True) for node in self._edges):
+        if self._in_cycles(in_place=True):
             raise SchemaError("it refers to itself without end")
-        self.keep([node for node in self._edges if self._reaches(node, node)])
+        self.keep(self._in_cycles())
 
     @cached_property
     def _root_resolver(self) -> Any:
         """Made when it is needed: most schemas contain no references."""
+        resource = self.specification.create_resource(self.root)
         try:
-            return Registry[Schema]().resolver_with_root(self.specification.create_resource(self.root))
+            identifier = resource.id() or ""
+            registry = Registry[Schema]().with_resource(identifier, resource)
         except ValueError as error:
             raise SchemaError(f"its identifier cannot be read: {error}") from None
+        with suppress(AttributeError, LookupError, TypeError, ValueError):  # malformed definitions
+            registry = registry.crawl()  # once, and not for every reference
+        return registry.resolver(identifier)
 
     def resolve(self, reference: str, resolver: Resolver) -> Target:
         """Raises: SchemaError when the document does not contain what `reference` names."""
@@ -96,7 +104,7 @@ class Document:
         except (AttributeError, TypeError, ValueError):
             return resolver
 
-    def keep(self, nodes: list[int] | None = None) -> None:
+    def keep(self, nodes: Sequence[int] | None = None) -> None:
         """Give names to definitions, so that references to them stay. None: to all."""
         for node in self._edges if nodes is None else nodes:
             if node not in self.names:
@@ -112,6 +120,7 @@ class Document:
         while waiting:
             node, resolver = waiting.pop()
             for reference, inner, in_place in self._references(node, self.inside(node, resolver), True):
+                seconds_left()
                 target = self.resolve(reference, inner)
                 if not isinstance(target.schema, Mapping):
                     continue
@@ -138,18 +147,18 @@ class Document:
         for keyword, child in children(schema):
             yield from self._references(child, resolver, in_place and keyword in IN_PLACE)
 
-    def _reaches(self, start: int, end: int, in_place: bool = False) -> bool:
-        seen: set[int] = set()
-        waiting = [start]
-        while waiting:
-            for target, same_value in self._edges[waiting.pop()].items():
-                if same_value or not in_place:
-                    if target == end:
-                        return True
-                    if target not in seen:
-                        seen.add(target)
-                        waiting.append(target)
-        return False
+    def _in_cycles(self, in_place: bool = False) -> list[int]:
+        """The nodes from which references lead back to them. `in_place`: by references that apply to the same value."""
+        bit = {node: 1 << index for index, node in enumerate(self._edges)}
+        reached = {  # as sets of bits; Warshall's algorithm
+            node: sum(bit[target] for target, same_value in edges.items() if same_value or not in_place)
+            for node, edges in self._edges.items()
+        }
+        for middle in self._edges:
+            for node in self._edges:
+                if reached[node] & bit[middle]:
+                    reached[node] |= reached[middle]
+        return [node for node in self._edges if reached[node] & bit[node]]
 
     def _new_name(self, reference: str) -> str:
         plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", reference.rpartition("/")[2].rpartition("#")[2]).strip("_") or "schema"
