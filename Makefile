@@ -3,6 +3,7 @@
 #   make test         install, then run lint, types and every test that takes seconds
 #   make test-slow    run the tests that take minutes
 #   make test-models  run the tests that need the real models of ../shared/models/fetch.py
+#   make fuzz         look for inputs that break the readers of files and messages, a minute for each
 #   make lint         run lint and types only
 #   make api          rewrite docs/api.md from the docstrings
 
@@ -21,7 +22,7 @@ endif
 LLAMA_BUILD := CMAKE_ARGS="-DLLAVA_BUILD=OFF" CFLAGS="$(CFLAGS) $(NO_AMX)" CXXFLAGS="$(CXXFLAGS) $(NO_AMX)"
 INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(LLAMA_BUILD) $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: quickstart install test test-slow test-models lint api clean
+.PHONY: quickstart install test test-slow test-models fuzz lint api clean
 
 quickstart: install
 	$(BIN)/mentor-edge quickstart $(ARGS)
@@ -58,6 +59,10 @@ test-slow: install
 
 test-models: install
 	$(BIN)/python -m pytest -m models
+
+fuzz: install
+	@for target in turns gguf templates manifests tasks schemas replies; do echo "fuzzing $$target for a minute"; \
+		$(BIN)/python tests/helpers/fuzz.py $$target -max_total_time=60 -verbosity=0 || exit 1; done
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

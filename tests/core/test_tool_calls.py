@@ -14,43 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.paths import ROOT
+from helpers.turn_checks import CALL, FRAGMENTS, check_turn
 from mentor_edge.messages import Message, ToolCall
-from mentor_edge.tool_calls import MAX_NESTING, MAX_PYTHON_CHARACTERS, ParsedTurn, parse_turn
+from mentor_edge.tool_calls import MAX_NESTING, MAX_PYTHON_CHARACTERS, parse_turn
 
-CALL = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
 ADD = ToolCall("add", {"a": 1})
 NOOP = ToolCall("noop", {})
-
-FRAGMENTS = (
-    "<tool_call>", "</tool_call>", "<think>", "</think>", "<|python_tag|>", CALL, '{"name": "add"', '"name": "add"',
-    ', "arguments": {', ', "parameters": {', '"a": ', "{", "}", "[", "]", "(", ")", "[f(a=", "f(", "g.h(b=", "=", ",",
-    ";", '"', "'", "\\", '\\"', "\\u00e9", "\\ud800", "\ud800", "\0", "\n", " ", "1", "-", "1e999", "NaN", "None",
-    "null", "True", "**", "lambda: ", "text", "```", "```json\n", "~~~", "<function=f>", "</function>", "<parameter=a>",
-    "</parameter>", "[TOOL_CALLS]", "[ARGS]", "<|tool_call|>", "<|tool_call_start|>", "<start_function_call>",
-    "call:f{", "<escape>", "<tools>", "<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>", "<arg_key>", "Action: f\n", '{"f": ',
-    "def f(", "functions.f(", "f[", "</thinking>", "<|channel|>final<|message|>",
-)  # a table  # fmt: skip
-"""What the shapes are made of, and what breaks them."""
-
-
-def check_turn(text: str) -> None:
-    """What is true of every text, with and without tools."""
-    for tools in (
-        [],
-        [{"function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}, "odd", {}],
-    ):
-        check(text, parse_turn(text, tools))
-
-
-def check(text: str, turn: ParsedTurn) -> None:
-    message = turn.message
-    assert message.role == "assistant"
-    if turn.malformed:
-        assert not message.tool_calls
-    if not message.tool_calls:
-        assert message.content == text
-    for call in message.tool_calls:  # what it lets through can be encoded and written as JSON
-        json.dumps(call.to_openai(), ensure_ascii=False, allow_nan=False).encode()
 
 
 def calls_of(text: str) -> list[dict[str, Any]]:
@@ -385,9 +354,9 @@ def test_text_around_calls_is_kept(calls, texts):
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 def test_fuzzing_finds_no_text_that_breaks_the_contract(tmp_path: Path):
-    harness = ROOT / "tests" / "helpers" / "fuzz_tool_calls.py"
+    harness = ROOT / "tests" / "helpers" / "fuzz.py"
     done = subprocess.run(
-        [sys.executable, harness, "-runs=5000", "-seed=1", "-max_len=200", f"-artifact_prefix={tmp_path}/"],
+        [sys.executable, harness, "turns", "-runs=5000", "-seed=1", "-max_len=200", f"-artifact_prefix={tmp_path}/"],
         capture_output=True,
         text=True,
         cwd=tmp_path,
