@@ -1,7 +1,15 @@
-"""Figures as people read them: durations, sizes, counts."""
+"""Figures and foreign text as people read them: durations, sizes, counts, characters that cannot be seen."""
 
 from __future__ import annotations
 
+import json
+import re
+
+_UNSEEN = re.compile(
+    # C0 and C1 controls except tabs and line feeds; line separators; bidirectional embeddings, overrides and isolates;
+    # lone surrogates, which no stream can encode.
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -45,3 +53,19 @@ def figure(value: float) -> str:
 def counted(count: int, noun: str) -> str:
     """A number with its noun, in the plural with "s" unless the number is 1: "1 prompt", "12,345 tokens"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def harmless(text: str) -> str:
+    """Text of a model, a server or a file without characters that move the cursor, change colours, reorder what is on
+    the screen or hide in it: they are shown as escapes, such as "\\x1b". Everything else stays as it is."""
+    return _UNSEEN.sub(_escape, text.replace("\r\n", "\n"))
+
+
+def harmless_json(text: str) -> str:
+    """JSON with such characters as JSON escapes. Its value does not change."""
+    return _UNSEEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

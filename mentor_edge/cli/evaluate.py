@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +63,11 @@ def evaluate(
     ] = None,
     api_key_env: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help=f"Environment variable with the endpoint's key. Default: {_DEFAULT_KEY}."),
+        typer.Option(
+            metavar="NAME",
+            help=f"Environment variable with the endpoint's key. Default: {_DEFAULT_KEY}, for OpenAI, this machine and "
+            "the URL in OPENAI_BASE_URL.",
+        ),
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -146,7 +150,7 @@ class _Model:
     """Its path, or an endpoint's URL."""
     model: str | None = None
     """The endpoint's model."""
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     """The endpoint's key."""
     threads: int | None = None
     """Processor threads of its runtime."""
@@ -195,13 +199,27 @@ def _model(
         raise typer.BadParameter("--threads and --context are for models that run here, not for endpoints")
     from mentor_edge.engines.endpoint import only_model
 
-    key = os.environ.get(api_key_env or _DEFAULT_KEY)
-    if api_key_env is not None and not key:
-        raise EngineError(
-            f"the variable {api_key_env} is empty or not set", "set it to the key, or leave out --api-key-env"
-        )
+    key = _api_key(location, api_key_env)
     model = model or only_model(location, key)
     return _Model(f"{location.partition('://')[2]}-{model}", location, model, key)
+
+
+def _api_key(url: str, variable: str | None) -> str | None:
+    """The key for an endpoint. Unless a variable is named, OpenAI's own goes to OpenAI, to this machine, and to the
+    URL in OPENAI_BASE_URL: not to whatever server a URL leads to."""
+    key = os.environ.get(variable or _DEFAULT_KEY)
+    if variable is not None and not key:
+        raise EngineError(
+            f"the variable {variable} is empty or not set", "set it to the key, or leave out --api-key-env"
+        )
+    if variable is None and key:
+        from mentor_edge.engines.endpoint_client import is_loopback, is_openai
+
+        own = os.environ.get("OPENAI_BASE_URL", "").rstrip("/") == url
+        if not (own or is_openai(url) or is_loopback(url)):
+            console.print(f"{_DEFAULT_KEY} is not sent to {url}; to send it, add --api-key-env {_DEFAULT_KEY}")
+            return None
+    return key
 
 
 def _measure(model: _Model, tasks: Suite, items: Path | None, *, again: bool) -> _Measurement:

@@ -21,9 +21,9 @@ from mentor_edge.cli.options import (
     Tools,
     changed_limits,
 )
-from mentor_edge.cli.screen import console, harmless, print_json, print_warning
+from mentor_edge.cli.screen import console, print_json, print_warning
 from mentor_edge.cli.tables import print_conversation
-from mentor_edge.readable import counted
+from mentor_edge.readable import counted, harmless
 
 if TYPE_CHECKING:
     from mentor_edge.agent import ToolAgent

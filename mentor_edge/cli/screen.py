@@ -8,7 +8,6 @@ colons included. Commands colour text with `rich.text.Text`.
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from types import TracebackType
@@ -28,24 +27,18 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from mentor_edge.readable import counted, duration, figure
+from mentor_edge.readable import counted, duration, figure, harmless
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False, width=None if sys.stderr.isatty() else 120)
 
 _EVERY = 30.0
 """Seconds between the lines of a stage on a pipe."""
 _LONGEST_ERROR = 4000
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
     """Print a command's result as one line of JSON, on standard output."""
     print(json.dumps(value, ensure_ascii=False))
-
-
-def harmless(text: str) -> str:
-    """Text of a model or a tool without control characters, which could move the cursor or change colours."""
-    return _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text.replace("\r\n", "\n"))
 
 
 def print_error(text: str) -> None:

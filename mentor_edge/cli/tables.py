@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from mentor_edge.cli.screen import console, harmless, print_warning
+from mentor_edge.cli.screen import console, print_warning
 from mentor_edge.evaluation.document import Grid, Strong, message_text
 from mentor_edge.messages import Message
-from mentor_edge.readable import counted, duration
+from mentor_edge.readable import counted, duration, harmless
 from mentor_edge.results import QuantizedParity
 
 if TYPE_CHECKING:

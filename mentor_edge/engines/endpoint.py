@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from threading import Thread
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from mentor_edge.engines.base import ChatRequest, Reply, Sampling
 from mentor_edge.engines.openai_message import read_turn, without_surrogates
 from mentor_edge.errors import EngineError
 from mentor_edge.messages import Message, ToolCall
+from mentor_edge.readable import harmless
+from mentor_edge.tool_calls import ParsedTurn
 
 SEED = 0
 
@@ -28,6 +31,15 @@ _TOO_LONG = re.compile(r"context[ _](length|size|window)|(prompt|input) is too l
 _URL_HINT = "an OpenAI-compatible URL usually ends in /v1"
 _SHOWN = 200
 """Characters of a server's text in a message."""
+_LISTED = 20
+"""Names of models in a message."""
+_MOST_TOKENS = 10_000_000
+"""A server that counts more tokens in one turn is not believed."""
+_GRACE = 1.0
+"""Seconds after the deadline in which a request may still report its own error."""
+_HINT_SECONDS = 5.0
+
+_Result = TypeVar("_Result")
 
 
 class EndpointEngine:
@@ -39,13 +51,17 @@ class EndpointEngine:
     The API restricts the names of tools (BFCL's contain dots). Forbidden characters are sent as "_", and the model's
     calls get the tool's own name back.
 
+    The server is not trusted: an answer ends at a size and at a deadline, redirects are not followed, and the key is
+    removed from what the server says. `docs/security.md` has the details.
+
     Args:
         base_url: such as "http://localhost:8000/v1".
         model: the model's name on that server; `only_model` finds it if there is just one.
         api_key: sent to this server alone, never printed or stored.
         batch_size: requests in progress at once.
-        timeout: seconds that one request may take.
-        max_retries: how often to repeat a request after status 429, 5xx or a broken connection.
+        timeout: seconds that one request may take, with its repetitions and the waiting between them.
+        max_retries: how often to repeat a request after status 408, 409, 429, 5xx or a broken connection, while there
+            is time. The server may say how long to wait.
 
     Raises:
         EngineError: from the constructor, when the URL is invalid or the package openai is missing; from the methods,
@@ -67,36 +83,36 @@ class EndpointEngine:
             raise EngineError(f"batch_size must be at least 1, got {batch_size}")
         self.base_url = checked_url(base_url)
         self.model = model
-        self._api_key = api_key
         self._batch_size = batch_size
         self._timeout = timeout
         self._max_retries = max_retries
         try:
-            import openai
+            from mentor_edge.engines.endpoint_client import bounded_client, without_key
         except ImportError as error:
             raise EngineError("endpoints need the package openai", "install it with: pip install openai") from error
-        self._client = openai.OpenAI(
-            base_url=self.base_url,
-            api_key=api_key or "none",  # the package requires one, local servers do not
-            timeout=timeout,
-            max_retries=max_retries,
-        )
+        self._without_key = without_key(api_key)
+        self._client = bounded_client(self.base_url, api_key)
 
     @property
     def batch_size(self) -> int:
         return self._batch_size
 
     def reply(self, requests: Sequence[ChatRequest], sampling: Sampling) -> list[Reply | None]:
-        """See `ChatEngine.reply`. `tokens` is the server's own count, 0 if it sends none."""
-        return _run_concurrently([partial(self._reply, request, sampling) for request in requests])
+        """See `ChatEngine.reply`. `tokens` is the server's own count, 0 if it sends none or an absurd one."""
+        return self._in_time([partial(self._reply, request, sampling) for request in requests], self._timeout)
 
     def models(self) -> list[str]:
         """The names of the models that the endpoint lists. Raises: EngineError."""
-        listed = self._send(lambda client: client.models.with_raw_response.list())
-        try:
-            return [str(model["id"]) for model in listed["data"]]
-        except (KeyError, TypeError) as error:
-            raise self._unexpected(listed, "a list of models") from error
+        return self._in_time([partial(self._models, self._timeout)], self._timeout)[0]
+
+    def _models(self, timeout: float) -> list[str]:
+        listed = self._send(lambda **options: self._client.models.with_raw_response.list(**options), timeout)
+        match listed:
+            case {"data": list(models)} if all(
+                isinstance(model, dict) and _is_name(model.get("id")) for model in models
+            ):
+                return [model["id"] for model in models]
+        raise self._unexpected(listed, "a list of models")
 
     def _reply(self, request: ChatRequest, sampling: Sampling) -> Reply | None:
         names = _wire_names(request.tools)
@@ -110,7 +126,8 @@ class EndpointEngine:
         if request.tools:  # the API refuses an empty list
             arguments["tools"] = [_renamed(tool, names) for tool in request.tools]
         try:
-            answer = self._send(lambda client: client.chat.completions.with_raw_response.create(**arguments))
+            create = self._client.chat.completions.with_raw_response.create
+            answer = self._send(partial(create, **arguments), self._timeout)
         except _DoesNotFit:
             return None
         except _NotFound as error:
@@ -120,41 +137,54 @@ class EndpointEngine:
         usage = (answer.get("usage") if isinstance(answer, dict) else None) or {}  # not every server counts tokens
         match answer, usage:
             case {"choices": [{"message": dict(written), **choice}, *_]}, dict(counts):
-                turn = read_turn(written, arguments.get("tools", ()))
+                turn = _turn(written, arguments.get("tools", ()), sampling)
             case _:
                 raise self._unexpected(answer, "a chat completion")
         own_names = {wire: name for name, wire in names.items()}
         calls = tuple(ToolCall(own_names.get(call.name, call.name), call.arguments) for call in turn.message.tool_calls)
         message = Message("assistant", turn.message.content, calls)
-        tokens = counts.get("completion_tokens")
         finished = choice.get("finish_reason") != "length"
-        return Reply(message, finished, turn.malformed, tokens if isinstance(tokens, int) else 0)
+        return Reply(message, finished, turn.malformed, _count(counts.get("completion_tokens")))
 
-    def _send(self, request: Callable[[Any], Any]) -> Any:
-        """The JSON of the server's answer.
+    def _send(self, request: Callable[..., Any], timeout: float) -> Any:
+        """The JSON of the server's answer, without the key. Repeats the request while that may help and there is time.
 
         Raises: EngineError; the caller handles `_NotFound` and `_DoesNotFit`.
         """
         import openai
 
-        try:
-            response = request(self._client)
-        except openai.APIError as error:
-            raise self._explained(error) from error
-        try:
-            return json.loads(response.http_response.content)
-        except (ValueError, RecursionError) as error:
-            raise self._unexpected(response.http_response.text, "JSON") from error
+        from mentor_edge.engines.endpoint_client import seconds_to_wait
 
-    def _explained(self, error: Any) -> EngineError:
+        deadline = time.monotonic() + timeout
+        for repeated in range(self._max_retries + 1):
+            try:
+                response = request(timeout=max(0.001, deadline - time.monotonic()))
+                break
+            except openai.APIError as error:
+                failed = error
+            wait = seconds_to_wait(failed, repeated)
+            late = wait is not None and time.monotonic() + wait >= deadline
+            if wait is None or late or repeated == self._max_retries:
+                # Not inside `except`: a traceback would show openai's error, with the server's own words.
+                raise self._explained(failed, wait if late else None)
+            time.sleep(wait)
+        content = response.http_response.content
+        try:
+            answer = json.loads(content)
+            text = json.dumps(answer, ensure_ascii=False)
+            return answer if (clean := self._without_key(text)) == text else json.loads(clean)
+        except (ValueError, RecursionError):
+            pass
+        raise self._unexpected(content.decode(errors="replace"), "JSON")
+
+    def _explained(self, error: Any, wait: float | None) -> EngineError:
         import openai
 
         body = error.body
         message = self._quoted(body.get("message", body) if isinstance(body, dict) else body or _text_of(error))
         match error:
             case openai.APITimeoutError():
-                tries = f"{self._max_retries + 1} tries of {self._timeout:g} s"
-                return EngineError(f"{self.base_url} did not answer in {tries}", "is the server overloaded?")
+                return self._too_slow(self._timeout)
             case openai.APIConnectionError():
                 reason = self._quoted(error.__cause__ or error)
                 return EngineError(
@@ -169,13 +199,20 @@ class EndpointEngine:
                 return _NotFound(f"{self.base_url} answered with status 404: {message}", _URL_HINT, message)
             case openai.APIStatusError(status_code=400 | 413 | 422) if _TOO_LONG.search(_text_of(error)):
                 return _DoesNotFit(message)
+            case openai.APIStatusError() if location := error.response.headers.get("location"):
+                return EngineError(
+                    f"{self.base_url} redirects to {self._quoted(location)} (status {error.status_code}), which is not "
+                    "followed: prompts and tools would go there",
+                    "if you trust that server, give its URL",
+                )
             case openai.APIStatusError():
-                return EngineError(f"{self.base_url} answered with status {error.status_code}: {message}")
+                asked = None if wait is None else f"it can be asked again in {wait:,.1f} s, which is too late"
+                return EngineError(f"{self.base_url} answered with status {error.status_code}: {message}", asked)
         return EngineError(f"{self.base_url} failed: {message}")
 
     def _models_hint(self) -> str:
         try:
-            return f"it has: {', '.join(self.models()) or 'none'}"
+            return f"it has: {_listed(self._models(min(_HINT_SECONDS, self._timeout)))}"
         except EngineError:
             return f"it does not list its models either; {_URL_HINT}"
 
@@ -185,10 +222,36 @@ class EndpointEngine:
 
     def _quoted(self, text: Any) -> str:
         """A server's text on one line, cut, and without the key: some servers repeat it."""
-        line = " ".join(str(text).split())
-        if self._api_key:
-            line = line.replace(self._api_key, "***")
+        line = harmless(" ".join(self._without_key(str(text)).split()))
         return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+
+    def _too_slow(self, timeout: float) -> EngineError:
+        return EngineError(f"{self.base_url} did not answer within {timeout:g} s", "is the server overloaded?")
+
+    def _in_time(self, work: Sequence[Callable[[], _Result]], timeout: float) -> list[_Result]:
+        """Run each job in a thread and return all results.
+
+        The first error, or Ctrl-C, is raised at once without waiting for the other jobs; a thread pool would wait. A
+        job that does not even notice its deadline (a host name that is not resolved, a header that never ends) is left
+        behind: it ends with the connections of the client.
+
+        Raises: EngineError at the deadline; also what a job raises.
+        """
+        futures: list[Future[_Result]] = [Future() for _ in work]
+
+        def run(job: Callable[[], _Result], future: Future[_Result]) -> None:
+            try:
+                future.set_result(job())
+            except BaseException as error:
+                future.set_exception(error)
+
+        deadline = time.monotonic() + timeout + _GRACE
+        for job, future in zip(work, futures, strict=True):
+            Thread(target=run, args=(job, future), daemon=True).start()
+        try:
+            return [future.result(timeout=max(0.0, deadline - time.monotonic())) for future in futures]
+        except TimeoutError:
+            raise self._too_slow(timeout) from None
 
     def close(self) -> None:
         """Close the connections. Safe to call twice."""
@@ -199,6 +262,30 @@ class EndpointEngine:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _turn(written: dict[str, Any], tools: Sequence[Any], sampling: Sampling) -> ParsedTurn:
+    """The turn in a server's message. More calls, or parts of text, than tokens were allowed are not the model's."""
+    if any(isinstance(value, list) and len(value) > sampling.max_new_tokens for value in written.values()):
+        return ParsedTurn(Message("assistant"), malformed=True)
+    turn = read_turn(written, tools)
+    if len(turn.message.tool_calls) > sampling.max_new_tokens:
+        return ParsedTurn(Message("assistant", turn.message.content), malformed=True)
+    return turn
+
+
+def _count(tokens: Any) -> int:
+    """A server's count of tokens; 0, which means unknown, if it cannot be one."""
+    return tokens if type(tokens) is int and 0 <= tokens <= _MOST_TOKENS else 0
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= _SHOWN and name.isprintable()
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return (", ".join(names[:_LISTED]) or "none") + more
 
 
 def _text_of(error: Any) -> str:
@@ -224,14 +311,20 @@ def checked_url(url: str) -> str:
 
     Raises: EngineError when it is not an HTTP URL, or contains a password or a query, which messages would print.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise EngineError(f"not the URL of an endpoint: {url!r}", "give one such as http://localhost:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable()
+    except ValueError:  # brackets that do not match, or a port that is not a number
+        valid = False
+    if any(sign in url for sign in "@?#"):
+        host = (parts.hostname or "") if valid else ""
         raise EngineError(
-            f"the URL of the endpoint at {parts.hostname} contains more than host and path",
+            f"the URL of the endpoint{f' at {host}' if host else ''} contains more than host and path",
             "put the key into an environment variable and name that with --api-key-env",
         )
+    if not valid:
+        shown = url if len(url) <= _SHOWN else f"{url[:_SHOWN]}..."
+        raise EngineError(f"not the URL of an endpoint: {shown!r}", "give one such as http://localhost:8000/v1")
     return url.rstrip("/")
 
 
@@ -243,7 +336,9 @@ def only_model(base_url: str, api_key: str | None = None) -> str:
     with EndpointEngine(base_url, "", api_key=api_key) as engine:
         models = engine.models()
     if len(models) != 1:
-        raise EngineError(f"{engine.base_url} serves {len(models)} models", f"choose one with --model: {models}")
+        raise EngineError(
+            f"{engine.base_url} serves {len(models)} models", f"choose one with --model: {_listed(models)}"
+        )
     return models[0]
 
 
@@ -291,22 +386,3 @@ def _wire_call(call: ToolCall, identity: str, names: Mapping[str, str]) -> dict[
         "arguments": json.dumps(dict(call.arguments), ensure_ascii=False),
     }
     return {"id": identity, "type": "function", "function": function}
-
-
-def _run_concurrently(work: Sequence[Callable[[], Reply | None]]) -> list[Reply | None]:
-    """Run each job in a thread and return all results.
-
-    The first error, or Ctrl-C, is raised at once without waiting for the other jobs. A thread pool would wait, for
-    minutes if a server hangs.
-    """
-    futures: list[Future[Reply | None]] = [Future() for _ in work]
-
-    def run(job: Callable[[], Reply | None], future: Future[Reply | None]) -> None:
-        try:
-            future.set_result(job())
-        except BaseException as error:
-            future.set_exception(error)
-
-    for job, future in zip(work, futures, strict=True):
-        Thread(target=run, args=(job, future), daemon=True).start()
-    return [future.result() for future in futures]
