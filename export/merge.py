@@ -110,7 +110,7 @@ def _load(student: str, base: str) -> tuple[Any, Any, Any]:
 
     four_bit = base == "4-bit"
     model, tokenizer = load_student(student, four_bit=four_bit, as_stored=not four_bit)
-    config = AutoConfig.from_pretrained(student)
+    config = AutoConfig.from_pretrained(student, trust_remote_code=False)
     if getattr(config, "quantization_config", None) is not None:
         raise ExportError(f"the base {student} is stored quantized", "merge onto the model that it was quantized from")
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()

@@ -14,6 +14,9 @@ from typing import Any
 from mentor_edge.errors import StudentError
 
 TEMPLATE_FILE = "chat_template.jinja"
+TEMPLATE_LIMIT = 1 << 18
+"""Characters of a template; real ones have at most 30,000. Of a longer one, one character more is read: rendering then
+refuses it."""
 MORE_TEMPLATES = "additional_chat_templates"
 """The folder of a model's other templates, one file each."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -22,6 +25,7 @@ LARGEST_ID = 1 << 31
 _DTYPES = (
     "bfloat16", "float16", "float32", "float64", "auto", "half", "float", "double", "float8_e4m3fn", "float8_e5m2",
 )  # a table  # fmt: skip
+_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation")
 _COPY_AGAIN = "copy or download the model again"
 _OTHER_TEMPLATE = f"{_COPY_AGAIN}, or set template: hermes, neutral or the path of a .jinja file"
 _REMOVE = f"{_COPY_AGAIN}, or remove {{}} and set template: hermes, neutral or the path of a .jinja file"
@@ -107,6 +111,13 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         if limit is not None and (type(limit) is not int or limit < 1):
             problem = f"{path} states max_position_embeddings = {limit!r}, which is not a number of tokens"
             raise StudentError(problem, _COPY_AGAIN)
+        for key in _IMPLEMENTATIONS:
+            if "/" in json.dumps(
+                part.get(key), default=str
+            ):  # transformers would load native code from that repository
+                raise StudentError(
+                    f"{path} names program code on the hub: {key} is {str(part[key])[:80]!r}", f"remove {key} from it"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +152,7 @@ def stored_template(directory: Path, entry: Any, *, replaced: bool = False) -> N
     for name, file in files.items():
         try:
             with file.open(encoding="utf-8", newline="") as stream:  # byte for byte: "\r\n" is not translated
-                templates[name] = stream.read()
+                templates[name] = stream.read(TEMPLATE_LIMIT + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise StudentError(f"cannot read {file}: {error}", _REMOVE.format("the file")) from error
     return template_for_tools(templates, str(directory), replaced=replaced)

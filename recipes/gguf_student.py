@@ -121,15 +121,20 @@ def _load(path: Path, header: GgufHeader, dtype: str) -> tuple[Any, Any]:
 
     source: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
-        config = AutoConfig.from_pretrained(path.parent, **source)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False, **source)
+        config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **source)
         head_dim = header.metadata.get(f"{header.architecture}.attention.key_length")
         for setting in ("head_dim", "query_pre_attn_scalar"):
             # transformers reads the first for some families only. For the second, llama.cpp uses the first.
             if isinstance(head_dim, int) and hasattr(config, setting):
                 setattr(config, setting, head_dim)
         model, info = AutoModelForCausalLM.from_pretrained(
-            path.parent, config=config, dtype=getattr(torch, dtype), output_loading_info=True, **source
+            path.parent,
+            trust_remote_code=False,
+            config=config,
+            dtype=getattr(torch, dtype),
+            output_loading_info=True,
+            **source,
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

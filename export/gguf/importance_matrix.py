@@ -91,7 +91,7 @@ def importance_matrix(
         raise ExportError("there is no text to compute the importance matrix from", "name a suite with tasks")
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            model_dir, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            model_dir, trust_remote_code=False, dtype=torch.float32, local_files_only=True, use_safetensors=True
         ).eval()
     except (OSError, ValueError, SafetensorError) as error:
         raise ExportError(f"cannot load {model_dir} for the importance matrix: {error}") from error

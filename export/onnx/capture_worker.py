@@ -74,7 +74,7 @@ class CaptureServer:
         try:
             from transformers import AutoConfig
 
-            self._config: Any = AutoConfig.from_pretrained(source)
+            self._config: Any = AutoConfig.from_pretrained(source, trust_remote_code=False)
             self._model: Any = capture()
         except ImportError as error:
             raise Refused(str(error), "pip install 'mentor-edge[onnx]'") from error
@@ -86,7 +86,7 @@ class CaptureServer:
 
         exporter = OnnxExporter()
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            self._source, dtype=torch.float32, output_loading_info=True
+            self._source, trust_remote_code=False, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
         if missing := sorted(loaded["missing_keys"]):
             # transformers fills them with random values.
@@ -116,6 +116,7 @@ class CaptureServer:
             self._scratch,
             task="text-generation-with-past",
             dtype="fp32",
+            trust_remote_code=False,
             do_validation=False,
             no_post_process=True,
         )

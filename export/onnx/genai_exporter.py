@@ -40,8 +40,9 @@ DEFAULTS: Mapping[str, Mapping[str, str]] = {
 billion tied parameters take 342 MB. The builder's own int4 (blocks of 32, symmetric, a 4-bit head) diverges by 0.0020
 at 317 MB; with blocks of 64 and zero points by 0.0019 at 290 MB. "k_quant" reaches 0.0010, but takes ten times the CPU
 time and 9 GiB of memory."""
-_ALWAYS = {"windowed_kv_cache": "false"}
-"""With a windowed cache the runtime refuses conversations whose token limit is below the window's size."""
+_ALWAYS = {"windowed_kv_cache": "false", "hf_remote": "false"}
+"""With a windowed cache the runtime refuses conversations whose token limit is below the window's size. `hf_remote` is
+the builder's name for trust_remote_code."""
 
 
 def running_builder(timeout: float = 3600.0) -> RuntimeWorker:

@@ -98,7 +98,7 @@ class ExpectedOutputs:
 
         from mentor_edge.engines.torch.loading import end_ids_of, load_model
 
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
         stored = stored_template(model_dir, stored_entry(model_dir))  # of several, the one that is shipped
         tokenizer.chat_template = None if stored is None else stored.source
         model = load_model(

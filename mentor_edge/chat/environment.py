@@ -1,22 +1,26 @@
-"""The Jinja environment of chat templates: as in transformers (sandboxed, blocks trimmed), but without importing it."""
+"""The Jinja environment of chat templates: as in transformers (sandboxed, blocks trimmed), but without importing it.
+
+Templates of others are compiled and rendered in a child process only (`render_worker`).
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.meta
 import jinja2.nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
-from mentor_edge.errors import StudentError
-
-GIVEN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
-"""The variables that every template is rendered with."""
+from mentor_edge.chat.limits import MEMORY, OUTPUT
 
 _ASKS = ("defined", "undefined", "default", "d")
 """Jinja's tests and filters about variables that may be missing."""
@@ -32,6 +36,26 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+class _Namespace(Namespace):
+    """Jinja's namespace without attributes such as `__class__`, which would lead out of the sandbox."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *given = args
+        attributes = dict(*given, **kwargs)
+        for name in attributes:
+            _check_attribute(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_attribute(name)
+        super().__setitem__(name, value)
+
+
+def _check_attribute(name: Any) -> None:
+    if str(name).startswith("_"):
+        raise SecurityError(f"a namespace cannot have the attribute {name!r}")
+
+
 def _raise_exception(message: str) -> NoReturn:
     raise jinja2.TemplateError(message)
 
@@ -42,34 +66,72 @@ def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, *
 
 
 @cache
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def environment() -> ImmutableSandboxedEnvironment:
+    """The environment that all templates share."""
+    made = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
-    return environment
+    made.filters["tojson"] = _tojson
+    made.globals["raise_exception"] = _raise_exception
+    made.globals["strftime_now"] = lambda format: datetime.now().strftime(format)
+    made.globals["namespace"] = _Namespace
+    return made
 
 
-def compiled(source: str, name: str) -> jinja2.Template:
-    """The compiled template. Raises: StudentError, with its `name`, when the source is not valid Jinja."""
+class Fault(Exception):
+    """Why a template cannot be used: the stage ("read", "compiled" or "rendered"), and the reason."""
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Turn whatever happens at a stage into a `Fault`: a template may raise anything."""
     try:
-        return _environment().from_string(source)
+        yield
+    except MemoryError as error:
+        raise Fault(name, f"it takes more than {MEMORY >> 20} MiB of memory") from error
     except jinja2.TemplateSyntaxError as error:
-        raise StudentError(f"the chat template {name!r} is not valid Jinja: {error} (line {error.lineno})") from error
-    except Exception as error:  # Jinja compiles to Python, which has limits of its own (nesting)
-        raise StudentError(f"the chat template {name!r} cannot be compiled: {type(error).__name__}: {error}") from error
+        raise Fault("read", f"{error} (line {error.lineno})") from error
+    except Exception as error:  # TypeError, RecursionError, SecurityError ...
+        own = type(error) is jinja2.TemplateError
+        raise Fault(name, str(error) if own else f"{type(error).__name__}: {error}") from error
 
 
-def variables(source: str) -> frozenset[str]:
-    """The variables that a template reads, besides those that it is always rendered with and those that it only sets.
+class Template:
+    """A template. Its methods raise `Fault`."""
 
-    Raises: jinja2.TemplateSyntaxError.
-    """
-    environment = _environment()
-    tree = environment.parse(source)
-    read = jinja2.meta.find_undeclared_variables(tree) - set(GIVEN) - environment.globals.keys()
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    @cached_property
+    def _code(self) -> jinja2.Template:
+        with stage("compiled"):
+            return environment().from_string(self._source)
+
+    def check(self) -> None:
+        """Compile it."""
+        _ = self._code
+
+    def variables(self) -> list[str]:
+        """The variables that it reads, besides functions and those that it only sets."""
+        with stage("read"):
+            return _variables(self._source)
+
+    def render(self, values: Mapping[str, Any]) -> str:
+        """The text that it writes."""
+        parts, length = [], 0
+        code = self._code
+        with stage("rendered"):
+            for part in code.generate(values):
+                parts.append(part)
+                length += len(part)
+                if length > OUTPUT:
+                    raise ValueError(f"it writes more than {OUTPUT:,} characters")
+            return "".join(parts)
+
+
+def _variables(source: str) -> list[str]:
+    tree = environment().parse(source)
+    read = jinja2.meta.find_undeclared_variables(tree) - environment().globals.keys()
     # `find_undeclared_variables` also reports what is set in a branch or a loop and read there. A variable that the
     # template sets counts only if the template asks whether it is defined.
     assigned = {name.name for name in tree.find_all(jinja2.nodes.Name) if name.ctx == "store"}
@@ -78,9 +140,4 @@ def variables(source: str) -> frozenset[str]:
         for node in (*tree.find_all(jinja2.nodes.Test), *tree.find_all(jinja2.nodes.Filter))
         if node.name in _ASKS and isinstance(node.node, jinja2.nodes.Name)
     }
-    return frozenset(read - (assigned - asked))
-
-
-def is_global(name: str) -> bool:
-    """Whether Jinja or transformers gives every template a function or class of this name."""
-    return name in _environment().globals
+    return sorted(read - (assigned - asked))

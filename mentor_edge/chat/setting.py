@@ -17,18 +17,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-import jinja2
-
-from mentor_edge.chat.environment import GIVEN, is_global, variables
+from mentor_edge.chat import renderer
+from mentor_edge.chat.own_templates import own_template
 from mentor_edge.chat.template import MARKER, ChatTemplate
 from mentor_edge.errors import ConfigError, StudentError
 from mentor_edge.messages import Message
-from mentor_edge.model_directory import NamedTemplate
+from mentor_edge.model_directory import TEMPLATE_LIMIT, NamedTemplate
 from mentor_edge.template_record import Scalar, TemplateRecord
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+GIVEN = ("messages", "tools", "add_generation_prompt", "bos_token", "eos_token")
+"""The variables that every template is rendered with."""
+FUNCTIONS = frozenset({"cycler", "dict", "joiner", "lipsum", "namespace", "raise_exception", "range", "strftime_now"})
+"""The functions and classes that Jinja or transformers gives every template."""
 OURS = ("hermes", "neutral")
 """Our own templates, which render tools and calls."""
 _ANSWERED = (Message("user", "x"), Message("assistant", "y"))
@@ -65,7 +68,7 @@ def argument_mistakes(arguments: Mapping[str, Scalar]) -> list[str]:
             mistakes.append(f"{name!r} is not the name of a variable")
         elif name in GIVEN:
             mistakes.append(f"{name} is set for every conversation and cannot be an argument")
-        elif is_global(name):
+        elif name in FUNCTIONS:
             mistakes.append(f"{name} is a function of Jinja and cannot be an argument")
         if isinstance(value, str) and not _is_unicode(value):
             mistakes.append(f"{name} is not Unicode text")
@@ -115,11 +118,12 @@ class TemplateSetting:
         """The template that is asked for; None for the student's own. Raises: StudentError when it cannot be read."""
         if self.template is None:
             return None
-        ours = self.template in OURS
-        path = Path(__file__).parent / "templates" / f"{self.template}.jinja" if ours else Path(self.template)
+        if self.template in OURS:
+            return NamedTemplate(self.template, own_template(self.template))
+        path = Path(self.template)
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                return NamedTemplate(self.template if ours else path.name, file.read())
+                return NamedTemplate(path.name, file.read(TEMPLATE_LIMIT + 1))
         except (OSError, UnicodeDecodeError) as error:
             raise StudentError(
                 f"cannot read the template {path}: {error}", f"use {', '.join(OURS)} or the path of a .jinja file"
@@ -246,15 +250,23 @@ def choose_template(
     return ChosenTemplate(source, record, end)
 
 
+def variables(source: str, name: str = "default") -> frozenset[str]:
+    """The variables that the template `name` reads, besides those that it is always rendered with.
+
+    Raises: StudentError when the source is not valid Jinja.
+    """
+    try:
+        return renderer.variables(source) - set(GIVEN)
+    except renderer.TemplateFault as fault:
+        raise fault.error(name) from fault
+
+
 def with_arguments(source: str, arguments: Mapping[str, Scalar], name: str = "default") -> str:
     """The template with variables set at its start. It renders as if they were passed to it.
 
     Raises: StudentError when an argument cannot be one, or is not read by the template.
     """
-    try:
-        read = variables(source)
-    except jinja2.TemplateSyntaxError as error:
-        raise StudentError(f"the chat template {name!r} is not valid Jinja: {error} (line {error.lineno})") from error
+    read = variables(source, name)
     mistakes = argument_mistakes(arguments)
     mistakes += [f"{key} is not read by the chat template {name!r}" for key in arguments if key not in read]
     if mistakes:

@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import jinja2
-
-from mentor_edge.chat.environment import compiled
+from mentor_edge.chat import renderer
 from mentor_edge.chat.left_out import left_out
 from mentor_edge.chat.wire_format import WireFormat
 from mentor_edge.errors import StudentError
@@ -55,17 +53,16 @@ class ChatTemplate:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
     @cached_property
-    def _compiled(self) -> jinja2.Template:
-        return compiled(self.source, self.name)
-
-    @cached_property
     def wire_format(self) -> WireFormat:
         """The form in which the template takes calls."""
         return WireFormat.of(lambda conversation: self._render(conversation, _schemas(["look_up"]), False))
 
     def check(self) -> None:
-        """Raises: StudentError when the source is not valid Jinja."""
-        _ = self._compiled
+        """Raises: StudentError when the source is not valid Jinja, or takes too much to compile."""
+        try:
+            renderer.check(self.source)
+        except renderer.TemplateFault as fault:
+            raise fault.error(self.name) from fault
 
     def conversation(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """The messages in OpenAI's format, in the form that this template expects."""
@@ -80,28 +77,26 @@ class ChatTemplate:
     ) -> str:
         """The text that a model sees. `tools` are OpenAI function schemas.
 
-        Raises: StudentError when the template refuses the conversation, or fails in any other way.
+        Raises: StudentError when the template refuses the conversation, takes more time or memory than `limits` allows,
+        or fails in any other way.
         """
-        self.check()
         try:
             return self._render(self.conversation(messages), tools, add_generation_prompt)
-        except Exception as error:  # a template may raise anything: TypeError, RecursionError, SecurityError ...
-            reason = str(error) if type(error) is jinja2.TemplateError else f"{type(error).__name__}: {error}"
-            raise StudentError(
-                f"the chat template {self.name!r} cannot render this conversation ({_outline(messages)}): {reason}"
-            ) from error
+        except renderer.TemplateFault as fault:
+            raise fault.error(self.name, _outline(messages)) from fault
 
     def _render(
         self, conversation: list[dict[str, Any]], tools: Sequence[dict[str, Any]], add_generation_prompt: bool
     ) -> str:
-        return self._compiled.render(
-            messages=conversation,
+        values = {
+            "messages": conversation,
             # Templates test `if tools`; Llama's renders tool boilerplate for an empty list.
-            tools=list(tools) or None,
-            add_generation_prompt=add_generation_prompt,
-            bos_token=self.bos_token,
-            eos_token=self.eos_token,
-        )
+            "tools": list(tools) or None,
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+        }
+        return renderer.render(self.source, values)
 
     @cached_property
     def turn_end(self) -> str:

@@ -13,9 +13,8 @@ from typing import Any
 
 from mentor_edge.call_spelling import written_turn
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.chat.environment import variables
 from mentor_edge.chat.left_out import left_out
-from mentor_edge.chat.setting import with_arguments
+from mentor_edge.chat.setting import variables, with_arguments
 from mentor_edge.errors import StudentError
 from mentor_edge.inspection.template_report import Finding, Outcome, ReadBack, TemplateReport
 from mentor_edge.messages import Message, ToolCall

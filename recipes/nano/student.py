@@ -11,6 +11,7 @@ import itertools
 from typing import Any
 
 from mentor_edge.chat import ChatTemplate
+from mentor_edge.chat.own_templates import own_template
 from mentor_edge.tasks.nano.suites import warm_start_stream
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -24,32 +25,7 @@ _QWEN2_SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-TEMPLATE = """\
-{%- if tools or messages[0].role == 'system' %}<|im_start|>system
-{% if messages[0].role == 'system' %}{{ messages[0].content }}
-{% endif %}
-{%- for tool in tools or [] %}{% set function = tool.function if tool.function is defined else tool -%}
-{{ function.name }}({{ function.parameters.properties | join(', ') }}): {{ function.description }}
-{% endfor %}<|im_end|>
-{% endif %}
-{%- for message in messages %}
-{%- if message.role == 'user' %}<|im_start|>user
-{{ message.content }}<|im_end|>
-{% elif message.role == 'assistant' %}<|im_start|>assistant
-{{ message.content or '' }}
-{%- for call in message.tool_calls or [] %}{% set function = call.function if call.function is defined else call -%}
-{{ '' if loop.first else '\\n' }}<tool_call>
-{"name": "{{ function.name }}", "arguments": {{ function.arguments | tojson }}}
-</tool_call>{% endfor %}<|im_end|>
-{% elif message.role == 'tool' %}
-{%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>tool
-{% endif %}<tool_response>{{ message.content }}</tool_response>
-{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>
-{% endif %}
-{%- endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}<|im_start|>assistant
-{% endif %}"""
+TEMPLATE = own_template("nano")
 """Compact, prefix-preserving, with Qwen's tool-call tags. Training, gate and device all use this template."""
 
 # How TRL's own loop (rollout.engine: trl) parses a turn of this template.

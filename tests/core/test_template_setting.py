@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.chat.environment import variables
+from mentor_edge.chat.environment import environment
 from mentor_edge.chat.setting import (
     TemplateSetting,
     Tokens,
     checked_setting,
     choose_template,
     parse_arguments,
+    variables,
     with_arguments,
     without_arguments,
 )
@@ -162,7 +163,7 @@ def test_arguments_change_nothing_else() -> None:
             if key == "unread":
                 continue
             baked = ChatTemplate(with_arguments(start + source, {key: None}), "</s>")
-            passed = ChatTemplate(start + source, "</s>")._compiled.render(
+            passed = environment().from_string(start + source).render(
                 messages=[{"role": "user", "content": "Why?"}], tools=None, add_generation_prompt=True,
                 bos_token="", eos_token="</s>", **{key: None},
             )  # fmt: skip

@@ -24,7 +24,7 @@ from mentor_edge.engines.process.machine import default_threads
 from mentor_edge.engines.torch.attention import FAMILIES, INSTEAD, attention_mask, attention_windows
 from mentor_edge.engines.torch.loading import end_ids_of, load_student, template_of
 from mentor_edge.engines.torch.ragged_cache import RaggedCache, concatenated
-from mentor_edge.errors import StudentError
+from mentor_edge.errors import EngineError, StudentError
 
 _PREFILL_TOKENS = 16384
 """Most padded tokens of one prefill forward: bounds its activations for any batch."""
@@ -259,7 +259,17 @@ class _TorchConversations:
 
 
 def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """One token per row of [rows, vocabulary]."""
+    """One token per row of [rows, vocabulary].
+
+    Raises: EngineError when the logits of a row are not finite.
+    """
+    # A NaN or an infinity is the largest value of its row, so checking this one is enough.
+    largest, best = logits.max(-1)
+    if not largest.isfinite().all():
+        raise EngineError(
+            "the model computes logits that are not finite",
+            "its weights are damaged, or it diverged in training: copy or train it again",
+        )
     if temperature == 0:
-        return logits.argmax(-1)
+        return best
     return torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]

@@ -50,6 +50,12 @@ def _loading(name: str) -> Iterator[None]:
     try:
         yield
     except _LOADING_ERRORS as error:
+        if "trust_remote_code" in str(error):
+            raise StudentError(
+                f"the student {name!r} needs program code that comes with it (auto_map in its config.json or"
+                " tokenizer_config.json); mentor-edge never runs such code",
+                "use a model whose architecture is part of transformers",
+            ) from error
         first_lines = " ".join(" ".join(str(error).strip().splitlines()[:2]).split()) or type(error).__name__
         raise StudentError(
             f"cannot load the student {name!r}: {first_lines}",
@@ -73,7 +79,7 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
         _own(name, template)
         read_optional_json_object(Path(name) / TOKENIZER_CONFIG)
     with _loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.eos_token is None:
         raise StudentError(f"the student {name!r} has no end-of-turn token (eos_token)")
     chosen = _chosen(tokenizer, name, template)
@@ -108,7 +114,7 @@ def template_record(path: str | Path, template: TemplateSetting = OWN) -> Templa
     """
     name = str(path)
     with _loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     record = _chosen(tokenizer, name, template).record
     saved = TemplateRecord.of(Path(name))
     return saved if saved is not None and saved.sha256 == record.sha256 else record
@@ -125,7 +131,12 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     _check_directory(Path(name))
     with _loading(name):
         model, info = AutoModelForCausalLM.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            name,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
     for weight in sorted(info["missing_keys"]):
         raise StudentError(f"the weights of the student {name!r} lack {weight}", _OTHER_WEIGHTS)
@@ -243,6 +254,6 @@ def template_of_student(path: str | Path, setting: TemplateSetting = OWN) -> Cha
 def _stated_on_hub(name: str) -> frozenset[int]:
     with _loading(name):
         try:
-            return end_ids(GenerationConfig.from_pretrained(name).eos_token_id)
+            return end_ids(GenerationConfig.from_pretrained(name, trust_remote_code=False).eos_token_id)
         except OSError:  # transformers then reads the model's own configuration
-            return end_ids(AutoConfig.from_pretrained(name).eos_token_id)
+            return end_ids(AutoConfig.from_pretrained(name, trust_remote_code=False).eos_token_id)
