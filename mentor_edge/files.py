@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,33 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Write one JSON value per line, atomically. Raises: OutputError."""
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def files_below(
+    directory: Path, unreadable: Callable[[Path, OSError], None] | None = None, *, links: bool = False
+) -> Iterator[Path]:
+    """The regular files in a directory and its subdirectories, and those that links lead to. Links to directories are
+    not followed.
+
+    Args:
+        directory: The directory. If it is missing, it has no files.
+        unreadable: Called with each directory that cannot be read; without it, such directories are left out.
+        links: Yield everything that is not a directory: also links to directories, pipes, and links that lead nowhere.
+    """
+    pending = [directory]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+            folders = {entry.path for entry in found if entry.is_dir(follow_symlinks=False)}
+            files = [entry.path for entry in found if entry.path not in folders and (links or entry.is_file())]
+        except OSError as error:
+            if unreadable is not None:
+                unreadable(folder, error)
+            continue
+        yield from map(Path, files)
+        pending += map(Path, folders)
 
 
 def sha256_of(path: Path) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from gguf.constants import MODEL_ARCH_NAMES
 
 from mentor_edge.chat.setting import TemplateSetting, Tokens
-from mentor_edge.engines.onnx.directory import CONFIG, OnnxDirectory
+from mentor_edge.engines.onnx.directory import OnnxDirectory
 from mentor_edge.inspection.expected_weights import layer_problems
 from mentor_edge.inspection.facts import StudentFacts, resolve_template
 from mentor_edge.inspection.gguf_header import GgufHeader, read_gguf_header
@@ -89,14 +88,13 @@ def read_onnx(path: Path, setting: TemplateSetting) -> StudentFacts:
     Raises: EngineError when a file is missing or damaged; StudentError when the template does not suit it.
     """
     directory = OnnxDirectory.read(path, setting)
-    model_type = json.loads((path / CONFIG).read_text(encoding="utf-8"))["model"].get("type")
     tokenizer, template = directory.tokenizer, directory.template
     tokens = Tokens.of(tokenizer, template.eos_token, template.bos_token)
     first = tokenizer.token_to_id(template.eos_token)
     ends = sorted(directory.end_ids, key=lambda number: (number != first, number))
     return StudentFacts(
         path=path,
-        architecture=model_type if isinstance(model_type, str) else None,
+        architecture=directory.settings.model.type,
         config={},
         context_length=directory.context_length,
         bytes=sum(file.stat().st_size for file in path.iterdir() if file.is_file() and ".onnx" in file.name),

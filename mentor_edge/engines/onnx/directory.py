@@ -8,38 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ValidationError
 from tokenizers import Tokenizer
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.setting import OWN, TemplateSetting, Tokens, choose_template
+from mentor_edge.engines.onnx.genai_config import CONFIG, GenaiConfig
 from mentor_edge.errors import EngineError, StudentError
-from mentor_edge.model_directory import LARGEST_ID, TEMPLATE_FILE, NamedTemplate, end_ids, stored_template
+from mentor_edge.json_object import LARGEST_TOKENIZER, read_bounded
+from mentor_edge.model_directory import TEMPLATE_FILE, NamedTemplate, end_ids, stored_template
 
-CONFIG = "genai_config.json"
 _INCOMPLETE = "the directory is incomplete or damaged: export the model again"
-
-
-_TokenId = Annotated[int, Field(strict=True, ge=0, lt=LARGEST_ID)]
-
-
-class _Decoder(BaseModel):
-    filename: str
-    head_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_key_value_heads: PositiveInt
-
-
-class _Model(BaseModel):
-    context_length: PositiveInt
-    eos_token_id: _TokenId | list[_TokenId]
-    decoder: _Decoder
-
-
-class _GenaiConfig(BaseModel):
-    model: _Model
 
 
 class _AddedToken(BaseModel):
@@ -60,6 +41,8 @@ class OnnxDirectory:
     """The parts of an ONNX directory that the parent process needs."""
 
     path: Path
+    settings: GenaiConfig
+    """What the runtime is told about the graph."""
     context_length: int
     """In tokens."""
     kv_bytes_per_token: int
@@ -78,8 +61,8 @@ class OnnxDirectory:
         """
         if not (path / CONFIG).is_file():
             raise EngineError(f"{path} has no {CONFIG}", "give a directory that onnxruntime-genai's builder wrote")
-        model = _parse(path / CONFIG, _GenaiConfig).model
-        decoder = model.decoder
+        settings = GenaiConfig.read(path)
+        model, decoder = settings.model, settings.model.decoder
         if not (path / decoder.filename).is_file():
             raise EngineError(f"{path} has no {decoder.filename}, which its {CONFIG} names", _INCOMPLETE)
         config = _parse(path / "tokenizer_config.json", _TokenizerConfig)
@@ -100,6 +83,7 @@ class OnnxDirectory:
         texts = tuple(tokens.decode([token]) for token in sorted(ends))
         return cls(
             path=path,
+            settings=settings,
             context_length=model.context_length,
             # Keys and values, of at most four bytes each: the builder's CPU models have float32 caches.
             kv_bytes_per_token=2 * decoder.num_hidden_layers * decoder.num_key_value_heads * decoder.head_size * 4,
@@ -111,10 +95,10 @@ class OnnxDirectory:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path, LARGEST_TOKENIZER).decode("utf-8")
     except FileNotFoundError as error:
         raise EngineError(f"{path.parent} has no {path.name}", _INCOMPLETE) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise EngineError(f"cannot read {path}: {error}", _INCOMPLETE) from error
 
 

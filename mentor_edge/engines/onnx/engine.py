@@ -15,6 +15,7 @@ from mentor_edge.engines.process.defaults import threads_for
 from mentor_edge.engines.process.limits import CONTEXT_DEFAULT, kv_budget
 from mentor_edge.engines.process.worker import RuntimeWorker, WorkerEngine
 from mentor_edge.errors import EngineError
+from mentor_edge.files import files_below
 
 # -P keeps the working directory off the module path: a folder named onnxruntime_genai there must not be imported.
 COMMAND = [sys.executable, "-P", "-m", "mentor_edge.engines.onnx.genai_worker"]
@@ -61,7 +62,7 @@ class OnnxEngine(WorkerEngine):
         template: TemplateSetting = OWN,
     ) -> None:
         if threads is None:
-            threads = threads_for(sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()))
+            threads = threads_for(sum(file.stat().st_size for file in files_below(Path(path))))
         self.threads = threads
         if batch_size < 1 or threads < 1:
             raise EngineError(f"batch_size and threads must be at least 1, got {batch_size} and {threads}")
@@ -74,14 +75,16 @@ class OnnxEngine(WorkerEngine):
         self.batch_size = min(batch_size, _fitting(directory, self.context_length))
         super().__init__(directory.path, start_worker(timeout))
         try:
-            self.vocabulary_size: int = self._worker.request(
-                "load",
-                f"loading {self.path}",
-                path=str(self.path),
-                context_length=self.context_length,
-                end_ids=sorted(self.end_ids),
-                threads=threads,
-            )
+            with directory.settings.opened(self.path) as private:
+                self.vocabulary_size: int = self._worker.request(
+                    "load",
+                    f"loading {self.path}",
+                    path=str(private),
+                    name=str(self.path),
+                    context_length=self.context_length,
+                    end_ids=sorted(self.end_ids),
+                    threads=threads,
+                )
         except BaseException:
             self.close()
             raise

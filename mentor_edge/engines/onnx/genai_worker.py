@@ -50,8 +50,13 @@ class OnnxServer(TurnServer):
         self._generators: list[Any] = []
         self._pending: list[list[int]] = []
 
-    def load(self, path: str, context_length: int, end_ids: Sequence[int], threads: int = 1) -> int:
-        """Open a directory and run one token through it. Returns the size of the vocabulary."""
+    def load(
+        self, path: str, context_length: int, end_ids: Sequence[int], threads: int = 1, name: str | None = None
+    ) -> int:
+        """Open a directory and run one token through it; messages call it `name`. Returns the size of the vocabulary.
+
+        Every setting of its genai_config.json is obeyed: it must be one that `GenaiConfig.opened` wrote.
+        """
         limit_process(sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file()))
         self._limit, self._end_ids = context_length, frozenset(end_ids)
         try:
@@ -68,7 +73,8 @@ class OnnxServer(TurnServer):
             # Some damage shows only when the model runs.
             logits = self._append(self._new_generator(), [0])
         except (RuntimeError, UnicodeDecodeError) as error:  # the latter from the text of the former
-            raise Refused(_reason(error), "it is damaged or not made for this machine: export it again") from error
+            reason = _reason(error).replace(path, name or path)
+            raise Refused(reason, "it is damaged or not made for this machine: export it again") from error
         check_logits(logits)
         self._vocabulary_size = len(logits)
         return self._vocabulary_size
