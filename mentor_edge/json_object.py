@@ -21,10 +21,14 @@ def read_bounded(path: Path, largest: int = LARGEST) -> bytes:
         OSError: It is missing or cannot be read.
         ValueError: It is not a regular file, or has more than `largest` bytes.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would otherwise block here
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError("it is not a regular file")
-        content = file.read(largest + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(largest + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > largest:
         raise ValueError(f"it has more than {largest >> 20} MiB")
     return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -32,6 +33,11 @@ from mentor_edge.template_record import TemplateRecord
 __all__ = ["MANIFEST", "SCHEMA", "Manifest", "ManifestEntry", "Source"]
 
 SCHEMA = 2
+_KINDS = (".gguf", ".onnx", ".data", ".json", ".jinja", ".txt", ".model", ".md", ".jsonl")
+"""Suffixes of the files that an artifact may have: weights, configuration, tokenizer, template, documents, outcomes.
+Libraries and programs have others."""
+_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+"""The end of the name of a GGUF file in several parts: llama.cpp would load the other parts, which are no entries."""
 
 
 def _inside_the_artifact(path: str) -> str:
@@ -146,6 +152,13 @@ class Manifest(Result):
     """Hashes of all files of the artifact except manifest.json, by relative path."""
 
     @model_validator(mode="after")
+    def _only_known_kinds(self) -> Self:
+        for name in self.sha256:
+            if not name.lower().endswith(_KINDS) or _PART.search(name):
+                raise ValueError(f"{name} is not a kind of file that belongs in an artifact")
+        return self
+
+    @model_validator(mode="after")
     def _each_entry_once(self) -> Self:
         names = [(entry.format, entry.quant) for entry in self.entries]
         if len(set(names)) < len(names):
@@ -186,6 +199,8 @@ class Manifest(Result):
 
         Raises: ArtifactError as `read`.
         """
+        if path.is_symlink():
+            damaged(path, "it is a symbolic link")
         # Checked first: the meaning of the other fields depends on it.
         version = values.get("schema_version")
         if type(version) is not int or version < 1:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from pathlib import Path
 
-from mentor_edge.errors import ArtifactError
-from mentor_edge.files import sha256_of
+from mentor_edge.errors import ArtifactError, MentorEdgeWarning
+from mentor_edge.files import files_below, sha256_of
 from mentor_edge.manifest.models import Manifest, ManifestEntry
 from mentor_edge.manifest.reader import COPY_AGAIN, MANIFEST, read_object
 
@@ -33,17 +34,19 @@ def verify_entry(path: Path) -> ManifestEntry | None:
     """Verify a model that is about to be loaded, if it is part of an artifact: a GGUF file or an ONNX directory listed
     in the manifest beside it or one folder up.
 
-    Returns its entry, or None for any other model. Refused models and controls are verified too: a user who names one
+    Returns its entry, or None for any other model. A model inside an artifact that its manifest does not list is reported
+    as a `MentorEdgeWarning`. Refused models and controls are verified too: a user who names one
     intends to look at it. Every call hashes all files of the model (a CPU-second per gigabyte), because a time stamp
     proves nothing. This guards against damaged and mixed-up files, not against somebody who can write to the artifact.
 
     Raises: ArtifactError when a file differs from the manifest, or the manifest is damaged.
     """
+    without_entry = None
     # The path as given, and the file it links to: a link inside the artifact must not lead out of it, but a link from
     # elsewhere into the artifact is a legitimate way to load a model.
     for location in map(Path, dict.fromkeys((os.path.abspath(path), os.path.realpath(path)))):
         for directory in list(location.parents)[:2]:
-            if not (directory / MANIFEST).is_file():
+            if not os.path.lexists(directory / MANIFEST):
                 continue
             values = read_object(directory / MANIFEST)
             if "schema_version" not in values and "entries" not in values:
@@ -54,6 +57,13 @@ def verify_entry(path: Path) -> ManifestEntry | None:
                 if name == entry.path:
                     check_entry(directory, manifest, entry)
                     return entry
+            without_entry = directory
+    if without_entry is not None:
+        warnings.warn(
+            f"{path} is not in the manifest of the artifact {without_entry}: nobody vouches for it",
+            MentorEdgeWarning,
+            stacklevel=3,
+        )
     return None
 
 
@@ -104,10 +114,17 @@ def _hash_problems(root: Path, name: str, expected: str) -> list[str]:
 
 
 def _unknown_files(root: Path, manifest: Manifest, below: str = "") -> list[str]:
-    """Files in a folder of the artifact that its manifest does not list; a link to a folder counts as a file."""
-    present = []
-    for folder, folders, files in os.walk(root / below):
-        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
-        present += [Path(folder, name).relative_to(root).as_posix() for name in (*files, *links)]
+    """Files in a folder of the artifact that its manifest does not list, and folders that cannot be read. A link to a
+    folder counts as a file."""
     known = {*manifest.sha256, MANIFEST}
-    return [f"{name} is not in the manifest" for name in sorted(present) if name not in known]
+    problems: list[str] = []
+
+    def unreadable(folder: Path, error: OSError) -> None:
+        problems.append(f"{_name(folder, root)} cannot be read ({error.strerror})")
+
+    names = [_name(file, root) for file in files_below(root / below, unreadable, links=True)]
+    return problems + [f"{name} is not in the manifest" for name in sorted(names) if name not in known]
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
