@@ -34,7 +34,7 @@ from .merge import choose_base, merge_report, untuned_base
 from .options import DEFAULT_QUANTS, ExportOptions
 from .package.write import write_package
 from .parity.expected import ExpectedOutputs
-from .source import Source
+from .source import Source, public_name
 
 _CALIBRATION_TASKS = 64
 _PARITY_TASKS = 8
@@ -173,7 +173,7 @@ def export(
             sha256={},
         )
         shutil.rmtree(work / "student", ignore_errors=True)
-        manifest = write_package(work, manifest)
+        manifest = write_package(work, manifest, Path(source.base or model_name))
     return Artifact(out, manifest)
 
 
@@ -286,16 +286,21 @@ def _move_to_folder(work: Path, candidate: Candidate, gate: GateReport, runtime:
 
 
 def _source_record(source: Source, chosen: _ChosenModel, model: str) -> SourceRecord:
+    merge, dequantized = merge_report(chosen.directory), Dequantized.of(chosen.directory)
+    if merge is not None and merge.trained_on is not None:
+        merge = merge.model_copy(update={"trained_on": public_name(merge.trained_on)})
+    if dequantized is not None:
+        dequantized = dequantized.model_copy(update={"file": public_name(dequantized.file)})
     return SourceRecord(
-        model=model,
+        model=public_name(model),
         files=_hashes(chosen.directory),
-        base=source.base,
-        adapter=None if source.adapter is None else str(source.adapter),
+        base=None if source.base is None else public_name(source.base),
+        adapter=None if source.adapter is None else public_name(str(source.adapter)),
         adapter_files={} if source.adapter is None else _hashes(source.adapter),
         merged_onto=chosen.base or None,
         choice=chosen.choice,
-        merge=merge_report(chosen.directory),
-        dequantized=Dequantized.of(chosen.directory),
+        merge=merge,
+        dequantized=dequantized,
     )
 
 

@@ -8,8 +8,15 @@ from pathlib import Path
 
 from mentor_edge.chat.setting import TemplateSetting
 from mentor_edge.errors import ExportError
+from mentor_edge.model_directory import HUB_ID
 
 from .checkpoint import read_json
+
+
+def public_name(model: str) -> str:
+    """What an artifact says about where a model came from: its hub id, or the last part of its path. The rest of a path
+    belongs to the machine that made the artifact; hashes identify the files."""
+    return model if HUB_ID.fullmatch(model) and not Path(model).exists() else Path(model).resolve().name
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ Every runtime and every exporter derives end tokens and template here, so that t
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.errors import StudentError
+from mentor_edge.json_object import LARGEST_TOKENIZER, read_json
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_LIMIT = 1 << 18
@@ -20,6 +21,8 @@ refuses it."""
 MORE_TEMPLATES = "additional_chat_templates"
 """The folder of a model's other templates, one file each."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+"""A model's name on the hub: "owner/name"; some old ones have no owner."""
 LARGEST_ID = 1 << 31
 """Token ids are below it."""
 _DTYPES = (
@@ -31,11 +34,24 @@ _OTHER_TEMPLATE = f"{_COPY_AGAIN}, or set template: hermes, neutral or the path 
 _REMOVE = f"{_COPY_AGAIN}, or remove {{}} and set template: hermes, neutral or the path of a .jinja file"
 
 
+def require_hub_id(name: str) -> None:
+    """Refuse what is neither a directory nor a name on the hub, before the hub is asked: a mistyped path.
+
+    Raises: StudentError.
+    """
+    if not HUB_ID.fullmatch(name) or Path(name).exists():
+        raise StudentError(
+            f"the student {name!r} is not a directory" + ("" if Path(name).exists() else ", and there is no such path"),
+            "give a directory with config.json, model.safetensors and a tokenizer, or a hub id such as owner/name",
+        )
+
+
 def from_hub(name: str, patterns: Sequence[str]) -> Path:
     """The directory with those files of a model on the hub whose names match `patterns`.
 
-    Raises: StudentError when the hub cannot be reached or does not have the model.
+    Raises: StudentError when it cannot be a name on the hub, or the hub cannot be reached or does not have the model.
     """
+    require_hub_id(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -55,14 +71,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises: StudentError when the file is missing, cannot be read or does not contain an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, largest=LARGEST_TOKENIZER)
     except FileNotFoundError as error:
         raise StudentError(f"{path.parent} has no {path.name}", _COPY_AGAIN) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise StudentError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
-    if not isinstance(value, dict):
-        raise StudentError(f"{path} is damaged: it is not a JSON object", _COPY_AGAIN)
-    return value
 
 
 def read_optional_json_object(path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ it also says what `export` makes of the architecture, and finds the model behind
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +21,10 @@ from mentor_edge.inspection.template import probe_template
 from mentor_edge.inspection.template_report import TemplateReport
 from mentor_edge.inspection.tool_use import template_hint
 from mentor_edge.manifest import MANIFEST
-from mentor_edge.model_directory import from_hub
+from mentor_edge.model_directory import HUB_ID, from_hub
 from mentor_edge.path_kind import is_other_file, wrong_kind
 from mentor_edge.template_record import Scalar
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ("*.json", "*.jinja", "additional_chat_templates/*")
 """The small files of a model on the hub. Weights are not fetched, so their size is unknown."""
 _NOT_TRAINED = "only a Hugging Face directory or a GGUF file can be trained"
@@ -91,7 +89,7 @@ def _facts(target: str | Path, setting: TemplateSetting) -> tuple[Kind, StudentF
     if path.is_file():
         return "GGUF file", read_gguf(path, setting)
     if not path.exists():
-        if _HUB_ID.fullmatch(str(target)):
+        if HUB_ID.fullmatch(str(target)) and "/" in str(target):
             return "Hugging Face directory", read_directory(from_hub(str(target), _HUB_FILES), setting)
         raise StudentError(f"there is no file or directory {target}", "give a model directory, a run or a GGUF file")
     if (path / "run.json").is_file() or ((path / "config.yaml").is_file() and not (path / CONFIG).is_file()):

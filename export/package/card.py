@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from pydantic import BaseModel
 from mentor_edge.manifest import Manifest
 from mentor_edge.results import Quantization, QuantizedParity
 
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _LICENSE_KEYS = ("license", "license_name", "license_link")
 _ROLES = {"shipped": "shipped", "refused": "refused by the gate", "control": "control, made to test the gate"}
 
@@ -35,7 +33,7 @@ def model_card(manifest: Manifest, license: Mapping[str, str]) -> str:
     source = manifest.source
     base = source.base or source.model
     front: dict[str, Any] = {**license}
-    if _HUB_ID.fullmatch(base) and not Path(base).exists():  # not a directory on the machine that made the artifact
+    if "/" in base:
         front["base_model"] = base
     front["pipeline_tag"] = "text-generation"
     front["tags"] = [*sorted({entry.format for entry in manifest.entries}), "function-calling", "mentor-edge"]
@@ -148,23 +146,21 @@ def _written(quantization: Quantization) -> str:
 
 def _making(manifest: Manifest) -> Iterator[str]:
     source = manifest.source
-    yield f"- Model: {_code(_shown(source.model))}. The manifest lists the SHA-256 of its files."
+    yield f"- Model: {_code(source.model)}. The manifest lists the SHA-256 of its files."
     if source.base is not None:
-        yield f"- Base: {_code(_shown(source.base))}."
+        yield f"- Base: {_code(source.base)}."
     if source.dequantized is not None:
         kinds = ", ".join(source.dequantized.kinds)
         yield (
-            f"- The base's weights are those of {_code(Path(source.dequantized.file).name)} (GGUF: {_plain(kinds)}; "
+            f"- The base's weights are those of {_code(source.dequantized.file)} (GGUF: {_plain(kinds)}; "
             f"SHA-256 {_code(source.dequantized.sha256)}), dequantized."
         )
     if source.adapter is not None:
-        yield f"- Adapter: {_code(_shown(source.adapter))}."
+        yield f"- Adapter: {_code(source.adapter)}."
     if source.choice is not None:
         yield f"- Choice of the base, by tasks solved: {_flat(source.choice)}."
     if source.merge is not None:
-        trained_on = source.merge.trained_on
-        shown = source.merge.model_copy(update={"trained_on": None if trained_on is None else _shown(trained_on)})
-        yield f"- Merge: {_flat(shown)}."
+        yield f"- Merge: {_flat(source.merge)}."
     elif source.merged_onto is not None:
         yield f"- Merged onto: {source.merged_onto}."
     yield f"- Chat template: SHA-256 `{manifest.template_sha256}`, stored byte for byte in every model."
@@ -208,11 +204,6 @@ def _flat(values: Any) -> str:
     if isinstance(values, list | tuple):
         return ", ".join(map(_flat, values)) or "none"
     return _plain(f"{values:.4g}" if isinstance(values, float) else values)
-
-
-def _shown(model: str) -> str:
-    """A hub id, or the last part of a path: the rest belongs to the machine that made the artifact."""
-    return model if _HUB_ID.fullmatch(model) else Path(model).name
 
 
 def _code(text: object) -> str:

@@ -14,8 +14,8 @@ from .run_lines import run_markdown
 CARD, RUN = "README.md", "run.md"
 
 
-def write_package(directory: Path, manifest: Manifest) -> Manifest:
-    """Write run.md, README.md and manifest.json.
+def write_package(directory: Path, manifest: Manifest, base: Path) -> Manifest:
+    """Write run.md, README.md and manifest.json. `base` is the directory of the base, for its licence.
 
     `manifest.sha256` is filled in with the hash of every file; the manifest is returned as written. manifest.json is
     written last: a directory without it is not an artifact.
@@ -27,7 +27,7 @@ def write_package(directory: Path, manifest: Manifest) -> Manifest:
     manifest = manifest.model_copy(update={"sha256": {}})
     manifest = _with_hashes(directory, manifest, [name for name in names if name != MANIFEST])
     _write(directory / RUN, run_markdown(manifest))
-    _write(directory / CARD, model_card(manifest, license_of(Path(manifest.source.base or manifest.source.model))))
+    _write(directory / CARD, model_card(manifest, license_of(base)))
     manifest = _with_hashes(directory, manifest, [RUN, CARD])
     manifest.write(directory)
     return manifest

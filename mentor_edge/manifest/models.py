@@ -62,13 +62,13 @@ class Source(Result):
     """The merged model that was exported, and what it was merged from."""
 
     model: str
-    """Its Hugging Face directory."""
+    """The name of its Hugging Face directory. Artifacts of earlier versions have absolute paths here and below."""
     files: dict[str, str]
     """SHA-256 of its files, by name."""
     base: str | None = None
-    """Directory or hub id of the base, if known."""
+    """Hub id of the base or the name of its directory, if known."""
     adapter: str | None = None
-    """Directory of the adapter, if known."""
+    """The name of the adapter's directory, if known."""
     adapter_files: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of the adapter's files, by name."""
     merged_onto: str | None = None

@@ -91,7 +91,7 @@ def test_export_alone_takes_the_newest_run_through_both_formats(nano_student: Pa
         ("onnx", "int4"),
     ]
     manifest = Artifact.load(tmp_path / report["artifact"]).manifest
-    assert manifest.source.base == str(nano_student) and manifest.source.merged_onto == "16-bit"
+    assert manifest.source.base == nano_student.name and manifest.source.merged_onto == "16-bit"
     assert "adapter_model.safetensors" in manifest.source.adapter_files
     for entry in manifest.entries:
         assert entry.survival is not None and entry.survival.survived and entry.survival.projection is not None

@@ -110,17 +110,17 @@ def onnx_entry() -> ManifestEntry:
 def manifest(**changes: Any) -> Manifest:
     values: dict[str, Any] = {
         "source": Source(
-            model="/home/someone/runs/a/merged",
+            model="merged",
             files={"model.safetensors": "0" * 64},
             base="Qwen/Qwen3-0.6B",
-            adapter="/home/someone/runs/a/adapter",
+            adapter="adapter",
             merged_onto="16-bit",
             choice=BaseChoice(base="16-bit", n=400, correct={"16-bit": 380, "4-bit": 371}),
             merge=MergeReport(
                 base="16-bit",
                 modules=14,
                 rank=4,
-                trained_on="/home/someone/base",
+                trained_on="base",
                 delta=0.02,
                 base_dtype="bfloat16",
                 kept=0.999,
@@ -158,5 +158,5 @@ def make_artifact(directory: Path, **changes: Any) -> Path:
     for name, content in FILES.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(content)
-    write_package(directory, manifest(**changes))
+    write_package(directory, manifest(**changes), directory)
     return directory

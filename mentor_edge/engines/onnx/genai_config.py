@@ -211,8 +211,8 @@ class GenaiConfig(_Section):
     def read(cls, directory: Path) -> GenaiConfig:
         """The settings of a directory.
 
-        Raises: EngineError when the file is missing or damaged, or has a setting that is not accepted; the message names
-        its path in the file, such as model.decoder.session_options.custom_ops_library.
+        Raises: EngineError when the file is missing or damaged, or has a setting that is not accepted. The message names
+        the setting by its path, such as model.decoder.session_options.custom_ops_library.
         """
         path = directory / CONFIG
         try:

@@ -27,6 +27,7 @@ from mentor_edge.model_directory import (
     end_ids,
     read_json_object,
     read_optional_json_object,
+    require_hub_id,
     stated_end_ids,
     stored_entry,
     stored_template,
@@ -47,6 +48,8 @@ _LOADING_ERRORS = (
 
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
+    if not Path(name).is_dir():
+        require_hub_id(name)
     try:
         yield
     except _LOADING_ERRORS as error:
