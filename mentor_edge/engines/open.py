@@ -7,21 +7,28 @@ other steps.
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mentor_edge.chat.setting import OWN, TemplateSetting
 from mentor_edge.engines.base import ChatEngine, Engine
+from mentor_edge.engines.onnx.genai_config import CONFIG, runtime_files
 from mentor_edge.errors import EngineError
 from mentor_edge.files import sha256_of
 from mentor_edge.manifest import verify_entry
 from mentor_edge.model_directory import MORE_TEMPLATES
 from mentor_edge.path_kind import is_other_file, kind_of
+from mentor_edge.weight_files import weight_files
 
-_MODEL_FILES = (".safetensors", ".onnx", ".data", ".onnx_data", ".json", ".jinja", ".txt", ".model")
-"""Suffixes of the files that determine a model's output: weights, configuration, tokenizer, template."""
+_MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
+"""Suffixes of the files that determine the output of a Hugging Face directory: weights, configuration, tokenizer,
+template."""
+_PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
+"""The name of a GGUF file in several parts."""
 
 
 def is_endpoint(target: str | Path) -> bool:
@@ -76,7 +83,7 @@ def open_engine(
 
         with LlamaCppEngine(path, threads=threads, context_length=context_length, template=template) as llama:
             yield llama
-    elif (path / "genai_config.json").is_file():
+    elif (path / CONFIG).is_file():
         from mentor_edge.engines.onnx.engine import OnnxEngine
 
         with OnnxEngine(path, threads=threads, context_length=context_length, template=template) as onnx:
@@ -93,21 +100,34 @@ def identity_of(target: str | Path, model: str | None = None) -> str:
     """A text that identifies a model in results.
 
     It is the SHA-256 of a file, the SHA-256 of a directory's model files and their names, or the URL and model name of
-    an endpoint, whose weights cannot be seen.
+    an endpoint, whose weights cannot be seen. Of a GGUF file in several parts, llama.cpp loads all that belong to one.
 
-    Raises: EngineError when there is no model at `target`.
+    Raises: EngineError when there is no model at `target`; StudentError when its index names weights elsewhere.
     """
     if is_endpoint(target):
         return f"{str(target).rstrip('/')} {model}"
     path = Path(target)
-    if path.is_file():
-        return f"sha256:{sha256_of(path)}"
-    candidates = (*path.glob("*"), *path.glob(f"{MORE_TEMPLATES}/*"))
-    files = sorted(file for file in candidates if file.suffix in _MODEL_FILES and file.is_file())
+    files = _model_files(path)
     if not files:
         raise _not_a_model(path)
-    lines = "".join(f"{sha256_of(file)} {file.relative_to(path)}\n" for file in files)
+    if files == [path]:
+        return f"sha256:{sha256_of(path)}"
+    directory = path if path.is_dir() else path.parent
+    lines = "".join(f"{sha256_of(file)} {file.relative_to(directory)}\n" for file in files)
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def _model_files(path: Path) -> list[Path]:
+    """The files that determine what a model writes."""
+    if path.is_file():
+        part = _PART.fullmatch(path.name)
+        return [path] if part is None else sorted(path.parent.glob(f"{glob.escape(part[1])}-?????-of-{part[2]}.gguf"))
+    if (path / CONFIG).is_file():
+        return sorted(runtime_files(path))
+    if (path / "config.json").is_file():
+        weight_files(path)  # those that the index names are below, or this refuses them
+    candidates = (*path.glob("*"), *path.glob(f"{MORE_TEMPLATES}/*"))
+    return sorted(file for file in candidates if file.suffix in _MODEL_FILES and file.is_file())
 
 
 def _not_a_model(path: Path) -> EngineError:

@@ -35,8 +35,9 @@ def verify_entry(path: Path) -> ManifestEntry | None:
     in the manifest beside it or one folder up.
 
     Returns its entry, or None for any other model; a `MentorEdgeWarning` reports one that is in an artifact, but not in
-    its manifest. Refused models and controls are verified too: a user who names one intends to look at it. Every call hashes all files of the model (a CPU-second per gigabyte), because a time stamp
-    proves nothing. This guards against damaged and mixed-up files, not against somebody who can write to the artifact.
+    its manifest. Refused models and controls are verified too: a user who names one intends to look at it. Every call
+    hashes all files of the model (a CPU-second per gigabyte), because a time stamp proves nothing. This guards against
+    damaged and mixed-up files, not against somebody who can write to the artifact.
 
     Raises: ArtifactError when a file differs from the manifest, or the manifest is damaged.
     """

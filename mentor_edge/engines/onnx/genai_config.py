@@ -211,8 +211,8 @@ class GenaiConfig(_Section):
     def read(cls, directory: Path) -> GenaiConfig:
         """The settings of a directory.
 
-        Raises: EngineError when the file is missing or damaged, or has a setting that is not accepted. The message names
-        the setting by its path, such as model.decoder.session_options.custom_ops_library.
+        Raises: EngineError when the file is missing or damaged, or has a setting that is not accepted. The message
+        names it by its path, such as model.decoder.session_options.custom_ops_library.
         """
         path = directory / CONFIG
         try:
@@ -233,7 +233,7 @@ class GenaiConfig(_Section):
         """
         with tempfile.TemporaryDirectory(prefix="mentor-edge-onnx-") as name:
             private = Path(name)
-            for file in files_below(directory):
+            for file in runtime_files(directory):
                 if file.suffix != ".json":
                     link = private / file.relative_to(directory)
                     link.parent.mkdir(parents=True, exist_ok=True)
@@ -242,6 +242,15 @@ class GenaiConfig(_Section):
             values = self.model_dump(by_alias=True, exclude_none=True)
             (private / CONFIG).write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
             yield private
+
+
+def runtime_files(directory: Path) -> list[Path]:
+    """The files that may determine what a directory's model writes: the graph may name any of them but hidden ones."""
+    return [
+        file
+        for file in files_below(directory)
+        if not any(part.startswith(".") for part in file.relative_to(directory).parts)
+    ]
 
 
 def _explained(path: Path, error: ValidationError) -> EngineError:
