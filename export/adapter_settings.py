@@ -6,13 +6,13 @@ The tables below follow from comparing merged weights with PEFT's live adapter, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mentor_edge.errors import ExportError
+from mentor_edge.json_object import read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 HINT = "give a LoRA adapter together with the base that it was trained on"
@@ -44,7 +44,7 @@ def lora_settings(adapter: Path) -> dict[str, Any]:
         if not (adapter / name).is_file():
             raise ExportError(f"{adapter} is not an adapter ({name} is missing)", "give the directory that PEFT saved")
     try:
-        settings = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        settings = read_json(adapter / CONFIG)
         kind, task = settings["peft_type"], settings.get("task_type")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{adapter / CONFIG} is damaged: {error!r}") from error

@@ -21,7 +21,9 @@ from tokenizers import Tokenizer
 from mentor_edge.chat.setting import Tokens
 from mentor_edge.errors import ExportError, StudentError
 from mentor_edge.inspection.expected_weights import is_tied
-from mentor_edge.model_directory import end_ids, stated_end_ids, stored_template
+from mentor_edge.json_object import LARGEST_TOKENIZER
+from mentor_edge.json_object import read_json as read_json_object
+from mentor_edge.model_directory import check_config, end_ids, stated_end_ids, stored_template
 from mentor_edge.weight_files import weight_files
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -39,15 +41,25 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises: ExportError when the file is missing, cannot be read or does not contain a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path, largest=LARGEST_TOKENIZER)
     except FileNotFoundError as error:
         hint = "give a model directory saved by transformers; an adapter must be merged into its base first"
         raise ExportError(f"{path} does not exist", hint) from error
     except (OSError, ValueError) as error:
         raise ExportError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ExportError(f"{path} cannot be read: it is not a JSON object")
-    return value
+
+
+def read_config(model_dir: Path) -> dict[str, Any]:
+    """The config.json of a model directory.
+
+    Raises: ExportError as `read_json`, and when it states what no model has.
+    """
+    config = read_json(model_dir / "config.json")
+    try:
+        check_config(config, model_dir / "config.json")
+    except StudentError as error:
+        raise ExportError(error.problem, error.hint) from error
+    return config
 
 
 def configured_end_ids(model_dir: Path) -> frozenset[int]:
@@ -177,7 +189,7 @@ def _read_header(path: Path) -> dict[str, _StoredTensor]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(f"cannot read {path}: {error}", "copy or download the model again") from error
 
 

@@ -10,7 +10,7 @@ from mentor_edge.chat.setting import TemplateSetting
 from mentor_edge.errors import ExportError
 from mentor_edge.model_directory import HUB_ID
 
-from .checkpoint import read_json
+from .checkpoint import read_config
 
 
 def public_name(model: str) -> str:
@@ -75,6 +75,6 @@ class Source:
             return model
         if not (Path(model) / "config.json").is_file():
             raise ExportError(f"{model} is not a model (config.json is missing)", "give a Hugging Face directory")
-        if read_json(Path(model) / "config.json").get("quantization_config"):
+        if read_config(Path(model)).get("quantization_config"):
             raise ExportError(f"the weights of {model} are quantized already", "give the model in 16 or 32 bits")
         return cls({"": Path(model)})

@@ -31,9 +31,6 @@ def _gguf(config: Mapping[str, Any]) -> FormatSupport:
         model = supported_config(config)
     except ExportError as error:
         return FormatSupport(format="gguf", supported=False, detail=error.problem, hint=_CONVERTER)
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-        detail = f"config.json has settings of the wrong type ({error})"
-        return FormatSupport(format="gguf", supported=False, detail=detail)
     return FormatSupport(format="gguf", supported=True, detail=model.family.name)
 
 

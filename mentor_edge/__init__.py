@@ -5,6 +5,7 @@ Names are loaded when they are first used: importing this package loads neither 
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from mentor_edge.tasks.types import Suite, Task
     from mentor_edge.tools.definition import tool, tool_set
     from mentor_edge.tools.types import Tool
+
+# Before the libraries load that would send usage figures, or record them in the home directory for later.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -28,7 +28,16 @@ LARGEST_ID = 1 << 31
 _DTYPES = (
     "bfloat16", "float16", "float32", "float64", "auto", "half", "float", "double", "float8_e4m3fn", "float8_e5m2",
 )  # a table  # fmt: skip
-_IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+_SIZES: Mapping[str, int] = {
+    "vocab_size": 10**7, "hidden_size": 10**6, "intermediate_size": 10**7, "num_hidden_layers": 10**4,
+    "num_attention_heads": 10**5, "num_key_value_heads": 10**5, "head_dim": 10**5, "max_position_embeddings": 2**31,
+}  # a table  # fmt: skip
+"""Settings of config.json that are sizes, with numbers that no model reaches."""
+_IMPLEMENTATIONS = (
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
+    "_experts_implementation", "_experts_implementation_internal",
+)  # a table  # fmt: skip
+"""Settings with which transformers loads compiled code from the hub, if the value names a repository."""
 _COPY_AGAIN = "copy or download the model again"
 _OTHER_TEMPLATE = f"{_COPY_AGAIN}, or set template: hermes, neutral or the path of a .jinja file"
 _REMOVE = f"{_COPY_AGAIN}, or remove {{}} and set template: hermes, neutral or the path of a .jinja file"
@@ -111,26 +120,62 @@ def stated_end_ids(directory: Path) -> frozenset[int]:
 
 
 def check_config(config: Mapping[str, Any], path: Path) -> None:
-    """Check the settings of a config.json at `path` that libraries fail on without naming them.
+    """Check the settings of a config.json at `path` that libraries fail on without naming them, or obey although nobody
+    vouches for them.
 
     Raises: StudentError.
     """
+    _check_implementations(config, path)
+    names = config.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise StudentError(f"{path} states the architectures {_shown(names)}, which are no names", _COPY_AGAIN)
     nested = config.get("text_config")
     for part in (config, nested) if isinstance(nested, dict) else (config,):
         dtype = part.get("dtype", part.get("torch_dtype"))
         if isinstance(dtype, str) and dtype.removeprefix("torch.") not in _DTYPES:
             raise StudentError(f"{path} states the dtype {dtype!r}, which does not exist", f"use {_DTYPES[0]}")
-        limit = part.get("max_position_embeddings")
-        if limit is not None and (type(limit) is not int or limit < 1):
-            problem = f"{path} states max_position_embeddings = {limit!r}, which is not a number of tokens"
-            raise StudentError(problem, _COPY_AGAIN)
-        for key in _IMPLEMENTATIONS:
-            if "/" in json.dumps(
-                part.get(key), default=str
-            ):  # transformers would load native code from that repository
+        for name, limit in _SIZES.items():
+            value = part.get(name)
+            for size in value if isinstance(value, list) and value else [value]:  # some models have one for each layer
+                if size is not None and (type(size) is not int or not 1 <= size <= limit):
+                    what = "a number of tokens" if name == "max_position_embeddings" else "a size that a model can have"
+                    raise StudentError(f"{path} states {name} = {_shown(value)}, which is not {what}", _COPY_AGAIN)
+
+
+def _check_implementations(config: Mapping[str, Any], path: Path) -> None:
+    """Refuse implementations that are repositories on the hub, at any depth. Raises: StudentError."""
+    pending = [config]
+    while pending:
+        part = pending.pop()
+        pending += [value for value in part.values() if isinstance(value, Mapping)]
+        for name in _IMPLEMENTATIONS:
+            value = part.get(name)
+            chosen = [*value.values()] if isinstance(value, Mapping) else [value]
+            if not all(each is None or (isinstance(each, str) and each.isidentifier()) for each in chosen):
                 raise StudentError(
-                    f"{path} names program code on the hub: {key} is {str(part[key])[:80]!r}", f"remove {key} from it"
+                    f"{path} sets {name} to {_shown(value)}: transformers would load code from elsewhere",
+                    "remove the setting",
                 )
+
+
+def check_tokenizer_config(directory: Path) -> None:
+    """Refuse settings of a tokenizer_config.json with which transformers would read other files than those of the
+    directory. A path such as `tokenizer_file` is no such setting: the directory's own file replaces it.
+
+    Raises: StudentError, also when the file cannot be read.
+    """
+    path = directory / TOKENIZER_CONFIG
+    settings = read_optional_json_object(path)
+    for name in ("gguf_file", "init_inputs", "fast_tokenizer_files"):
+        if (value := settings.get(name)) and value != ["tokenizer.json"]:
+            raise StudentError(
+                f"{path} sets {name} to {_shown(value)}, but the tokenizer is tokenizer.json", "remove the setting"
+            )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @dataclass(frozen=True, slots=True)

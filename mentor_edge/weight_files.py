@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from mentor_edge.errors import StudentError
+from mentor_edge.json_object import LARGEST_TOKENIZER, read_json
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -51,9 +52,8 @@ def _why_missing(directory: Path, name: str) -> str:
 def _configured_name(directory: Path) -> str | None:
     """The file that config.json names, if it names one."""
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        name = config.get("transformers_weights")
-    except (OSError, ValueError, AttributeError):
+        name = read_json(directory / "config.json").get("transformers_weights")
+    except (OSError, ValueError):
         return None  # reported where the configuration is read
     if name is None:
         return None
@@ -68,7 +68,7 @@ def _configured_name(directory: Path) -> str | None:
 def _shards(directory: Path, index: Path) -> list[Path]:
     again = "copy or download the model again"
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(read_json(index, largest=LARGEST_TOKENIZER)["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudentError(f"cannot read {index}: {type(error).__name__}: {error}", again) from error
     if foreign := [name for name in names if not _is_plain_name(name) or not name.endswith(".safetensors")]:
@@ -102,7 +102,7 @@ def _tensors(path: Path) -> list[str]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, _LONGEST_HEADER)))
         return [name for name in header if name != "__metadata__"]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return []
 
 

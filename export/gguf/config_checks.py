@@ -28,6 +28,13 @@ def supported_config(config: Mapping[str, Any]) -> ModelConfig:
 
     Raises: ExportError naming the first entry that llama.cpp would run differently, with its value.
     """
+    try:
+        return _checked(config)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
+        raise ExportError(f"config.json has settings of the wrong type ({error})", "copy the model again") from error
+
+
+def _checked(config: Mapping[str, Any]) -> ModelConfig:
     architecture = (config.get("architectures") or ["none"])[0]
     if architecture not in FAMILIES:
         hint = f"supported: {', '.join(FAMILIES)}; others through --converter PATH/convert_hf_to_gguf.py"

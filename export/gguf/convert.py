@@ -11,6 +11,7 @@ tests/contracts/test_gguf.py checks this.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from mentor_edge.errors import ExportError
 from mentor_edge.files import atomic_file
 
-from ..checkpoint import Checkpoint, read_json
+from ..checkpoint import Checkpoint, read_config
 from .config_checks import supported_config
 from .model_config import ModelConfig
 from .tokenizer import add_tokenizer
@@ -48,7 +49,7 @@ def convert(model_dir: Path, out: Path, dtype: str = "f32") -> None:
     if dtype not in DTYPES:
         raise ExportError(f"cannot convert to {dtype!r}", f"supported: {', '.join(DTYPES)}; quantize afterwards")
     matrix_type, file_type = DTYPES[dtype]
-    model = supported_config(read_json(model_dir / "config.json"))
+    model = supported_config(read_config(model_dir))
     checkpoint = Checkpoint(model_dir)
     names = model.tensor_names(checkpoint)
     embedding = next(name for name, stored in names.items() if stored == "token_embd.weight")
@@ -57,7 +58,10 @@ def convert(model_dir: Path, out: Path, dtype: str = "f32") -> None:
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[model.family.architecture])
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_file_type(file_type)
-    model.add_hyper_parameters(writer)
+    try:
+        model.add_hyper_parameters(writer)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ExportError(f"config.json of {model_dir} has settings of the wrong type ({error})") from error
     add_tokenizer(writer, model_dir, rows=checkpoint.shape(embedding)[0])
     stored_types = {name: matrix_type if len(checkpoint.shape(name)) > 1 else np.dtype(np.float32) for name in names}
     for stored, values in computed.items():
@@ -70,6 +74,8 @@ def convert(model_dir: Path, out: Path, dtype: str = "f32") -> None:
             writer.write_header_to_file(temporary)
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
+        except (OverflowError, struct.error) as error:
+            raise ExportError(f"config.json of {model_dir} has a number that GGUF cannot hold: {error}") from error
         finally:
             writer.close()
         # The writer accepts whole tensors only, so the values and their padding are written here.

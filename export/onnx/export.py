@@ -19,7 +19,7 @@ from mentor_edge.files import atomic_directory, write_json
 from mentor_edge.model_directory import MORE_TEMPLATES, TEMPLATE_FILE, NamedTemplate, end_ids, stored_template
 from mentor_edge.results import OnnxQuantization
 
-from ..checkpoint import Checkpoint, configured_end_ids, read_json
+from ..checkpoint import Checkpoint, configured_end_ids, read_config, read_json
 from . import genai_exporter
 from .graph_quantization import quantization_of
 
@@ -91,7 +91,7 @@ def export_onnx(
 
 def _check_source(model_dir: Path) -> int:
     """The number of parameters. Raises: ExportError when the directory is incomplete or the weights are quantized."""
-    config = read_json(model_dir / "config.json")
+    config = read_config(model_dir)
     if "quantization_config" in config:
         raise ExportError(f"the weights of {model_dir} are quantized already", "give the model in 16 or 32 bits")
     if not (model_dir / "tokenizer.json").is_file():

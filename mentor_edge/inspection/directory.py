@@ -18,6 +18,7 @@ from mentor_edge.inspection.weights import weight_facts
 from mentor_edge.model_directory import (
     TOKENIZER_CONFIG,
     check_config,
+    check_tokenizer_config,
     read_json_object,
     read_optional_json_object,
     stated_end_ids,
@@ -41,6 +42,7 @@ def read_directory(path: Path, setting: TemplateSetting) -> StudentFacts:
     check_config(config, path / CONFIG)
     nested = config.get("text_config")
     text_config = nested if isinstance(nested, dict) else config
+    check_tokenizer_config(path)
     tokenizer = read_tokenizer(path)
     settings = read_optional_json_object(path / TOKENIZER_CONFIG)
     special = read_optional_json_object(path / "special_tokens_map.json") | settings

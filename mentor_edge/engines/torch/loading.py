@@ -7,26 +7,23 @@ missing or broken chat template.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.setting import OWN, ChosenTemplate, TemplateSetting, Tokens, choose_template
-from mentor_edge.errors import StudentError
+from mentor_edge.errors import MentorEdgeError, StudentError
 from mentor_edge.model_directory import (
-    TOKENIZER_CONFIG,
     NamedTemplate,
     check_config,
+    check_tokenizer_config,
     end_ids,
     read_json_object,
-    read_optional_json_object,
     require_hub_id,
     stated_end_ids,
     stored_entry,
@@ -40,10 +37,8 @@ _OTHER_WEIGHTS = "copy the model again: its weights and config.json do not belon
 
 _LAYER = re.compile(r"^(.*?)\.(\d+)\.")
 
-_LOADING_ERRORS = (
-    OSError, ValueError, KeyError, TypeError, ImportError, AttributeError, NameError, OverflowError, SafetensorError,
-    StrictDataclassError,
-)  # NameError: transformers uses a quantization library without checking that it is installed  # fmt: skip
+_LARGER = 16
+"""More numbers than this for each stored byte of weights: the configuration is not theirs."""
 
 
 @contextmanager
@@ -52,7 +47,9 @@ def _loading(name: str) -> Iterator[None]:
         require_hub_id(name)
     try:
         yield
-    except _LOADING_ERRORS as error:
+    except MentorEdgeError:
+        raise
+    except Exception as error:  # the class that a configuration names may raise anything
         if "trust_remote_code" in str(error):
             raise StudentError(
                 f"the student {name!r} needs program code that comes with it (auto_map in its config.json or"
@@ -80,7 +77,7 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
     if Path(name).is_dir():
         # transformers fails on some forms with a KeyError, so they are checked first.
         _own(name, template)
-        read_optional_json_object(Path(name) / TOKENIZER_CONFIG)
+        check_tokenizer_config(Path(name))
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.eos_token is None:
@@ -133,14 +130,18 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     name = str(path)
     _check_directory(Path(name))
     with _loading(name):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
+        return _load_model(name, tokenizer, options)
+
+
+def _load_model(name: str, tokenizer: Any, options: Mapping[str, Any]) -> Any:
+    model, info = AutoModelForCausalLM.from_pretrained(
+        name,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
+    )
     for weight in sorted(info["missing_keys"]):
         raise StudentError(f"the weights of the student {name!r} lack {weight}", _OTHER_WEIGHTS)
     for weight, stored, expected in sorted(info["mismatched_keys"]):
@@ -176,9 +177,30 @@ def _check_directory(path: Path) -> None:
     """Check what transformers would report without naming it. Raises: StudentError."""
     if not path.is_dir():  # a hub id
         return
-    check_config(read_json_object(path / "config.json"), path / "config.json")
+    config = read_json_object(path / "config.json")
+    check_config(config, path / "config.json")
     stated_end_ids(path)
-    weight_files(path)
+    stored = sum(file.stat().st_size for file in weight_files(path))
+    if (numbers := _numbers(config)) > _LARGER * max(stored, 1 << 24):  # transformers would allocate them all
+        raise StudentError(
+            f"{path / 'config.json'} describes at least {numbers:,} weights, but {stored:,} bytes are stored",
+            _OTHER_WEIGHTS,
+        )
+
+
+def _numbers(config: Mapping[str, Any]) -> int:
+    """The weights that a configuration describes, without those that only some families have."""
+    nested = config.get("text_config")
+    part = nested if isinstance(nested, dict) else config
+
+    def size(name: str) -> int:
+        value = part.get(name)
+        return value if isinstance(value, int) else 1
+
+    attention = size("num_attention_heads") * size("head_dim")
+    return size("hidden_size") * (
+        size("vocab_size") + size("num_hidden_layers") * (size("intermediate_size") + attention)
+    )
 
 
 def load_student(
