@@ -33,6 +33,11 @@ _SIZES: Mapping[str, int] = {
     "num_attention_heads": 10**5, "num_key_value_heads": 10**5, "head_dim": 10**5, "max_position_embeddings": 2**31,
 }  # a table  # fmt: skip
 """Settings of config.json that are sizes, with numbers that no model reaches."""
+_COUNTS: Mapping[str, int] = {
+    "num_labels": 10**6, "num_experts": 10**5, "num_local_experts": 10**5, "n_routed_experts": 10**5,
+    "num_layers": 10**4, "n_layer": 10**4, "n_layers": 10**4,
+}  # a table  # fmt: skip
+"""Further ones, of which transformers makes so many objects. They may be 0."""
 _IMPLEMENTATIONS = (
     "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
     "_experts_implementation", "_experts_implementation_internal",
@@ -134,10 +139,10 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         dtype = part.get("dtype", part.get("torch_dtype"))
         if isinstance(dtype, str) and dtype.removeprefix("torch.") not in _DTYPES:
             raise StudentError(f"{path} states the dtype {dtype!r}, which does not exist", f"use {_DTYPES[0]}")
-        for name, limit in _SIZES.items():
+        for name, limit in {**_SIZES, **_COUNTS}.items():
             value = part.get(name)
             for size in value if isinstance(value, list) and value else [value]:  # some models have one for each layer
-                if size is not None and (type(size) is not int or not 1 <= size <= limit):
+                if size is not None and (type(size) is not int or not (name in _SIZES) <= size <= limit):
                     what = "a number of tokens" if name == "max_position_embeddings" else "a size that a model can have"
                     raise StudentError(f"{path} states {name} = {_shown(value)}, which is not {what}", _COPY_AGAIN)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -189,7 +190,7 @@ class Manifest(Result):
     def read(cls, directory: Path) -> Manifest:
         """Raises: ArtifactError when there is no manifest, it is damaged or of another schema version."""
         path = directory / MANIFEST
-        if not path.exists() and (directory / "artifact.json").is_file():
+        if not os.path.lexists(path) and os.path.isfile(directory / "artifact.json"):
             raise _too_old(directory)
         return cls.parse(path, read_object(path))
 

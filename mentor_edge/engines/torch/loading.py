@@ -24,6 +24,7 @@ from mentor_edge.model_directory import (
     check_tokenizer_config,
     end_ids,
     read_json_object,
+    read_optional_json_object,
     require_hub_id,
     stated_end_ids,
     stored_entry,
@@ -43,7 +44,10 @@ _LARGER = 16
 
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
-    if not Path(name).is_dir():
+    if Path(name).is_dir():
+        check_config(read_optional_json_object(Path(name) / "config.json"), Path(name) / "config.json")
+        check_tokenizer_config(Path(name))
+    else:
         require_hub_id(name)
     try:
         yield
@@ -77,7 +81,6 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
     if Path(name).is_dir():
         # transformers fails on some forms with a KeyError, so they are checked first.
         _own(name, template)
-        check_tokenizer_config(Path(name))
     with _loading(name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if tokenizer.eos_token is None:
@@ -178,7 +181,7 @@ def _check_directory(path: Path) -> None:
     if not path.is_dir():  # a hub id
         return
     config = read_json_object(path / "config.json")
-    check_config(config, path / "config.json")
+    check_config(config, path / "config.json")  # before its sizes are multiplied
     stated_end_ids(path)
     stored = sum(file.stat().st_size for file in weight_files(path))
     if (numbers := _numbers(config)) > _LARGER * max(stored, 1 << 24):  # transformers would allocate them all
