@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mentor_edge.engines.onnx.directory import CONFIG
+from mentor_edge.engines.onnx.genai_config import CONFIG
 from mentor_edge.engines.process.limits import limit_process
 from mentor_edge.engines.process.serving import Refused, serve
 from mentor_edge.files import write_json

@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from mentor_edge.engines.onnx.directory import CONFIG, OnnxDirectory
+from mentor_edge.engines.onnx.directory import OnnxDirectory
+from mentor_edge.engines.onnx.genai_config import CONFIG
 from mentor_edge.engines.process.worker import RuntimeWorker
 from mentor_edge.errors import EngineError, ExportError, StudentError, did_you_mean
 from mentor_edge.files import atomic_directory, write_json

@@ -184,7 +184,7 @@ def test_a_student_without_a_template_names_a_template_that_fits(student: Path) 
         ({"architectures": ["Phi3ForCausalLM"]}, "cannot convert the architecture Phi3ForCausalLM"),
         ({"hidden_act": "gelu"}, "cannot convert the activation 'gelu'"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope scaling 'dynamic'"),
-        ({"num_attention_heads": "four"}, "num_attention_heads = 'four'"),
+        ({"rms_norm_eps": "four"}, "rms_norm_eps = 'four'"),
         ({"architectures": []}, "cannot convert the architecture none"),
     ],
 )
