@@ -133,7 +133,7 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     _check_implementations(config, path)
     names = config.get("architectures")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise StudentError(f"{path} states the architectures {_shown(names)}, which are no names", _COPY_AGAIN)
+        raise StudentError(f"{path} states the architectures {_shown(names)}, which are not names", _COPY_AGAIN)
     nested = config.get("text_config")
     for part in (config, nested) if isinstance(nested, dict) else (config,):
         dtype = part.get("dtype", part.get("torch_dtype"))
@@ -165,7 +165,7 @@ def _check_implementations(config: Mapping[str, Any], path: Path) -> None:
 
 def check_tokenizer_config(directory: Path) -> None:
     """Refuse settings of a tokenizer_config.json with which transformers would read other files than those of the
-    directory. A path such as `tokenizer_file` is no such setting: the directory's own file replaces it.
+    directory. A path such as `tokenizer_file` is not one of them: the directory's own file replaces it.
 
     Raises: StudentError, also when the file cannot be read.
     """

@@ -38,7 +38,7 @@ _KINDS = (".gguf", ".onnx", ".data", ".json", ".jinja", ".txt", ".model", ".md",
 """Suffixes of the files that an artifact may have: weights, configuration, tokenizer, template, documents, outcomes.
 Libraries and programs have others."""
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-"""The end of the name of a GGUF file in several parts: llama.cpp would load the other parts, which are no entries."""
+"""The end of the name of one part of a GGUF file: llama.cpp would load the other parts too, which no entry lists."""
 
 
 def _inside_the_artifact(path: str) -> str:
