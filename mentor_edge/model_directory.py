@@ -158,8 +158,7 @@ def _check_implementations(config: Mapping[str, Any], path: Path) -> None:
             chosen = [*value.values()] if isinstance(value, Mapping) else [value]
             if not all(each is None or (isinstance(each, str) and each.isidentifier()) for each in chosen):
                 raise StudentError(
-                    f"{path} sets {name} to {_shown(value)}: transformers would load code from elsewhere",
-                    "remove the setting",
+                    f"{path} names program code on the hub: {name} is {_shown(value)}", f"remove {name} from it"
                 )
 
 
