@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from mentor_edge.evaluation.document import Code, Grid, markdown_code, markdown_table, markdown_text
 from mentor_edge.manifest import Manifest
+from mentor_edge.readable import harmless
 from mentor_edge.results import Quantization, QuantizedParity
 
 _LICENSE_KEYS = ("license", "license_name", "license_link")
@@ -25,7 +27,7 @@ def license_of(directory: Path) -> dict[str, str]:
         return {}
     if not isinstance(front, dict):
         return {}
-    return {key: front[key] for key in _LICENSE_KEYS if isinstance(front.get(key), str)}
+    return {key: harmless(front[key]) for key in _LICENSE_KEYS if isinstance(front.get(key), str)}
 
 
 def model_card(manifest: Manifest, license: Mapping[str, str]) -> str:
@@ -34,7 +36,7 @@ def model_card(manifest: Manifest, license: Mapping[str, str]) -> str:
     base = source.base or source.model
     front: dict[str, Any] = {**license}
     if "/" in base:
-        front["base_model"] = base
+        front["base_model"] = harmless(base)
     front["pipeline_tag"] = "text-generation"
     front["tags"] = [*sorted({entry.format for entry in manifest.entries}), "function-calling", "mentor-edge"]
     sections = [
@@ -48,7 +50,7 @@ def model_card(manifest: Manifest, license: Mapping[str, str]) -> str:
         ),
     ]
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
-    lines += [f"# {Path(base).name} for devices, with tools", ""]
+    lines += [f"# {markdown_text(Path(base).name)} for devices, with tools", ""]
     for title, body in sections:
         lines += [f"## {title}", "", *body, ""]
     return "\n".join(lines)
@@ -60,7 +62,8 @@ def _gate(manifest: Manifest) -> Iterator[str]:
     yield (
         f"The same {tasks} tasks went through the merged model in torch (the source) and through every exported model "
         f"in its own runtime. Decoding was greedy, tools were really executed, and the answers were compared task by "
-        f"task. Suite: {_plain(suite.name)} {_plain(suite.version)}, SHA-256 {_code(suite.sha256)}. A model passes if "
+        f"task. Suite: {markdown_text(f'{suite.name} {suite.version}')}, SHA-256 {markdown_code(suite.sha256)}. "
+        f"A model passes if "
         f"the one-sided 95 % bound of its loss is within {100 * manifest.margin:g} points on every split; the interval "
         f"below is the two-sided 90 % one (Tango)."
     )
@@ -122,7 +125,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
                 _figure(parity.kl_mean if isinstance(parity, QuantizedParity) else None, ".2g"),
                 _figure(parity.top1_agreement, ".1f", 100),
                 _figure(None if entry.survival is None else entry.survival.projection, ".2f"),
-                f"`{manifest.content_digest(entry)}`",
+                Code(markdown_code(manifest.content_digest(entry))),
             ]
         )
     yield from _table(header, rows)
@@ -133,7 +136,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
     )
     yield ""
     for entry in manifest.entries:
-        yield f"- {_code(entry.path)}, as written: {_written(entry.quantization)}"
+        yield f"- {markdown_code(entry.path)}, as written: {_written(entry.quantization)}"
 
 
 def _written(quantization: Quantization) -> str:
@@ -146,17 +149,17 @@ def _written(quantization: Quantization) -> str:
 
 def _making(manifest: Manifest) -> Iterator[str]:
     source = manifest.source
-    yield f"- Model: {_code(source.model)}. The manifest lists the SHA-256 of its files."
+    yield f"- Model: {markdown_code(source.model)}. The manifest lists the SHA-256 of its files."
     if source.base is not None:
-        yield f"- Base: {_code(source.base)}."
+        yield f"- Base: {markdown_code(source.base)}."
     if source.dequantized is not None:
         kinds = ", ".join(source.dequantized.kinds)
         yield (
-            f"- The base's weights are those of {_code(source.dequantized.file)} (GGUF: {_plain(kinds)}; "
-            f"SHA-256 {_code(source.dequantized.sha256)}), dequantized."
+            f"- The base's weights are those of {markdown_code(source.dequantized.file)} "
+            f"(GGUF: {markdown_text(kinds)}; SHA-256 {markdown_code(source.dequantized.sha256)}), dequantized."
         )
     if source.adapter is not None:
-        yield f"- Adapter: {_code(source.adapter)}."
+        yield f"- Adapter: {markdown_code(source.adapter)}."
     if source.choice is not None:
         yield f"- Choice of the base, by tasks solved: {_flat(source.choice)}."
     if source.merge is not None:
@@ -166,7 +169,7 @@ def _making(manifest: Manifest) -> Iterator[str]:
     yield f"- Chat template: SHA-256 `{manifest.template_sha256}`, stored byte for byte in every model."
     for entry in manifest.entries:
         if entry.calibration is not None:
-            yield f"- Calibration of {_code(entry.path)}: {_flat(entry.calibration)}."
+            yield f"- Calibration of {markdown_code(entry.path)}: {_flat(entry.calibration)}."
     for format, parity in manifest.parity.items():
         yield f"- Unquantized {format} compared with the model: {_flat(parity)}."
     yield f"- Versions: {_flat(manifest.versions)}."
@@ -183,10 +186,8 @@ def _limits(manifest: Manifest) -> Iterator[str]:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    yield f"| {' | '.join(header)} |"
-    yield "|" + "---|" * len(header)
-    for row in rows:
-        yield "| " + " | ".join(_plain(cell).replace("|", r"\|") for cell in row) + " |"
+    cells = [[cell if isinstance(cell, str) else str(cell) for cell in row] for row in rows]
+    yield from markdown_table(Grid(header, cells))
 
 
 def _figure(value: Any, form: str, factor: float = 1) -> str:
@@ -195,21 +196,15 @@ def _figure(value: Any, form: str, factor: float = 1) -> str:
 
 def _flat(values: Any) -> str:
     """Nested figures in one line: `a 1, b (c 2, d 3)`. Figures of a result that are None are left out."""
+    return markdown_text(_listed(values))
+
+
+def _listed(values: Any) -> str:
     if isinstance(values, BaseModel):
         values = values.model_dump(exclude_none=True, exclude={"kind"})
     if isinstance(values, Mapping):
-        flat = {key: _flat(value) for key, value in values.items()}
-        parts = (f"{key} ({text})" if ", " in text else f"{key} {text}" for key, text in flat.items())
-        return ", ".join(map(_plain, parts)) or "none"
+        flat = {key: _listed(value) for key, value in values.items()}
+        return ", ".join(f"{key} ({text})" if ", " in text else f"{key} {text}" for key, text in flat.items()) or "none"
     if isinstance(values, list | tuple):
-        return ", ".join(map(_flat, values)) or "none"
-    return _plain(f"{values:.4g}" if isinstance(values, float) else values)
-
-
-def _code(text: object) -> str:
-    return f"`{_plain(text)}`"
-
-
-def _plain(value: object) -> str:
-    """One line, even for a name with line breaks."""
-    return " ".join(str(value).split())
+        return ", ".join(map(_listed, values)) or "none"
+    return f"{values:.4g}" if isinstance(values, float) else str(values)

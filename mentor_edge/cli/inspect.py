@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -19,12 +18,13 @@ if TYPE_CHECKING:
     from mentor_edge.inspection.student_report import FormatSupport, StudentReport, Use
     from mentor_edge.inspection.template_report import Finding, TemplateReport
 
-_GOOD, _BAD = "[green]✓[/green]", "[red]✗[/red]"
-_MARKS = {"reaches": _GOOD, "dropped": f"{_BAD} dropped", "raises": f"{_BAD} refused"}
-_ABILITIES = {
-    "yes": f"{_GOOD} [green]yes[/green]",
-    "with a warning": "[yellow]! with a warning[/yellow]",
-    "no": f"{_BAD} [red]no[/red]",
+_Parts = list[str | tuple[str, str]]
+_GOOD, _BAD = ("✓", "green"), ("✗", "red")
+_MARKS: dict[str, _Parts] = {"reaches": [_GOOD], "dropped": [_BAD, " dropped"], "raises": [_BAD, " refused"]}
+_ABILITIES: dict[str, _Parts] = {
+    "yes": [_GOOD, (" yes", "green")],
+    "with a warning": [("! with a warning", "yellow")],
+    "no": [_BAD, (" no", "red")],
 }
 
 
@@ -45,7 +45,7 @@ def inspect(
 
     arguments = parse_arguments(template_arguments or [])
     report = inspect_student(target, template=template, template_arguments=arguments)
-    console.print(f"[bold]{escape(report.target)}[/bold]  {report.kind}", soft_wrap=True, markup=True)
+    console.print(Text.assemble((report.target, "bold"), f"  {report.kind}"), soft_wrap=True)
     _print_facts(report)
     if report.template is not None:
         _print_template(report.template)
@@ -59,9 +59,7 @@ def inspect(
 
 
 def _grid(title: str) -> Table:
-    table = Table(
-        show_header=False, title=Text.from_markup(title), title_justify="left", box=box.SIMPLE, padding=(0, 1)
-    )
+    table = Table(show_header=False, title=Text(title, "bold"), title_justify="left", box=box.SIMPLE, padding=(0, 1))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     return table
@@ -70,10 +68,10 @@ def _grid(title: str) -> Table:
 def _print_facts(report: StudentReport) -> None:
     table = _grid("")
     for name, value in _facts(report):
-        table.add_row(name, escape(value))
+        table.add_row(name, value)
     for each in report.formats:
         table.add_row(each.format.upper(), _support(each))
-    console.print(table, markup=True)
+    console.print(table)
 
 
 def _facts(report: StudentReport) -> Iterator[tuple[str, str]]:
@@ -107,8 +105,8 @@ def _template_line(report: StudentReport) -> str:
     return f"{report.template_name}, sha256 {report.template.sha256[:12]}{more}"
 
 
-def _support(each: FormatSupport) -> str:
-    return f"{_GOOD if each.supported else _BAD} {escape(each.detail)}"
+def _support(each: FormatSupport) -> Text:
+    return Text.assemble(_GOOD if each.supported else _BAD, f" {each.detail}")
 
 
 def _print_template(template: TemplateReport) -> None:
@@ -123,18 +121,18 @@ def _print_template(template: TemplateReport) -> None:
         "two tool results": template.two_results,
         "an answer": template.answer,
     }
-    table = _grid("[bold]what reaches the model[/bold]")
+    table = _grid("what reaches the model")
     for name, finding in findings.items():
-        detail = f": {escape(finding.detail)}" if finding.outcome == "raises" else ""
-        table.add_row(name, _MARKS[finding.outcome] + detail)
+        detail = f": {finding.detail}" if finding.outcome == "raises" else ""
+        table.add_row(name, Text.assemble(*_MARKS[finding.outcome], detail))
     table.add_row("thinking", _thinking(template))
     if template.spelling:
         unread = [name for name, entry in template.read_back.items() if not entry.equal]
-        read = f"{_BAD} not {', '.join(unread)}" if unread else f"{_GOOD} with every kind of arguments"
-        table.add_row("the parser reads its calls", read)
-    console.print(table, markup=True)
+        mark, read = (_BAD, f" not {', '.join(unread)}") if unread else (_GOOD, " with every kind of arguments")
+        table.add_row("the parser reads its calls", Text.assemble(mark, read))
+    console.print(table)
     if template.spelling:
-        console.print("  [bold]how it writes a call[/bold]", markup=True)
+        console.print(Text("  how it writes a call", "bold"))
         console.print(Padding(Text(template.spelling, style="cyan"), (0, 4), expand=False))
 
 
@@ -146,19 +144,20 @@ def _thinking(template: TemplateReport) -> str:
 
 
 def _print_uses(report: StudentReport, options: str) -> None:
-    table = _grid("[bold]what you can do[/bold]")
+    table = _grid("what you can do")
     uses = {"train": report.train, "evaluate, run": report.evaluate, "export": report.export}
     for name, use in uses.items():
         table.add_row(name, _use(use))
-    console.print(table, markup=True)
+    console.print(table)
     for note in (*report.notes, *(report.template.notes if report.template is not None else ())):
         console.print(f"  - {note}", soft_wrap=True)
     console.print(f"  next: {_next(report, options)}", soft_wrap=True)
 
 
-def _use(use: Use) -> str:
-    text = _ABILITIES[use.ability] + (f": {escape(use.reason)}" if use.reason else "")
-    return f"{text}\n[bold]→[/bold] {escape(use.hint)}" if use.hint else text
+def _use(use: Use) -> Text:
+    reason = f": {use.reason}" if use.reason else ""
+    hint: _Parts = ["\n", ("→", "bold"), f" {use.hint}"] if use.hint else []
+    return Text.assemble(*_ABILITIES[use.ability], reason, *hint)
 
 
 def _next(report: StudentReport, options: str) -> str:

@@ -2,7 +2,8 @@
 output has nothing but the JSON of `--json`.
 
 The console reads no markup: what a model, a user or a library wrote is printed as it is, brackets, backslashes and
-colons included. Commands colour text with `rich.text.Text`.
+colons included. Commands colour text with `rich.text.Text`. Control characters are printed as escapes, wherever they
+come from: only rich itself moves the cursor and changes colours.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,11 +27,24 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 
-from mentor_edge.readable import counted, duration, figure, harmless
+from mentor_edge.errors import OutputError
+from mentor_edge.readable import counted, duration, figure, harmless, harmless_json
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False, width=None if sys.stderr.isatty() else 120)
+
+class HarmlessConsole(Console):
+    """A console whose text cannot control the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of what is printed. rich's own control sequences are marked as such and pass."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
+
+
+_ON_SCREEN = sys.stderr is not None and sys.stderr.isatty()
+console = HarmlessConsole(stderr=True, highlight=False, markup=False, emoji=False, width=None if _ON_SCREEN else 120)
 
 _EVERY = 30.0
 """Seconds between the lines of a stage on a pipe."""
@@ -37,8 +52,14 @@ _LONGEST_ERROR = 4000
 
 
 def print_json(value: Any) -> None:
-    """Print a command's result as one line of JSON, on standard output."""
-    print(json.dumps(value, ensure_ascii=False))
+    """Print a command's result as one line of JSON, on standard output.
+
+    Raises: OutputError when standard output is closed.
+    """
+    if sys.stdout is None:
+        raise OutputError("the result cannot be printed: standard output is closed", "leave out --json, or `>&-`")
+    other = not (sys.stdout.encoding or "").lower().startswith("utf")
+    print(harmless_json(json.dumps(value, ensure_ascii=other)), flush=True)
 
 
 def print_error(text: str) -> None:

@@ -31,7 +31,7 @@ def print_grid(grid: Grid, title: str, *, unwrapped: Sequence[str] = (), verdict
     for name in grid.header:
         table.add_column(name, no_wrap=name in unwrapped)
     for row in grid.rows:
-        cells = (Text(cell, "bold") if isinstance(cell, Strong) else cell for cell in row)
+        cells = (Text(harmless(cell), "bold" if isinstance(cell, Strong) else "") for cell in row)
         table.add_row(*cells, style=None if verdict is None else _VERDICT_STYLE[row[grid.header.index(verdict)]])
     console.print(table)
 

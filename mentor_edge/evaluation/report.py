@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import quote
 
 from mentor_edge.evaluation.document import (
     Grid,
     markdown_table,
+    markdown_text,
     new_figure,
     save_figure,
     without_formulas,
@@ -36,7 +38,6 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, note
     """
     picture = path.with_suffix(".png")
     _draw(picture, evaluation)
-    grid = figures_grid(evaluation)
     limits = evaluation.limits
     facts = {
         "suite": f"{evaluation.suite} {evaluation.version}, {len(evaluation.outcomes)} tasks",
@@ -48,16 +49,16 @@ def write_evaluation_report(path: Path, evaluation: Evaluation, title: str, note
         else ", ".join(f"{name} {value:,}" for name, value in asdict(limits).items()),
     }
     lines = [
-        f"# {evaluation.suite}: {title}",
+        f"# {markdown_text(f'{evaluation.suite}: {title}')}",
         "",
-        *(line for warning in first_lines(evaluation) for line in (f"**Warning: {warning}**", "")),
-        *(f"- {name}: {value}" for name, value in facts.items()),
+        *(line for warning in first_lines(evaluation) for line in (f"**Warning: {markdown_text(warning)}**", "")),
+        *(f"- {name}: {markdown_text(value)}" for name, value in facts.items()),
         "",
-        *markdown_table(Grid(grid.header, [[cell.replace("|", r"\|") for cell in row] for row in grid.rows])),
+        *markdown_table(figures_grid(evaluation)),
         "",
-        f"![accuracy with 95 % intervals]({picture.name})",
+        f"![accuracy with 95 % intervals]({quote(picture.name)})",
         "",
-        *(f"- {statement}" for statement in (*statements(evaluation), *notes, *_NOTES)),
+        *(f"- {markdown_text(statement)}" for statement in (*statements(evaluation), *notes, *_NOTES)),
         "",
     ]
     write_lines(path, lines)

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mentor_edge.evaluation.document import Grid, markdown_table, message_text, new_figure, save_figure, write_lines
+from mentor_edge.evaluation.document import (
+    Grid,
+    markdown_block,
+    markdown_table,
+    markdown_text,
+    message_text,
+    new_figure,
+    save_figure,
+    write_lines,
+)
 from mentor_edge.evaluation.summary import Counts
 from mentor_edge.messages import Message
 from mentor_edge.quickstart.summary import QuickstartSummary, TrainingStep
@@ -76,12 +85,12 @@ def write_report(out: Path, summary: QuickstartSummary) -> None:
         "",
         f"## One conversation with {conversation.file}",
         "",
-        f"Tools offered: {', '.join(conversation.tools)}. Expected answer: {conversation.expected}.",
+        f"Tools offered: {markdown_text(', '.join(conversation.tools))}. "
+        f"Expected answer: {markdown_text(conversation.expected)}.",
         "",
-        "```",
-        f"user: {conversation.question}",
-        *(f"{message.role}: {message_text(message)}" for message in messages),
-        "```",
+        *markdown_block(
+            [f"user: {conversation.question}", *(f"{message.role}: {message_text(message)}" for message in messages)]
+        ),
         "",
         "## Seconds",
         "",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mentor_edge.evaluation.document import Grid, Strong, markdown_table
+from mentor_edge.evaluation.document import Grid, Strong, html_text, markdown_table, markdown_text
+from mentor_edge.readable import harmless
 
 from .comparison import Comparison
 from .text import PICTURES, TITLE, Block, Bullets, Heading, Paragraph, Picture, Verbatim, document
@@ -26,28 +25,17 @@ def comparison_markdown(comparison: Comparison, pictures: Mapping[str, str]) -> 
 def _markdown_block(block: Block, pictures: Mapping[str, str]) -> list[str]:
     match block:
         case Heading(level, text):
-            return [f"{'#' * level} {_markdown_text(text)}", ""]
+            return [f"{'#' * level} {markdown_text(text)}", ""]
         case Paragraph(text):
-            return [_markdown_text(text), ""]
+            return [markdown_text(text), ""]
         case Bullets(items):
-            return [*(f"- {_markdown_text(item)}" for item in items), ""]
-        case Grid(header, rows):
-            cells = Grid(list(map(_markdown_text, header)), [list(map(_markdown_cell, row)) for row in rows])
-            return [*markdown_table(cells), ""]
+            return [*(f"- {markdown_text(item)}" for item in items), ""]
+        case Grid():
+            return [*markdown_table(block), ""]
         case Picture(name):
             return [f"![{PICTURES[name]}]({pictures[name]})", ""] if name in pictures else []
         case Verbatim(text):
-            return [*(f"    {line}" for line in text.splitlines()), ""]
-
-
-def _markdown_text(text: str) -> str:
-    """The text on one line, with HTML and table separators escaped."""
-    return html.escape(re.sub(r"\s+", " ", text), quote=False).replace("|", r"\|")
-
-
-def _markdown_cell(cell: str) -> str:
-    text = _markdown_text(cell)
-    return Strong(text) if isinstance(cell, Strong) else text
+            return [*(f"    {harmless(line)}" for line in text.split("\n")), ""]
 
 
 _STYLE = """
@@ -78,20 +66,20 @@ def comparison_html(comparison: Comparison, pictures_directory: Path) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(TITLE)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{html_text(TITLE)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
 def _html_block(block: Block, directory: Path) -> str:
     match block:
         case Heading(level, text):
-            return f"<h{level}>{html.escape(text)}</h{level}>"
+            return f"<h{level}>{html_text(text)}</h{level}>"
         case Paragraph(text):
-            return f"<p>{html.escape(text)}</p>"
+            return f"<p>{html_text(text)}</p>"
         case Bullets(items):
-            return "<ul>\n" + "\n".join(f"<li>{html.escape(item)}</li>" for item in items) + "\n</ul>"
+            return "<ul>\n" + "\n".join(f"<li>{html_text(item)}</li>" for item in items) + "\n</ul>"
         case Grid(header, rows):
-            head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in header)
+            head = "".join(f'<th scope="col">{html_text(name)}</th>' for name in header)
             lines = "\n".join(_html_row(row) for row in rows)
             return (
                 f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>\n</table></div>'
@@ -101,19 +89,19 @@ def _html_block(block: Block, directory: Path) -> str:
             if not path.is_file():
                 return ""
             data = base64.b64encode(path.read_bytes()).decode()
-            caption = html.escape(PICTURES[name])
+            caption = html_text(PICTURES[name])
             image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
             return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
         case Verbatim(text):
-            return f"<pre>{html.escape(text)}</pre>"
+            return f"<pre>{html_text(text)}</pre>"
 
 
 def _html_row(row: Sequence[str]) -> str:
     first, *others = row
     cells = "".join(f"<td>{_html_cell(cell)}</td>" for cell in others)
-    return f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>'
+    return f'<tr><th scope="row">{html_text(first)}</th>{cells}</tr>'
 
 
 def _html_cell(cell: str) -> str:
-    text = html.escape(cell)
+    text = html_text(cell)
     return f"<strong>{text}</strong>" if isinstance(cell, Strong) else text

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.evaluation_tasks import ADD, LIMITS, answer_task
 from helpers.scripted_engine import ScriptedEngine
+from mentor_edge.evaluation.document import markdown_text
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.evaluation.report import figures_grid, write_evaluation_report
 from mentor_edge.evaluation.summary import summarize
@@ -64,7 +65,7 @@ def test_the_report_begins_with_outputs_that_look_like_unread_calls(evaluation, 
     assert unread_calls(evaluation.outcomes) == said
     assert next(iter(evaluation.to_json().items())) == ("unread_calls", said)
     report, _ = write_evaluation_report(tmp_path / "report.md", evaluation, "model")
-    assert report.read_text().splitlines()[2] == f"**Warning: {said}**"
+    assert report.read_text().splitlines()[2] == f"**Warning: {markdown_text(said)}**"
 
 
 def test_few_of_them_are_not_worth_a_first_line(evaluation) -> None:
