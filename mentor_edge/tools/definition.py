@@ -12,7 +12,8 @@ import json
 import re
 import types
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, overload
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -26,7 +27,13 @@ from mentor_edge.tools.types import Tool, ToolFailure
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 
 
-def tool(function: Callable[..., Any]) -> Tool:
+@overload
+def tool(function: Callable[..., Any], *, per_conversation: bool = False) -> Tool: ...
+@overload
+def tool(*, per_conversation: bool = False) -> Callable[[Callable[..., Any]], Tool]: ...
+def tool(
+    function: Callable[..., Any] | None = None, *, per_conversation: bool = False
+) -> Tool | Callable[[Callable[..., Any]], Tool]:
     """Make a `Tool` from a typed function with a docstring.
 
     The function receives the types in its annotations: enums, dates, nested pydantic models. A `float` parameter
@@ -41,6 +48,10 @@ def tool(function: Callable[..., Any]) -> Tool:
     Args:
         function: a function, synchronous or `async`. Its name and the first paragraph of its docstring are what the
             model reads.
+        per_conversation: whether the calls of a conversation run in a process of their own: `@tool(per_conversation=
+            True)`. What the function keeps in its module is then not shared with other conversations. It costs a new
+            process per conversation. Without it, calls of all conversations share processes, and only the working
+            directory and `os.environ` are restored after each call.
 
     Returns:
         The tool. Call `tool.function` to run it in this process.
@@ -49,9 +60,12 @@ def tool(function: Callable[..., Any]) -> Tool:
         ToolDefinitionError: the docstring or an annotation is missing, JSON cannot express a type or a default, a
             parameter cannot be passed by name, or chat APIs refuse the name. The message names tool and parameter.
     """
+    if function is None:
+        return functools.partial(tool, per_conversation=per_conversation)
     if inspect.isclass(function):
         raise ToolDefinitionError(f"{function.__name__} is a class", "make its methods tools with tool_set")
-    return _define(function, list(_signature(function).parameters.values()))
+    defined = _define(function, list(_signature(function).parameters.values()))
+    return replace(defined, per_conversation=True) if per_conversation else defined
 
 
 def tool_set(cls_or_factory: type | Callable[[], Any]) -> tuple[Tool, ...]:

@@ -1,14 +1,18 @@
 """The tool `python(code)`: runs code that the model writes, in a fresh interpreter. Never offered unless you name it.
 
-What is limited: time, memory of each process, number of processes, size of files and of printed text. The code gets an
-empty environment, no standard input, a temporary directory that is removed afterwards, and only the standard library.
-When the call ends, all processes that the code started are killed.
+What is limited: time, memory of each process, number of processes, number and size of files, and printed text. The code
+gets an empty environment, no standard input, a temporary directory that is removed afterwards, even if the process that
+runs the call is killed, and only the standard library. When the call ends, all processes that the code started are
+killed.
 
 If bubblewrap (`bwrap`) is installed and may create namespaces, the interpreter also runs in one: it has no network,
 cannot see other processes, and sees no files but the interpreter and its libraries, read-only, and a `/tmp` in memory.
-The kernel enforces this isolation; a kernel bug can defeat it. Without bubblewrap this is not a security boundary: the
-code has the rights of the user, can read and write that user's files, use the network and read other processes' memory
-and environment.
+The kernel enforces this isolation; a kernel bug can defeat it.
+
+Without bubblewrap this is not a security boundary: the code has the rights of the user, can read and write that user's
+files, use the network and read other processes' memory and environment. A warning and the description of the tool say
+so. The limits on files hold for the temporary directory, which is looked at 20 times a second: not for other
+directories, and not for deleted files that are still open.
 
 Only code that the model writes runs this way. Your own functions are not confined: they may need files and network.
 """
@@ -24,17 +28,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from mentor_edge.errors import ToolDefinitionError
+import psutil
+
+from mentor_edge.errors import MentorEdgeWarning, ToolDefinitionError
 from mentor_edge.tools.definition import tool
 from mentor_edge.tools.execution import tool_worker
-from mentor_edge.tools.execution.limits import CODE_TMP_BYTES, code_limits
+from mentor_edge.tools.execution.limits import CODE_PROCESSES, CODE_TMP_BYTES, code_limits
 from mentor_edge.tools.execution.process_tree import adopts_orphans, child_ids, kill_children
+from mentor_edge.tools.execution.scratch import excess, remove_tree
 from mentor_edge.tools.types import Tool, ToolFailure
 
 Isolation = Literal["auto", "process", "bubblewrap"]
@@ -42,7 +51,12 @@ Isolation = Literal["auto", "process", "bubblewrap"]
 OUTPUT_LIMIT = 4096
 """Bytes that are read from the printed text, and from the report."""
 
+_LOOK_SECONDS = 0.05
+"""How often the files and processes of the code are counted."""
+
 _RUNNER = Path(__file__).with_name("python_runner.py")
+_LATE = "the code did not finish"
+_NOT_ISOLATED = "The code is not isolated from this machine."
 # The interpreter that a virtual environment was made from: it sees no packages, and all of it is in one directory tree.
 _INTERPRETER = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
 
@@ -56,13 +70,14 @@ def python_tool(
     of the last line if that is an expression: as JSON, or its repr. An error has type, message and line.
 
     Users other than root are also limited to 64 more processes than they have (in bubblewrap: 64 in all), if the
-    kernel counts them.
+    kernel counts them. For root, the processes of the code are counted while it runs.
 
     Args:
         timeout: seconds per call. None: nine tenths of the executor's limit, so that the error can still report what
             the code printed.
         memory_bytes: address space of each process.
-        isolation: "auto" uses bubblewrap if it works, "bubblewrap" requires it, "process" does not use it.
+        isolation: "auto" uses bubblewrap if it works, otherwise it warns; "bubblewrap" requires it, "process" does not
+            use it.
 
     Raises:
         ToolDefinitionError: `isolation` is unknown, or it is "bubblewrap" and bubblewrap does not work.
@@ -77,12 +92,25 @@ def python_tool(
                 f"bubblewrap does not work here: {problem}",
                 "install bubblewrap and allow unprivileged user namespaces, or use isolation='auto'",
             )
+        if problem:
+            _warn(problem)
 
     def python(code: str) -> dict[str, Any]:
         """Run Python code (standard library only) and read what it prints and the value of its last line."""
         return _run(code, timeout, memory_bytes, wrapping)
 
-    return tool(python)
+    made = tool(python)
+    return made if wrapping else replace(made, description=f"{made.description} {_NOT_ISOLATED}")
+
+
+@cache
+def _warn(problem: str) -> None:
+    """Say once that the code is not isolated."""
+    warnings.warn(
+        f"code that the model writes runs with your rights, because bubblewrap does not work here: {problem}",
+        MentorEdgeWarning,
+        stacklevel=3,
+    )
 
 
 def bubblewrap_problem() -> str | None:
@@ -98,7 +126,7 @@ def _run(code: str, timeout: float | None, memory_bytes: int, wrapping: Sequence
     limits = code_limits(memory_bytes, own_user_namespace=bool(wrapping))
     before = child_ids()
     with (
-        tempfile.TemporaryDirectory(prefix="mentor-edge-", ignore_cleanup_errors=True) as directory,
+        _scratch_directory() as directory,
         tempfile.TemporaryFile() as source,
         tempfile.TemporaryFile() as output,
         tempfile.TemporaryFile() as report,
@@ -111,20 +139,22 @@ def _run(code: str, timeout: float | None, memory_bytes: int, wrapping: Sequence
             stdout=output,  # a file, not a pipe: RLIMIT_FSIZE stops a flood, and nothing needs to be read meanwhile
             stderr=subprocess.STDOUT,
             cwd=directory,
-            env={},
+            env={} if wrapping else {"TMPDIR": directory},  # in bubblewrap, /tmp is its own
             pass_fds=[report.fileno()],
             start_new_session=True,
         )
         try:
-            in_time = _wait(process, deadline)
+            problem = _wait(process, deadline, directory)
         finally:
             _terminate(process, before)
         printed, reported = _read_start(output), _read_start(report)
-    if not in_time:
-        raise ToolFailure(_with_output(f"the code did not finish within {timeout:g} s", printed))
+    if problem:
+        raise ToolFailure(_with_output(f"{problem} within {timeout:g} s" if problem == _LATE else problem, printed))
     try:
         outcome = json.loads(reported)
-    except ValueError:
+        if not isinstance(outcome, dict):  # the code can write a report of its own
+            raise ValueError
+    except (ValueError, RecursionError):
         exited = f"the code ended its interpreter (exit code {process.returncode})"
         raise ToolFailure(_with_output("the result is too long" if reported else exited, printed)) from None
     if "error" in outcome:
@@ -137,15 +167,49 @@ def _interpreter() -> list[str]:
     return [_INTERPRETER, "-I", "-S", "-u", "-c"]
 
 
-def _wait(process: subprocess.Popen[bytes], deadline: float | None) -> bool:
-    """Wait for the exit. Returns False when the deadline (monotonic seconds) comes first."""
-    descriptor = os.pidfd_open(process.pid)
+@contextmanager
+def _scratch_directory() -> Iterator[str]:
+    """A new directory for the code. In a tool worker it is inside that of the worker, which others remove, too."""
+    try:
+        if tool_worker.scratch_directory is not None:
+            os.makedirs(tool_worker.scratch_directory, mode=0o700, exist_ok=True)
+        directory = tempfile.mkdtemp(prefix="mentor-edge-", dir=tool_worker.scratch_directory)
+    except OSError as error:
+        raise ToolFailure(f"there is no temporary directory for the code: {error.strerror}") from None
+    try:
+        yield directory
+    finally:
+        remove_tree(directory)
+
+
+def _wait(process: subprocess.Popen[bytes], deadline: float | None, directory: str) -> str | None:
+    """Wait for the exit. Returns why the code must be ended before: the deadline (monotonic seconds) or a limit."""
+    descriptor, threads = os.pidfd_open(process.pid), _threads()
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000))
+        while True:
+            left = _LOOK_SECONDS if deadline is None else max(0.0, min(_LOOK_SECONDS, deadline - time.monotonic()))
+            if poll.poll(left * 1000):
+                return None
+            if problem := excess(directory):
+                return problem
+            if os.geteuid() == 0 and _threads() - threads > CODE_PROCESSES and _descendants() > CODE_PROCESSES:
+                return f"the code started more than {CODE_PROCESSES} processes"
+            if deadline is not None and time.monotonic() >= deadline:
+                return _LATE
     finally:
         os.close(descriptor)
+
+
+def _descendants() -> int:
+    """Takes milliseconds, so `_threads` tells when to ask."""
+    return len(psutil.Process().children(recursive=True))
+
+
+def _threads() -> int:
+    """How many threads there are, as far as this process can see."""
+    return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[2])
 
 
 def _terminate(process: subprocess.Popen[bytes], before: frozenset[int]) -> None:

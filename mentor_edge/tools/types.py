@@ -66,6 +66,9 @@ class Tool:
     state: Callable[[], Any] | None = None
     """Makes the object that `function` receives as its first argument. All tools with the same `state` share one object
     per conversation."""
+    per_conversation: bool = False
+    """Whether the calls of a conversation run in a process of their own, so that what the function keeps in its module
+    is not shared with other conversations. Tools with `state` always do."""
     remote: RemoteCall | None = None
     """Replaces `function` for tools that another program runs, such as an MCP server."""
     convert: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None

@@ -74,6 +74,7 @@ def test_workers_that_are_no_longer_needed_end(monkeypatch, tmp_path):
 def test_a_supervisor_that_does_not_respond_is_replaced(monkeypatch, tmp_path):
     monkeypatch.setattr(pool, "START_SECONDS", 0.5)
     monkeypatch.setattr(pool_supervisor, "_RESPONSE_SECONDS", 0.5)
+    monkeypatch.setattr(pool_supervisor.PoolSupervisor, "_continue", lambda self: None)
     stop = Tool("stop", "", ANYTHING, lambda: os.kill(os.getppid(), signal.SIGSTOP))
     tools = {"stop": stop, **wrap(meets, directory=str(tmp_path), count=2)}
     with ToolExecutor(timeout=30) as executor:

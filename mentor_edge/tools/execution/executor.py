@@ -239,7 +239,7 @@ class _Batch:
         if tool.remote is not None:
             return self._start_remote(index, tool, arguments)
         target = self._pool.register(tool.target)
-        session = request.session if tool.state is not None else None
+        session = request.session if tool.state is not None or tool.per_conversation else None
         number = secrets.randbits(48)
         try:
             message = framed([number, target, arguments, session is not None])

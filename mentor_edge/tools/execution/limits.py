@@ -13,6 +13,7 @@ from mentor_edge.tools.python_runner import set_limits
 
 CODE_FILE_BYTES = 1024**2
 CODE_TMP_BYTES = 64 * 1024**2
+CODE_FILES = 2_000
 CODE_OPEN_FILES = 64
 CODE_PROCESSES = 64
 CODE_CPU_SECONDS = 600

@@ -26,7 +26,7 @@ from mentor_edge.tools.types import Target
 PATIENCE_SECONDS = 0.003
 """How long calls wait before another shared worker is started. Forking a worker costs about as much."""
 
-START_SECONDS = 60.0
+START_SECONDS = 10.0
 """A worker must be ready this long after its fork, or its supervisor is replaced."""
 
 EXIT_SECONDS = 5.0

@@ -12,16 +12,19 @@ import faulthandler
 import gc
 import json
 import os
+import secrets
 import select
 import selectors
 import signal
 import socket
+import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from mentor_edge.tools.execution.limits import CallLimits
 from mentor_edge.tools.execution.process_tree import adopt_orphans, die_with_parent, kill_children
+from mentor_edge.tools.execution.scratch import remove_tree
 from mentor_edge.tools.execution.tool_worker import Worker
 from mentor_edge.tools.types import Target
 
@@ -52,6 +55,7 @@ class PoolSupervisor:
         """How many of the pool's targets, from the first on, the workers know."""
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         CALLER_SOCKETS.add(self.control)
+        scratch = f"{tempfile.gettempdir()}/mentor-edge-{secrets.token_hex(8)}"
         caller = os.pidfd_open(os.getpid())
         try:
             with theirs:
@@ -61,19 +65,21 @@ class PoolSupervisor:
                         for connection in CALLER_SOCKETS:
                             connection.close()
                         _detach_from_caller(environment)
-                        _SupervisorLoop(theirs, caller, targets[:], limits).run()
+                        _SupervisorLoop(theirs, caller, targets[:], limits, scratch).run()
                     finally:
                         os._exit(0)
         finally:
             os.close(caller)
         self.control.settimeout(_RESPONSE_SECONDS)
-        self._terminate = weakref.finalize(self, _terminate, pid, self.control, os.getpid())
+        self._pid = pid
+        self._terminate = weakref.finalize(self, _terminate, pid, self.control, os.getpid(), scratch)
 
     def start_worker(self, worker_id: int) -> socket.socket:
         """Fork a worker and return the caller's end of its connection. A failed fork is reported as the worker's exit.
 
         Raises: OSError when the supervisor is gone.
         """
+        self._continue()
         ours, theirs = socket.socketpair()
         CALLER_SOCKETS.add(ours)
         with theirs:
@@ -86,8 +92,14 @@ class PoolSupervisor:
 
     def kill_worker(self, worker_id: int) -> None:
         """Kill a worker with all its descendants. Its exit is reported when none of them is left."""
+        self._continue()
         with suppress(OSError):  # a supervisor that is gone took its workers along
             self.control.send(json.dumps(["kill", worker_id]).encode())
+
+    def _continue(self) -> None:
+        """A tool may have stopped the supervisor, its parent."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(self._pid, signal.SIGCONT)
 
     def exited_workers(self) -> list[tuple[int, int | None]] | None:
         """Workers that ended since the last call, with their exit codes (None for one that could not be forked).
@@ -122,19 +134,21 @@ def _is_readable(descriptor: int, seconds: float) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
-def _terminate(pid: int, control: socket.socket, owner: int) -> None:
+def _terminate(pid: int, control: socket.socket, owner: int, scratch: str) -> None:
     if os.getpid() != owner:  # this is a fork of the caller, and the supervisor is not its own
         return
     with control, suppress(OSError):
         control.shutdown(socket.SHUT_RDWR)
     with suppress(ChildProcessError, ProcessLookupError):
         process = os.pidfd_open(pid)
+        os.kill(pid, signal.SIGCONT)
         try:
             if not _is_readable(process, _RESPONSE_SECONDS):
                 os.kill(pid, signal.SIGKILL)  # its workers die with it
         finally:
             os.close(process)
         os.waitpid(pid, 0)
+    remove_tree(scratch)
 
 
 def _detach_from_caller(environment: Iterable[str]) -> None:
@@ -161,8 +175,11 @@ def _detach_from_caller(environment: Iterable[str]) -> None:
 class _SupervisorLoop:
     """What the supervisor process runs."""
 
-    def __init__(self, control: socket.socket, caller: int, targets: Sequence[Target], limits: CallLimits) -> None:
+    def __init__(
+        self, control: socket.socket, caller: int, targets: Sequence[Target], limits: CallLimits, scratch: str
+    ) -> None:
         self._control = control
+        self._scratch = scratch
         self._caller = caller
         self._targets = targets
         self._limits = limits
@@ -188,6 +205,7 @@ class _SupervisorLoop:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
             kill_children()
+            remove_tree(self._scratch)
 
     def _handle_request(self) -> bool:
         """Carry out a request of the caller. Returns False when the caller has disconnected."""
@@ -218,7 +236,7 @@ class _SupervisorLoop:
                     adopt_orphans()
                     for descriptor in (self._control.fileno(), self._caller, *(fd for _, fd in self._workers.values())):
                         os.close(descriptor)
-                    Worker(connection, self._targets, self._limits).serve()
+                    Worker(connection, self._targets, self._limits, f"{self._scratch}/{worker_id}").serve()
                     code = 0
                 finally:
                     os._exit(code)
@@ -238,6 +256,7 @@ class _SupervisorLoop:
             os.close(process)
         clean = kill_children(keep=[pid for pid, _ in self._workers.values()])
         for worker_id, code in codes.items():
+            remove_tree(f"{self._scratch}/{worker_id}")
             self._report_exit(worker_id, code)
         return clean
 

@@ -13,6 +13,8 @@ import enum
 import inspect
 import io
 import json
+import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +30,9 @@ HEADER_BYTES = 4
 
 seconds_per_call: float | None = None
 """In a worker, the time limit of its calls, for tools that end a call themselves shortly before it. Else None."""
+
+scratch_directory: str | None = None
+"""In a worker, a directory that a tool may make for its files. It is removed when the worker has ended. Else None."""
 
 
 def framed(message: Any) -> bytes:
@@ -55,22 +60,42 @@ class _CountingSink(io.TextIOBase):
         return len(text)
 
 
+class _Surroundings:
+    """The working directory, environment and alarm of a worker whose calls belong to different conversations."""
+
+    def __init__(self) -> None:
+        self._directory = os.open(".", os.O_PATH)
+        self._environment = dict(os.environ)
+
+    def restore(self) -> None:
+        """Make them what they were before the first call. Raises: OSError if a call closed the descriptor."""
+        os.fchdir(self._directory)
+        if os.environ != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+        signal.alarm(0)
+
+
 class Worker:
-    """Serves one socket until the other end closes it.
+    """Serves one socket until the other end closes it. `scratch` is a directory that tools may make for their files.
 
     Async tools share one event loop, so that clients which stateful tools keep open stay usable.
     """
 
-    def __init__(self, connection: socket.socket, targets: Sequence[Target], limits: CallLimits) -> None:
+    def __init__(
+        self, connection: socket.socket, targets: Sequence[Target], limits: CallLimits, scratch: str | None = None
+    ) -> None:
         self._connection = connection
+        self._scratch = scratch
         self._targets = targets
         self._limits = limits
         self._instances: dict[int, Any] = {}  # by the id of the callable that made them
         self._loop = asyncio.Runner()
 
     def serve(self) -> None:
-        global seconds_per_call
-        seconds_per_call = self._limits.seconds
+        global seconds_per_call, scratch_directory
+        seconds_per_call, scratch_directory = self._limits.seconds, self._scratch
+        surroundings = _Surroundings()
         limit_worker(self._limits.memory_bytes)
         self._connection.sendall(framed(None))
         while (header := self._receive(HEADER_BYTES)) is not None:
@@ -79,6 +104,8 @@ class Worker:
                 return
             number, index, arguments, keep_state = json.loads(request)
             failed, text = self._call(self._targets[index], arguments, keep_state)
+            if not keep_state:
+                surroundings.restore()
             self._connection.sendall(framed([number, failed, text]))
 
     def _receive(self, size: int) -> bytes | None:
@@ -103,19 +130,13 @@ class Worker:
                 if inspect.isawaitable(result):
                     result = self._loop.run(_awaited(result))
                 text = _as_text(result)
-        except KeyboardInterrupt:
-            raise
         except _OutputLimit as error:
             return True, str(error)
-        except SystemExit as error:
-            return True, f"the tool tried to exit the interpreter (code {error.code})"[:limit]
-        except ToolFailure as error:
-            return True, _printable(str(error)[:limit])
         except BaseException as error:  # anything a tool raises is its result
-            return True, _printable(f"{type(error).__name__}: {error}"[:limit])
+            return True, _printable(_described(error)[:limit])
         if len(text) > limit:
             return True, f"the tool returned {len(text)} characters (limit {limit})"
-        return False, text
+        return False, _printable(text)
 
     def _instance(self, state: Callable[[], Any], keep: bool) -> Any:
         if not keep:
@@ -129,14 +150,24 @@ async def _awaited(result: Any) -> Any:
     return await result
 
 
+def _described(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        if isinstance(error, SystemExit):
+            return f"the tool tried to exit the interpreter (code {error.code})"
+        return str(error) if isinstance(error, ToolFailure) else f"{name}: {error}"
+    except BaseException as second:  # the code of the tool makes the text
+        return f"{name}, whose text cannot be made: {type(second).__name__}"
+
+
 def _as_text(result: Any) -> str:
     """Strings unchanged, everything else as JSON. NaN and infinities are refused, as other JSON readers refuse them.
 
     Raises: TypeError, ValueError or pydantic's errors when JSON cannot express the result.
     """
     if isinstance(result, str):
-        return _printable(str(result.value) if isinstance(result, enum.Enum) else result)
-    return _printable(json.dumps(result, ensure_ascii=False, allow_nan=False, default=_as_json))
+        return str.__str__(result.value if isinstance(result, enum.Enum) else result)  # a subclass may have methods
+    return json.dumps(result, ensure_ascii=False, allow_nan=False, default=_as_json)
 
 
 def _as_json(value: Any) -> Any:
