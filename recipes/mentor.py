@@ -267,6 +267,8 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         )
 
     def train(self, job: TrainingJob) -> Training:
+        from mentor_edge.engines.torch.limited_rendering import limited_rendering  # loads torch
+
         from .grpo import EdgeGRPOTrainer, StepReward, scheduled_prompts, step_row
         from .stock import stock_trainer
         from .student import load_trainable
@@ -278,7 +280,7 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         model, tokenizer, adapter = load_trainable(job.student, config.lora)
         limits = rollout_limits(config.rollout, sum(parameter.numel() for parameter in model.parameters()))
         rewards = StepReward(config.reward.build(), tasks, train.rollouts_per_prompt)
-        with ToolExecutor(timeout=config.rollout.tool_timeout) as executor:
+        with ToolExecutor(timeout=config.rollout.tool_timeout) as executor, limited_rendering():
             shared: dict[str, Any] = {
                 "tasks": tasks,
                 "executor": executor,

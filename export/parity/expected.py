@@ -192,13 +192,16 @@ def _checked_template(tokenizer: Any) -> ChatTemplate | None:
 
 
 def _render_as_transformers(tokenizer: Any, template: ChatTemplate, probe: Probe) -> str | None:
+    from mentor_edge.engines.torch.limited_rendering import limited_rendering
+
     try:
-        text: str = tokenizer.apply_chat_template(
-            template.conversation(probe.messages),
-            tools=list(probe.tools) or None,
-            add_generation_prompt=probe.add_generation_prompt,
-            tokenize=False,
-        )
+        with limited_rendering():
+            text: str = tokenizer.apply_chat_template(
+                template.conversation(probe.messages),
+                tools=list(probe.tools) or None,
+                add_generation_prompt=probe.add_generation_prompt,
+                tokenize=False,
+            )
     except Exception:  # a template may raise anything
         return None
     return text

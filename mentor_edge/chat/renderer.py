@@ -66,14 +66,23 @@ def render(source: str, values: dict[str, Any]) -> str:
     """The text that a template writes for a conversation. Raises: TemplateFault."""
     if source in own_templates():
         return _rendered_here(source, values)
-    try:
-        arguments = json.dumps([values])
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TemplateFault("rendered", f"the conversation is not JSON: {error}") from error
+    arguments = _as_json(values)
     # A date in a prompt must not stay for as long as the program runs.
     kept = len(arguments) <= _CACHED and "strftime_now" not in source
     text: str = (_kept if kept else _asked)(source, "render", arguments)
     return text
+
+
+def render_as_transformers(source: str, options: dict[str, Any]) -> Any:
+    """The result of transformers' `render_jinja_template` with these further arguments. Raises: TemplateFault."""
+    return _asked(source, "render_as_transformers", _as_json(options))
+
+
+def _as_json(values: dict[str, Any]) -> str:
+    try:
+        return json.dumps([values])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TemplateFault("rendered", f"the conversation is not JSON: {error}") from error
 
 
 def _rendered_here(source: str, values: dict[str, Any]) -> str:
@@ -143,6 +152,7 @@ class _Child:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # numpy's threads would take all addresses
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )

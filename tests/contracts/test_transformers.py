@@ -7,6 +7,7 @@ loading info of `from_pretrained`).
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,14 @@ def test_loading_reports_missing_and_misshapen_weights_instead_of_raising(direct
     assert missing in info["missing_keys"]
     ((name, stored, expected),) = info["mismatched_keys"]
     assert name == misshapen and stored[0] == expected[0] - 1
+
+
+def test_templates_are_rendered_by_one_function_of_this_name() -> None:
+    """`limited_rendering` replaces it."""
+    from transformers import tokenization_utils_base
+    from transformers.utils import chat_template_utils
+
+    assert tokenization_utils_base.render_jinja_template is chat_template_utils.render_jinja_template
+    assert "render_jinja_template(" in inspect.getsource(
+        tokenization_utils_base.PreTrainedTokenizerBase.apply_chat_template
+    )

@@ -215,3 +215,23 @@ def test_our_own_templates_render_here_as_in_the_child() -> None:
 
 def test_arguments_cannot_replace_functions() -> None:
     assert environment().globals.keys() == FUNCTIONS
+
+
+# transformers
+
+
+def test_transformers_renders_with_the_same_limits() -> None:
+    from helpers.tiny_models import TEMPLATE, make_tokenizer
+    from mentor_edge.engines.torch.limited_rendering import limited_rendering
+
+    tokenizer = make_tokenizer()
+    conversation = [{"role": "user", "content": "Why?"}]
+    expected = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    with limited_rendering():
+        assert tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True) == expected
+        # Only transformers passes this token.
+        tokenizer.chat_template = TEMPLATE + "{{ 9 ** (9 ** 9) if pad_token is defined }}"
+        with pytest.raises(StudentError, match=TIME):
+            tokenizer.apply_chat_template(conversation, tokenize=False)
+    tokenizer.chat_template = TEMPLATE
+    assert tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True) == expected
