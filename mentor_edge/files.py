@@ -148,7 +148,16 @@ def cache_directory() -> Path:
     """The directory for files that can be recreated.
 
     It is `$MENTOR_EDGE_CACHE`, else `mentor-edge` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises: OutputError when none of them is set and the user has no home directory.
     """
     if chosen := os.environ.get("MENTOR_EDGE_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mentor-edge"
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "mentor-edge"
+    try:
+        return Path.home() / ".cache" / "mentor-edge"
+    except RuntimeError as error:
+        raise OutputError(
+            "this user has no home directory for the cache", "set MENTOR_EDGE_CACHE to a directory"
+        ) from error

@@ -36,7 +36,7 @@ class WireFormat:
                     wire = cls(text, ids)
                     try:
                         rendered = render(wire.conversation(probe))
-                    except Exception:  # a template may raise anything
+                    except Exception:  # noqa: S112 (a template may raise anything)
                         continue
                     if "detailed" in rendered and not wire._misspelt(rendered):
                         return wire

@@ -61,6 +61,13 @@ _STOPPED: dict[object, str] = {130: "interrupted", 143: "terminated", 129: "hung
 
 def main() -> None:
     """Run the command line. Every failure is a line or two; MENTOR_EDGE_DEBUG=1 adds the traceback."""
+    _open_closed_streams()
+    if sys.flags.optimize >= 2:
+        print_error(
+            "Python has removed the docstrings (-OO, or PYTHONOPTIMIZE=2), and models read those of the tools\n"
+            "unset PYTHONOPTIMIZE, or set it to 1"
+        )
+        sys.exit(1)
     debug = os.environ.get("MENTOR_EDGE_DEBUG") == "1"
     if not debug:
         warnings.filterwarnings("ignore")
@@ -83,6 +90,16 @@ def main() -> None:
             sys.exit(error.exit_code)
         print_error(f"{type(error).__name__}: {error}\nset MENTOR_EDGE_DEBUG=1 to see the traceback")
         sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null in place of standard streams that the caller has closed (`2>&-`). Otherwise the next file gets
+    their number, and what a native library prints goes into that file."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
 
 
 def _exit(code: str | int | None) -> NoReturn:

@@ -35,7 +35,7 @@ def score_completion(
     teacher_tools: Iterable[Any] | None,
     tools: Iterable[Any],
     variant: str = "mentor",
-    eos_token: str = "<|im_end|>",
+    eos_token: str = "<|im_end|>",  # noqa: S107 (not a password)
     malformed_is_unknown: bool = False,
 ) -> RewardBreakdown:
     r"""Score the text of one completion: the model's turns with their tool results, without the prompt.

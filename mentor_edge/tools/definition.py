@@ -10,6 +10,7 @@ import functools
 import inspect
 import json
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -165,7 +166,10 @@ def _define(
         )
     description = inspect.getdoc(function)
     if not description:
-        raise ToolDefinitionError(f"tool {name!r} has no docstring", "the docstring is what the model reads; write one")
+        hint = "the docstring is what the model reads; write one"
+        if sys.flags.optimize >= 2:
+            hint = "Python has removed it (-OO, or PYTHONOPTIMIZE=2), and models read it: unset PYTHONOPTIMIZE"
+        raise ToolDefinitionError(f"tool {name!r} has no docstring", hint)
     types_of = {p.name: _annotation(function, name, p) for p in parameters}
     adapters = {p.name: _adapter(name, p, types_of[p.name]) for p in parameters}
     defaults = {

@@ -247,7 +247,7 @@ def _bubblewrap() -> tuple[tuple[str, ...], str | None]:
         return (), "there is no bwrap on the PATH"
     problem = ""
     for size in (("--size", str(CODE_TMP_BYTES)), ()):  # bubblewrap has --size since 0.8
-        temporary = (*size, "--tmpfs", "/tmp", "--chdir", "/tmp")
+        temporary = (*size, "--tmpfs", "/tmp", "--chdir", "/tmp")  # noqa: S108 (a new one, in memory)
         command = (program, *_namespaces(), *temporary, "--remount-ro", "/dev", "--remount-ro", "/")
         try:
             probe = subprocess.run(
