@@ -124,8 +124,15 @@ class MentorEdgeWarning(UserWarning):
     """
 
 
+_LONGEST_NAME, _MOST_NAMES = 200, 100
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: the most similar known name, or all of them."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known) or 'none'})"
+    short = [other for other in known if len(other) <= _LONGEST_NAME]  # comparing takes quadratic time
+    near = difflib.get_close_matches(name, short, n=1) if len(name) <= _LONGEST_NAME else []
+    if near:
+        return f" (did you mean {near[0]!r}?)"
+    shown = [other if other.isprintable() else ascii(other) for other in short[:_MOST_NAMES]]
+    rest = f" and {len(short) - _MOST_NAMES} more" if len(short) > _MOST_NAMES else ""
+    return f" (known: {', '.join(shown) or 'none'}{rest})"

@@ -149,3 +149,10 @@ def shown(value: Any) -> str:
     """`value` as JSON of at most 60 characters, for messages."""
     text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(text: str, limit: int) -> str:
+    """`text` of others for a message: at most about `limit` characters, without control characters."""
+    half = limit // 2
+    cut = text if len(text) <= limit else f"{text[: half - 5]} ... {text[-half:]}"
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)

@@ -16,6 +16,8 @@ from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, J
 
 from mentor_edge.tools.mcp.results import readable_result
 
+_MOST_TOOLS = 1_000
+
 
 class Answers:
     """The answers to requests, each read by what its request asked for."""
@@ -41,7 +43,8 @@ class Answers:
                 answer.result = _introduction(answer.result)
             case "tools/list" if isinstance(answer.result.get("tools"), list):
                 self.listed = answer.result["tools"]
-                named = [tool for tool in self.listed if isinstance(tool, dict) and isinstance(tool.get("name"), str)]
+                few = self.listed[:_MOST_TOOLS]  # of more, all are refused, and the session would read them for long
+                named = [tool for tool in few if isinstance(tool, dict) and isinstance(tool.get("name"), str)]
                 answer.result = {**answer.result, "tools": [_for_session(tool) for tool in named]}
 
 

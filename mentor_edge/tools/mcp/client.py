@@ -29,11 +29,15 @@ from mcp import MCPError
 from mentor_edge.errors import MentorEdgeWarning, ToolServerError
 from mentor_edge.tools.mcp.connection import Connection, ConnectionLost, Endpoint, describe, within
 from mentor_edge.tools.mcp.offer import Choice, offered_tools
+from mentor_edge.tools.schemas.time_limit import limited
 from mentor_edge.tools.specs import is_url, without_secrets
 from mentor_edge.tools.types import Tool, ToolFailure
 
 RESTARTS, RESTART_SECONDS = 3, 60.0
 """The next call restarts a server that has ended, but at most this many times in this many seconds."""
+
+READING_SECONDS = 3.0
+"""Processor time that the schemas of all tools may take."""
 
 LAST_LINES = 5
 """How many lines of a server's standard error an error message quotes."""
@@ -104,7 +108,8 @@ class McpServer:
         elif self._pid != os.getpid():
             raise ToolServerError(f"{self} belongs to another process", "open the server in the process that uses it")
         connection = self._wait_for(self._list())
-        offer = offered_tools(connection.tools, connection.refused, self._choice, self._start)
+        with limited(READING_SECONDS):
+            offer = offered_tools(connection.tools, connection.refused, self._choice, self._start)
         if offer.mistakes:
             raise ToolServerError(f"{self}: {'; '.join(offer.mistakes)}", "correct the names under only or except")
         if not offer.tools:

@@ -7,6 +7,7 @@ not set (time to start, length of a message, number of messages), and makes sure
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
@@ -27,12 +28,22 @@ from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, JSONRPCNotification, JSONRPCResponse
 
+from mentor_edge.rows import one_line
 from mentor_edge.tools.mcp import server_supervisor
 from mentor_edge.tools.mcp.answers import Answers, Outbox, repaired
 from mentor_edge.tools.mcp.surrogates import SurrogateRepair
 
 TOOL_LIMIT = 256
 """How many tools one server may offer."""
+
+LIST_LIMIT = 4 * 1024**2
+"""Characters of all pages of its list together."""
+
+_CURSOR_LIMIT = 4_096
+_DISCOVER_SECONDS = 3.0
+
+_SHOWN = 300
+"""Characters of a server's text in a message."""
 
 FLOOD_MESSAGES, FLOOD_SECONDS = 5_000, 10.0
 """A server may send this many unsolicited messages in this time. mcp starts a task for each."""
@@ -257,7 +268,7 @@ class Connection:
 
     async def _list_tools(self, session: ClientSession) -> list[Any]:
         tools: list[Any] = []
-        parameters = None
+        parameters, size = None, 0
         for _ in range(TOOL_LIMIT):
             page = await session.list_tools(params=parameters)
             listed = self._answers.listed
@@ -266,8 +277,13 @@ class Connection:
             self.refused |= named - {tool.name for tool in page.tools}
             if len(tools) > TOOL_LIMIT:
                 break
+            size += len(json.dumps(listed))
+            if size > LIST_LIMIT:
+                raise ValueError(f"its list of tools has more than {LIST_LIMIT} characters")
             if not page.next_cursor:
                 return tools
+            if len(page.next_cursor) > _CURSOR_LIMIT:
+                raise ValueError(f"its list of tools has a cursor of {len(page.next_cursor)} characters")
             parameters = mcp_types.PaginatedRequestParams(cursor=page.next_cursor)
         raise ValueError(f"it lists more than {TOOL_LIMIT} tools, or pages of tools")
 
@@ -283,7 +299,7 @@ class Connection:
         start = max(0, os.fstat(log).st_size - 4096)
         lines = os.pread(log, 4096, start).decode(errors="replace").splitlines()
         outcome = lines.pop() if lines and lines[-1].startswith(server_supervisor.MARK) else ""
-        self.log = [line for line in lines if line.strip()]
+        self.log = [one_line(line, _SHOWN) for line in lines if line.strip()]
         return outcome.removeprefix(server_supervisor.MARK)
 
 
@@ -298,7 +314,11 @@ async def _initialize(session: ClientSession) -> None:
     except MCPError as error:
         if _is_closed(error):
             raise
-        await session.discover()
+        try:
+            with anyio.fail_after(_DISCOVER_SECONDS):
+                await session.discover()
+        except (MCPError, TimeoutError):  # the first refusal says more
+            raise ValueError(f"it refuses to start: {error.message}") from error
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
@@ -336,5 +356,5 @@ def describe(error: Exception) -> str:
     cause = _cause(error)
     if isinstance(cause, pydantic.ValidationError):
         first = cause.errors()[0]
-        return f"the answer is not MCP ({'.'.join(map(str, first['loc']))}: {first['msg']})"
-    return (str(cause) or type(cause).__name__).partition("\n")[0]
+        return one_line(f"the answer is not MCP ({'.'.join(map(str, first['loc']))}: {first['msg']})", _SHOWN)
+    return one_line((str(cause) or type(cause).__name__).partition("\n")[0], _SHOWN)

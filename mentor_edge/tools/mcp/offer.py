@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from mentor_edge.errors import ToolDefinitionError, did_you_mean
-from mentor_edge.rows import shown
+from mentor_edge.rows import one_line, shown
 from mentor_edge.tools.types import Tool
 
 _NAME = re.compile(r"[A-Za-z0-9_./-]{1,128}")
@@ -65,7 +65,9 @@ def offered_tools(
         if not choice.includes(name):
             continue
         if not _NAME.fullmatch(name):
-            left_out.append((name, f"tool {name!r}: a name has 1 to 128 ASCII letters, digits and _ - . /"))
+            left_out.append(
+                (name, f"tool {one_line(name, 100)!r}: a name has 1 to 128 ASCII letters, digits and _ - . /")
+            )
         elif name in tools:
             left_out.append((name, f"tool {name!r}: it is listed twice, and the first is used"))
         elif name in refused:
@@ -77,7 +79,7 @@ def offered_tools(
                 left_out.append((name, error.problem))
     asked_for = choice.only or ()
     mistakes = [
-        f"there is no tool {name!r}{did_you_mean(name, names)}"
+        f"there is no tool {one_line(name, 100)!r}{did_you_mean(name, names)}"
         for name in (*asked_for, *choice.excluded)
         if name not in names
     ]

@@ -18,8 +18,16 @@ def readable_result(result: Mapping[str, Any]) -> dict[str, Any]:
     unless the text already says it. Everything else becomes a marker, `[image image/png, 512 bytes]`, with its kind,
     type and size as far as known. A result without any of these is its own JSON.
 
-    Requests for further input stay as they are.
+    Requests for further input stay as they are. A result with NaN or an infinity is a failed call, as of other tools.
     """
+    try:
+        return _readable(result)
+    except ValueError:
+        text = "the tool returned NaN or an infinity, which JSON lacks"
+        return {"content": [{"type": "text", "text": text}], "isError": True}
+
+
+def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
     if result.get("resultType") not in (None, "complete"):
         return dict(result)
     content = result.get("content")
@@ -59,7 +67,7 @@ def _stated(block: Mapping[str, Any], *keys: Any) -> str | None:
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _marker(kind: Any, name: Any, base64: Any) -> str:

@@ -18,6 +18,7 @@ import jsonschema
 from jsonschema.validators import extend
 from referencing import Registry
 
+from mentor_edge.rows import one_line
 from mentor_edge.tools.schemas.patterns import matches
 from mentor_edge.tools.schemas.time_limit import TooSlow, limited, seconds_left
 
@@ -68,13 +69,7 @@ class ArgumentChecker:
         if error is None:
             return None
         where = ".".join(str(part) for part in error.absolute_path)
-        return _shortened(f"{where}: {error.message}" if where else error.message)
-
-
-def _shortened(text: str) -> str:
-    half = MESSAGE_LIMIT // 2
-    cut = text if len(text) <= MESSAGE_LIMIT else f"{text[: half - 5]} ... {text[-half:]}"
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
+        return one_line(f"{where}: {error.message}" if where else error.message, MESSAGE_LIMIT)
 
 
 def is_multiple(value: float, of: float) -> bool:
@@ -160,7 +155,7 @@ def _bounded(check: Keyword) -> Keyword:
             if _depth.value > _DEPTH_LIMIT:
                 raise RecursionError
             for error in check(validator, value, instance, schema) or ():
-                error.message = _shortened(error.message)
+                error.message = one_line(error.message, MESSAGE_LIMIT)
                 error.args = ()  # they have the whole message, and `anyOf` keeps the errors of all its schemas
                 yield error
                 return

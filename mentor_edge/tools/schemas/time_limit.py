@@ -22,15 +22,17 @@ class TooSlow(Exception):
 
 
 @contextmanager
-def limited() -> Iterator[None]:
-    """Everything inside may take `SECONDS` together, as far as it asks `seconds_left`. Inside another, that one counts.
+def limited(seconds: float | None = None) -> Iterator[None]:
+    """Everything inside may take `seconds` together (`SECONDS`), as far as it asks `seconds_left`.
+
+    Inside another, that one counts.
 
     It can also decorate a function.
     """
     if getattr(_thread, "deadline", None) is not None:
         yield
         return
-    _thread.deadline = time.thread_time() + SECONDS
+    _thread.deadline = time.thread_time() + (SECONDS if seconds is None else seconds)
     try:
         yield
     finally:
