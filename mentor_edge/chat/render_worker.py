@@ -71,7 +71,7 @@ def main() -> None:
     connection, seconds = Connection(int(sys.argv[1])), float(sys.argv[2])
     _limit_memory()
 
-    @lru_cache(maxsize=32)
+    @lru_cache(maxsize=8)
     def known(source: str) -> _LimitedTemplate:
         return _LimitedTemplate(source, seconds)
 
