@@ -19,7 +19,7 @@ from mentor_edge.files import atomic_directory, sha256_of
 from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.manifest import Manifest, ManifestEntry
 from mentor_edge.manifest import Source as SourceRecord
-from mentor_edge.progress import Progress, no_progress
+from mentor_edge.progress import Progress, announced, no_progress
 from mentor_edge.results import BaseChoice, ConversionParity, GateReport, Measure, Runtime, SuiteRecord, Verdict
 from mentor_edge.tasks.calculator import training_suite
 from mentor_edge.tasks.types import Suite
@@ -220,11 +220,10 @@ def _prepare(
     def encode(texts: Sequence[str]) -> list[list[int]]:
         return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
-    conversations = rendered_conversations(template, encode, suite, _PARITY_TASKS)
-    base = None if source.base is None else untuned_base(source.base, chosen.base, work / "base")
-    progress("expected outputs", 0, 1)
-    expected = ExpectedOutputs.of(chosen.directory, conversations)
-    progress("expected outputs", 1, 1)
+    with announced(progress, "expected outputs"):
+        conversations = rendered_conversations(template, encode, suite, _PARITY_TASKS)
+        base = None if source.base is None else untuned_base(source.base, chosen.base, work / "base")
+        expected = ExpectedOutputs.of(chosen.directory, conversations)
     return template, ExportContext(chosen.directory, expected, base, work, options, progress, encode)
 
 

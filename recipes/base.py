@@ -15,7 +15,7 @@ from mentor_edge.dequantized import Dequantized
 from mentor_edge.engines.open import identity_of
 from mentor_edge.errors import ConfigError, RunError
 from mentor_edge.files import atomic_file, explained_write_errors
-from mentor_edge.progress import Progress, no_progress
+from mentor_edge.progress import Progress, announced, no_progress
 from mentor_edge.tasks.mistakes import task_mistakes
 from mentor_edge.tasks.types import Suite
 from mentor_edge.tools.catalog import load_tools
@@ -133,7 +133,8 @@ class Recipe(ABC):
         if start is None:
             student = resolve_student(config.student, config.seed, progress)
         else:
-            student = str(start.merged().resolve())
+            with announced(progress, "merge the run to continue from"):
+                student = str(start.merged().resolve())
         trained = student
         if config.template_setting:
             from mentor_edge.engines.torch.templated import templated_directory

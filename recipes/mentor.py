@@ -277,7 +277,7 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         config, train = self.config, self.config.train
         tasks = {task.id: task for task in job.tasks}
         prompts, coverage = scheduled_prompts(job.tasks, train.prompts_per_step, train.steps, config.seed)
-        model, tokenizer, adapter = load_trainable(job.student, config.lora)
+        model, tokenizer, adapter = load_trainable(job.student, config.lora, job.progress)
         limits = rollout_limits(config.rollout, sum(parameter.numel() for parameter in model.parameters()))
         rewards = StepReward(config.reward.build(), tasks, train.rollouts_per_prompt)
         with ToolExecutor(timeout=config.rollout.tool_timeout) as executor, limited_rendering():

@@ -113,7 +113,7 @@ class SFTRecipe(Recipe):
         from .trainer import common_arguments, run_training
 
         train = self.config.train
-        model, tokenizer, adapter = load_trainable(job.student, self.config.lora)
+        model, tokenizer, adapter = load_trainable(job.student, self.config.lora, job.progress)
         template = template_of(tokenizer, end_ids_of(model, tokenizer))
         examples = supervised_examples(tokenizer, job.tasks, template)
         coverage = Coverage(unit="references", available=len(examples), per_step=train.batch_size, steps=train.steps)

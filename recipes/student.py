@@ -20,7 +20,7 @@ from mentor_edge.files import cache_directory
 from mentor_edge.inspection.exported import read_gguf
 from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.path_kind import wrong_kind
-from mentor_edge.progress import Progress, no_progress
+from mentor_edge.progress import Progress, announced, no_progress
 
 from .config import LoraConfig
 from .gguf_student import check_gguf, dequantized_student, is_gguf
@@ -93,14 +93,15 @@ def check_student(student: str, template: TemplateSetting = OWN, progress: Progr
         load_model(named, tokenizer, device_map="meta")  # makes the checks of loading, but reads no weights
 
 
-def load_trainable(student: str, lora: LoraConfig) -> tuple[Any, Any, Any]:
+def load_trainable(student: str, lora: LoraConfig, progress: Progress = no_progress) -> tuple[Any, Any, Any]:
     """(model, tokenizer, adapter config) ready for a TRL trainer.
 
     Raises: StudentError.
     """
     from peft import LoraConfig as PeftLoraConfig
 
-    model, tokenizer = load_student(student, four_bit=lora.base == "nf4")
+    with announced(progress, "load the student"):
+        model, tokenizer = load_student(student, four_bit=lora.base == "nf4")
     adapter = PeftLoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )

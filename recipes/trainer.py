@@ -154,7 +154,9 @@ def run_training(trainer: Any, stage: str, job: TrainingJob, coverage: Coverage,
         _drop_rows_after(job.directory / name, done)
     job.progress(stage, done, trainer.args.max_steps)
     trainer.train(resume_from_checkpoint=None if job.checkpoint is None else str(job.checkpoint))
-    training = Training(steps=trainer.state.global_step, planned=trainer.args.max_steps, coverage=coverage)
+    if (steps := trainer.state.global_step) < trainer.args.max_steps:  # it stopped early: nothing is left to learn
+        job.progress(stage, steps, steps)
+    training = Training(steps=steps, planned=trainer.args.max_steps, coverage=coverage)
     trainer.model.save_pretrained(job.directory / "adapter")
     return training
 

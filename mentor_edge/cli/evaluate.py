@@ -29,6 +29,7 @@ from mentor_edge.cli.options import (
 )
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import EngineError, MentorEdgeError
+from mentor_edge.progress import announced
 
 if TYPE_CHECKING:
     from mentor_edge.evaluation.evaluate import Evaluation
@@ -232,15 +233,18 @@ def _measure(model: _Model, tasks: Suite, items: Path | None, *, again: bool) ->
     if not again and (finished := finished_evaluation(path, tasks, identity)):
         console.print("this was measured before; use --again to measure it again")
         return _Measurement(finished, model.title, path)
-    opened = open_engine(
-        model.target,
-        model=model.model,
-        api_key=model.api_key,
-        threads=model.threads,
-        context_length=model.context,
-        template=model.template,
-    )
-    with opened as engine, StageProgress() as progress:
+    with StageProgress() as progress, ExitStack() as opened:
+        with announced(progress, "load the model"):
+            engine = opened.enter_context(
+                open_engine(
+                    model.target,
+                    model=model.model,
+                    api_key=model.api_key,
+                    threads=model.threads,
+                    context_length=model.context,
+                    template=model.template,
+                )
+            )
         evaluation = run_evaluation(
             engine,
             tasks,

@@ -23,6 +23,7 @@ from mentor_edge.cli.options import (
 )
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import RunError
+from mentor_edge.progress import announced
 from mentor_edge.results import Measure
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def export(
         tasks = load_tasks(suite, data, limit, tools or [], open_tools)
         tasks = replace(tasks, limits=changed_limits(tasks.limits, max_turn_tokens, max_tokens, None))
         with StageProgress() as progress:
-            source, calibration = _source(target, merge_base)
+            with announced(progress, "prepare the model"):
+                source, calibration = _source(target, merge_base)
             artifact = export_model(
                 source,
                 out=out or target / "artifact",

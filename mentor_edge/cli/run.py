@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,8 +22,9 @@ from mentor_edge.cli.options import (
     Tools,
     changed_limits,
 )
-from mentor_edge.cli.screen import console, print_json, print_warning
+from mentor_edge.cli.screen import StageProgress, console, print_json, print_warning
 from mentor_edge.cli.tables import print_conversation
+from mentor_edge.progress import announced
 from mentor_edge.readable import counted, harmless
 
 if TYPE_CHECKING:
@@ -53,21 +55,23 @@ def run(
     arguments = parse_arguments(template_arguments or [])
     path = resolve_target(target, quant)
     limits = changed_limits(AgentLimits(), max_turn_tokens, max_tokens, max_rounds)
-    with (
-        load_tools(tools or ["calculator"]) as loaded,
-        ToolAgent.load(
-            path,
-            loaded.tools,
-            limits,
-            threads=threads,
-            context_length=context,
-            template=template,
-            template_arguments=arguments,
-        ) as agent,
-    ):
+    with StageProgress() as progress, load_tools(tools or ["calculator"]) as loaded, ExitStack() as opened:
+        with announced(progress, "load the model"):
+            agent = opened.enter_context(
+                ToolAgent.load(
+                    path,
+                    loaded.tools,
+                    limits,
+                    threads=threads,
+                    context_length=context,
+                    template=template,
+                    template_arguments=arguments,
+                )
+            )
         for warning in agent.warnings:
             print_warning(warning)
-        trajectory = agent.run(question)
+        with announced(progress, "answer the question"):
+            trajectory = agent.run(question)
         cut = _cut_off(trajectory, agent)
         used_threads = getattr(agent.engine, "threads", None)
     print_conversation(question, trajectory.messages)

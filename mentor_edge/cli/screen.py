@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from types import TracebackType
@@ -21,11 +22,11 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.segment import Segment
 from rich.text import Text
@@ -48,6 +49,10 @@ console = HarmlessConsole(stderr=True, highlight=False, markup=False, emoji=Fals
 
 _EVERY = 30.0
 """Seconds between the lines of a stage on a pipe."""
+_TICK = 1.0
+"""Seconds between the looks at the clock."""
+_SHORT = 2.0
+"""Seconds in which a stage of one unit may end without a line."""
 _LONGEST_ERROR = 4000
 
 
@@ -80,82 +85,124 @@ def print_warning(message: Warning | str, *_: object, **__: object) -> None:
         console.print(Text.assemble(("warning:", "bold red"), " ", (harmless(text), "red")), soft_wrap=True)
 
 
-class _RateColumn(ProgressColumn):
-    """Units per second or, for slow stages, seconds per unit."""
-
-    def render(self, task: Task) -> Text:
-        return Text(_rate(task.finished_speed or task.speed or 0.0), "dim")
-
-
-def _rate(per_second: float) -> str:
-    if per_second <= 0:
-        return ""
-    return f"{figure(round(per_second, 1))}/s" if per_second >= 1 else f"{duration(1 / per_second)} each"
-
-
 class StageProgress:
     """A `mentor_edge.progress.Progress` with one bar per stage: units done, rate and time left. On a pipe, it prints a
-    line when a stage starts, every half minute while units finish, and when the stage ends."""
+    line when a stage starts, every half minute while it runs, whether or not a unit has ended, and when it ends. A
+    stage of one unit that ends at once is not mentioned.
+
+    Use it as a context manager: it prints nothing after its end.
+    """
 
     def __init__(self) -> None:
         self._bars = Progress(
+            SpinnerColumn(),
             TextColumn("{task.description:<28}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            _RateColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _PaceColumn(),
             console=console,
             transient=False,
-            speed_estimate_period=300,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._stages: dict[str, _StageLines] = {}
+        self._stages: dict[str, _Stage] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._timer = threading.Thread(target=self._report_in_time, name="progress", daemon=True)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if not console.is_terminal:
+        now = time.monotonic()
+        with self._lock:
             if stage not in self._stages:
-                self._stages[stage] = _StageLines(stage, done, total)
-            if self._stages[stage].report(done, total):
+                self._stages[stage] = _Stage(stage, done, total, now)
+                if console.is_terminal and stage not in self._tasks:
+                    self._tasks[stage] = self._bars.add_task(stage, total=total, stage=self._stages[stage])
+            current = self._stages[stage]
+            current.update(done, total, now)
+            if console.is_terminal:
+                self._bars.update(self._tasks[stage], completed=done, total=total, stage=current)
+            else:
+                current.print_news(now)
+            if done >= total:
                 del self._stages[stage]
-            return
-        if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(stage, total=total, completed=done)
-        self._bars.update(self._tasks[stage], completed=done, total=total)
 
     def __enter__(self) -> StageProgress:
         if console.is_terminal:
             self._bars.start()
+        else:
+            self._timer.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ended.set()
         if console.is_terminal:
             self._bars.stop()
+        else:
+            self._timer.join()
+
+    def _report_in_time(self) -> None:
+        """Print the lines of stages in which nothing ends for long."""
+        while not self._ended.wait(_TICK):
+            with self._lock:
+                for stage in self._stages.values():
+                    stage.print_news(time.monotonic())
 
 
-class _StageLines:
-    """The lines of one stage on a pipe."""
+class _Stage:
+    """How far one stage is, and its lines on a pipe."""
 
-    def __init__(self, stage: str, done: int, total: int) -> None:
-        self._stage = stage
-        self._first = done
-        self._started = self._printed = time.monotonic()
-        resumed = f", {done:,} done before" if done else ""
-        console.print(f"{stage}: started ({total:,}{resumed})")
+    def __init__(self, name: str, done: int, total: int, now: float) -> None:
+        self._name = name
+        self._started = self._printed = now
+        self._announced = False
+        self._before = self._done = done
+        self._total = total
+        self._first_end: float | None = None
+        self._last_end = now
 
-    def report(self, done: int, total: int) -> bool:
-        """Print what is new. Returns whether the stage has ended."""
-        now = time.monotonic()
-        elapsed = now - self._started
-        if done >= total:
-            console.print(f"{self._stage}: done in {duration(elapsed)}")
-            return True
-        if done > self._first and now - self._printed >= _EVERY:
+    def update(self, done: int, total: int, now: float) -> None:
+        """Note how many units have ended."""
+        if done > self._done:
+            self._last_end = now
+            self._first_end = now if self._first_end is None else self._first_end
+        self._done, self._total = done, total
+
+    def pace(self, now: float) -> str:
+        """The rate, and the time left; empty while they are unknown.
+
+        Units that run together end together: the first of them ends after the time of all. A rate is known when twice
+        that time has passed, and it counts the time up to the last end only.
+        """
+        ended = self._done - self._before
+        if self._first_end is None or ended < 2 or now - self._started < 2 * (self._first_end - self._started):
+            return ""
+        speed = ended / max(self._last_end - self._started, 1e-9)
+        rate = f"{figure(round(speed, 1))}/s" if speed >= 1 else f"{duration(1 / speed)} each"
+        left = self._total - self._done
+        return f"{rate}, about {duration(left / speed)} left" if left > 0 else rate
+
+    def print_news(self, now: float) -> None:
+        """Print that the stage has started or ended, or how far it is if that was not said for long."""
+        if not self._announced and (self._total > 1 or now - self._started >= _SHORT):
+            self._announced = True
+            resumed = f", {self._before:,} done before" if self._before else ""
+            console.print(f"{self._name}: started" + (f" ({self._total:,}{resumed})" if self._total > 1 else ""))
+        elapsed = duration(now - self._started)
+        if not self._announced:
+            return
+        if self._done >= self._total:
+            console.print(f"{self._name}: done in {elapsed}")
+        elif now - self._printed >= _EVERY:
             self._printed = now
-            speed = (done - self._first) / elapsed
-            left = duration((total - done) / speed)
-            console.print(f"{self._stage}: {done:,} of {total:,}, {_rate(speed)}, about {left} left")
-        return False
+            state = f"{self._done:,} of {self._total:,}" if self._total > 1 else "not done"
+            pace = self.pace(now)
+            console.print(f"{self._name}: {state}, {pace}" if pace else f"{self._name}: {state} after {elapsed}")
+
+
+class _PaceColumn(ProgressColumn):
+    """Rate and time left of a stage."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["stage"].pace(time.monotonic()), "dim")

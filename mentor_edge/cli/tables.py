@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mentor_edge.quickstart.summary import QuickstartSummary
     from mentor_edge.recipes.comparison.comparison import Comparison
 
+_WIDEST = 200
+"""Characters of a table's lines on a pipe."""
 _VERDICT_STYLE = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 
 
@@ -33,7 +35,9 @@ def print_grid(grid: Grid, title: str, *, unwrapped: Sequence[str] = (), verdict
     for row in grid.rows:
         cells = (Text(harmless(cell), "bold" if isinstance(cell, Strong) else "") for cell in row)
         table.add_row(*cells, style=None if verdict is None else _VERDICT_STYLE[row[grid.header.index(verdict)]])
-    console.print(table)
+    if not console.is_terminal:  # a pipe has no width
+        table.width = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+    console.print(table, crop=False)
 
 
 def print_evaluation(evaluation: Evaluation, title: str) -> None:

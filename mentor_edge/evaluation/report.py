@@ -19,6 +19,7 @@ from mentor_edge.evaluation.document import (
 from mentor_edge.evaluation.evaluate import Evaluation
 from mentor_edge.evaluation.summary import Summary, by_domain, by_split
 from mentor_edge.evaluation.unread_calls import unread_calls
+from mentor_edge.messages import Ending, Limit
 from mentor_edge.readable import duration
 
 _NOTES = (
@@ -128,11 +129,22 @@ def statements(evaluation: Evaluation) -> Iterator[str]:
     """How trajectories ended and how many predictions are missing, per split, and what few conversations were cut off
     by."""
     for split, figures in by_split(evaluation.outcomes).items():
-        parts = [f"{count} {ending.replace('_', ' ')}" for ending, count in figures.endings.items()]
+        parts = list(_endings(figures))
         if figures.missing:
             parts.append(f"{figures.missing} without a prediction, counted as wrong")
         yield f"{split}: {', '.join(parts)}"
     yield from (cut.statement for cut in evaluation.cut_offs() if not cut.severe)
+
+
+def _endings(figures: Summary) -> Iterator[str]:
+    for ending, count in figures.endings.items():
+        if ending == Ending.OUT_OF_TURNS:
+            out_of_turns = figures.cut_by.get(Limit.ROUNDS, 0)
+            if count > out_of_turns:  # calls were all that was wanted
+                yield f"{count - out_of_turns} ended with calls"
+            count = out_of_turns
+        if count:
+            yield f"{count} {ending.replace('_', ' ')}"
 
 
 def _percent(proportion: float) -> str:

@@ -17,6 +17,7 @@ from mentor_edge.agent import AgentLimits
 from mentor_edge.errors import TaskError
 from mentor_edge.evaluation.evaluate import Evaluation, evaluate
 from mentor_edge.evaluation.predictions import score_predictions
+from mentor_edge.evaluation.report import statements
 from mentor_edge.messages import Ending, Message
 from mentor_edge.tasks import bfcl
 from mentor_edge.tasks.types import Suite, Task
@@ -108,6 +109,7 @@ def test_missing_predictions_are_wrong_and_stay_in_the_denominator(tmp_path):
     assert summary["domains"]["irrelevance"]["missing"] == 1 and summary["domains"]["irrelevance"]["accuracy"] == 0
     assert (summary["splits"]["ood"]["n"], summary["splits"]["ood"]["correct"]) == (2, 1)
     assert summary["splits"]["ood"]["endings"] == {"out_of_turns": 1}
+    assert "ood: 1 ended with calls, 1 without a prediction, counted as wrong" in statements(evaluation)
     assert summary["splits"]["ood"]["tokens"] is None and summary["splits"]["ood"]["seconds"] is None
     passages = replace(SUM, gold_passages=("1",))
     evaluation = score(
