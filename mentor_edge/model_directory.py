@@ -141,8 +141,8 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
             raise StudentError(f"{path} states the dtype {dtype!r}, which does not exist", f"use {_DTYPES[0]}")
         for name, limit in {**_SIZES, **_COUNTS}.items():
             value = part.get(name)
-            listed = isinstance(value, list) and value and name != "max_position_embeddings"
-            for size in value if listed else [value]:  # some models have one for each layer
+            listed = value if isinstance(value, list) and name != "max_position_embeddings" else []
+            for size in listed or [value]:  # some models have one for each layer
                 if size is not None and (type(size) is not int or not (name in _SIZES) <= size <= limit):
                     what = "a number of tokens" if name == "max_position_embeddings" else "a size that a model can have"
                     raise StudentError(f"{path} states {name} = {_shown(value)}, which is not {what}", _COPY_AGAIN)
