@@ -6,6 +6,8 @@ The tables below follow from comparing merged weights with PEFT's live adapter, 
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -50,6 +52,10 @@ def lora_settings(adapter: Path) -> dict[str, Any]:
         raise ExportError(f"{adapter / CONFIG} is damaged: {error!r}") from error
     if kind != "LORA" or task not in (None, "CAUSAL_LM"):
         raise ExportError(f"the adapter {adapter} is {kind} for {task}, not LORA for CAUSAL_LM", HINT)
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+        stated = f"r = {json.dumps(rank)[:80]} and lora_alpha = {json.dumps(alpha)[:80]}"
+        raise ExportError(f"{adapter / CONFIG} states {stated}", "r must be a positive integer, lora_alpha a number")
     if beyond := [name for name in _MORE_THAN_LORA if settings.get(name)]:
         raise ExportError(
             f"the adapter {adapter} changes more than LoRA can ({_listed(settings, beyond)})",
@@ -63,10 +69,13 @@ def lora_settings(adapter: Path) -> dict[str, Any]:
     if unknown := _unknown_and_on(settings):
         from peft import __version__
 
+        maker = settings.get("peft_version")
+        hint = "merge it with the version of PEFT that made it" + (f" ({maker})" if maker else "")
+        if maker == __version__:
+            hint = f"PEFT {maker} made it, so another program added them: merge it with that program"
         raise ExportError(
             f"the adapter {adapter} has settings that PEFT {__version__} does not know ({_listed(settings, unknown)})",
-            "merge it with the version of PEFT that made it"
-            + (f" ({settings['peft_version']})" if settings.get("peft_version") else ""),
+            hint,
         )
     return dict(settings)
 

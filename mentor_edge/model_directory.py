@@ -139,6 +139,9 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
         dtype = part.get("dtype", part.get("torch_dtype"))
         if isinstance(dtype, str) and dtype.removeprefix("torch.") not in _DTYPES:
             raise StudentError(f"{path} states the dtype {dtype!r}, which does not exist", f"use {_DTYPES[0]}")
+        if not isinstance(part.get("tie_word_embeddings", False), bool):
+            problem = f"{path} states tie_word_embeddings = {_shown(part['tie_word_embeddings'])}"
+            raise StudentError(problem, "use true or false: whether the output head is the embedding")
         for name, limit in {**_SIZES, **_COUNTS}.items():
             value = part.get(name)
             listed = value if isinstance(value, list) and name != "max_position_embeddings" else []

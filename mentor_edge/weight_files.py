@@ -7,7 +7,9 @@ directory may contain more than one candidate: an index left over from an earlie
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mentor_edge.errors import StudentError
 from mentor_edge.json_object import LARGEST_TOKENIZER, read_json
@@ -16,6 +18,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
 """PEFT's description of an adapter. transformers applies one that it finds beside a model's weights."""
+HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+"""The names of the output head and, without its prefix, of the embedding."""
 _LONGEST_HEADER = 100_000_000
 """The format's limit, in bytes."""
 
@@ -27,7 +31,7 @@ def weight_files(directory: Path) -> list[Path]:
     model.safetensors.index.json lists.
 
     Raises: StudentError when there are none, a shard is missing, a tensor is in two shards, the index is damaged or
-    names a file elsewhere, or the directory also contains an adapter.
+    names a file elsewhere, the head has another shape than the embedding, or the directory also contains an adapter.
     """
     name = _configured_name(directory)
     if name is None:
@@ -39,7 +43,24 @@ def weight_files(directory: Path) -> list[Path]:
             f"{directory} contains an adapter ({ADAPTER}) beside a model; transformers would apply it, exporters not",
             "merge it into the model and save that, or move it to a directory of its own",
         )
-    return _shards(directory, directory / name) if name.endswith(".json") else [directory / name]
+    files = _shards(directory, directory / name) if name.endswith(".json") else [directory / name]
+    _check_head(directory, files)
+    return files
+
+
+def _check_head(directory: Path, files: Sequence[Path]) -> None:
+    """Refuse a head of another shape than the embedding: transformers fails on it without naming it if they are tied.
+
+    Packed weights have another type than the embedding, and any shape.
+    """
+    stored = {name: entry for file in files for name, entry in _tensors(file).items()}
+    embeddings = [name for name in stored if f".{name}".endswith(f".{EMBEDDING}")]
+    if HEAD not in stored or len(embeddings) != 1:
+        return
+    head, embedding = stored[HEAD], stored[embeddings[0]]
+    if head.get("dtype") == embedding.get("dtype") and head.get("shape") != embedding.get("shape"):
+        shapes = f"the shape {head.get('shape')}, but {embeddings[0]} has {embedding.get('shape')}"
+        raise StudentError(f"{HEAD} of {directory} has {shapes}", "copy or download the model again")
 
 
 def _why_missing(directory: Path, name: str) -> str:
@@ -95,15 +116,15 @@ def _shards(directory: Path, index: Path) -> list[Path]:
     return shards
 
 
-def _tensors(path: Path) -> list[str]:
-    """The names of the tensors in a safetensors file; none if it is damaged, which is reported where it is loaded."""
+def _tensors(path: Path) -> dict[str, Mapping[str, Any]]:
+    """The header of a safetensors file by tensor; empty if it is damaged, which is reported where it is loaded."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, _LONGEST_HEADER)))
-        return [name for name in header if name != "__metadata__"]
-    except (OSError, ValueError, TypeError, RecursionError):
-        return []
+        return {name: entry for name, entry in header.items() if name != "__metadata__" and isinstance(entry, dict)}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return {}
 
 
 def _is_plain_name(name: object) -> bool:

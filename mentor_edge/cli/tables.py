@@ -13,7 +13,7 @@ from mentor_edge.cli.screen import console, print_warning
 from mentor_edge.evaluation.document import Grid, Strong, message_text
 from mentor_edge.messages import Message
 from mentor_edge.readable import counted, duration, harmless
-from mentor_edge.results import QuantizedParity
+from mentor_edge.results import QuantizedParity, Survival
 
 if TYPE_CHECKING:
     from mentor_edge.evaluation.evaluate import Evaluation
@@ -124,6 +124,15 @@ def print_gate(artifact: Artifact) -> None:
     console.print(f"written: {artifact.directory} (its run.md lists the commands to run it)")
 
 
+def _noise(survival: Survival) -> str:
+    """How large the rounding of the weights is beside the fine-tune's change of them."""
+    projection, alignment = survival.projection, survival.alignment
+    if not projection or not alignment:
+        return ""
+    times = abs(projection / alignment) * max(0.0, 1 - alignment**2) ** 0.5
+    return f", {'but' if times > 1 else 'with'} rounding noise {times:.2g} times as large as the fine-tune"
+
+
 def _facts(entry: ManifestEntry) -> Iterator[str]:
     """The main facts of a model's manifest entry."""
     yield entry.gate.explanation
@@ -133,9 +142,7 @@ def _facts(entry: ManifestEntry) -> Iterator[str]:
     if isinstance(entry.parity, QuantizedParity):
         yield f"divergence {entry.parity.kl_mean:.2g} nats, same top-1 {entry.parity.top1_agreement:.1%}"
     if entry.survival is not None and entry.survival.projection is not None:
-        alignment = entry.survival.alignment
-        noise = "" if alignment is None else f" (cosine with it {alignment:.2f}: the rest is rounding)"
-        yield f"{entry.survival.projection:.0%} of the fine-tune left{noise}"
+        yield f"{entry.survival.projection:.0%} of the fine-tune left on average{_noise(entry.survival)}"
     if entry.quantization.format == "gguf":
         yield "tensors " + ", ".join(f"{count} {kind}" for kind, count in entry.quantization.types.items())
         if entry.quantization.note is not None:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mentor_edge.weight_files import EMBEDDING, HEAD
+
 Shape = tuple[int, ...]
 
-_HEAD = "lm_head.weight"
-_EMBEDDING = "embed_tokens.weight"
 _WRAPPERS = ("base_model.model.", "_orig_mod.", "module.", "_fsdp_wrapped_module.", "_forward_module.")
 """What PEFT, torch.compile, data parallelism, FSDP and DeepSpeed put in front of the names of weights."""
 _INSERTED = re.compile(r"(?:^|\.)(_orig_mod|_fsdp_wrapped_module|base_layer|lora_\w+|modules_to_save)\.")
@@ -41,7 +41,7 @@ def is_tied(config: Mapping[str, Any]) -> bool | None:
 
 def has_own_head(names: Iterable[str]) -> bool:
     """Whether weights with these names include an output head."""
-    return any(name == _HEAD or name.endswith(f".{_HEAD}") for name in names)
+    return any(name == HEAD or name.endswith(f".{HEAD}") for name in names)
 
 
 def weight_problems(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> list[str]:
@@ -59,7 +59,7 @@ def weight_problems(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> l
     tied, kind = is_tied(config), str(config.get("model_type"))
     has_head = has_own_head(shapes)
     if tied is False and not has_head:
-        problems.append(f"config.json does not tie the output head to the embedding, but the weights lack {_HEAD}")
+        problems.append(f"config.json does not tie the output head to the embedding, but the weights lack {HEAD}")
     count = config.get("num_hidden_layers")
     if isinstance(count, int) and kind in _TIED:
         return problems + _known(shapes, config, kind, count, has_head and tied is True)
@@ -84,18 +84,31 @@ def _known(shapes: Mapping[str, Shape], config: Mapping[str, Any], kind: str, co
     expected = {f"{prefix}layers.{index}.{name}": layer[name] for index in range(count) for name in layer}
     width = config.get("hidden_size")
     expected[f"{prefix}norm.weight"] = (width,)
+    if HEAD in shapes:
+        expected[HEAD] = (config.get("vocab_size"), width)
     if not head:  # a stored head also serves as a tied embedding
-        expected[f"{prefix}{_EMBEDDING}"] = (config.get("vocab_size"), width)
+        expected[f"{prefix}{EMBEDDING}"] = (config.get("vocab_size"), width)
     problems = _lacking(expected.keys() - shapes.keys())
     for name, shape in expected.items():
         stored = shapes.get(name)
         if stored is not None and all(isinstance(size, int) for size in shape) and stored != shape:
             problems.append(f"{name} has the shape {list(stored)}, but config.json needs {list(shape)}")
             break
+    problems += _surplus_biases(shapes.keys() - expected.keys(), config)
     more = {int(found[2]) for name in shapes if (found := _LAYER.match(name)) and found[1] == f"{prefix}layers"}
     if more and max(more) >= count:  # transformers would leave them out with a warning
         problems.append(f"the weights contain {prefix}layers.{max(more)}, but config.json has {count} layers")
     return problems
+
+
+def _surplus_biases(names: Iterable[str], config: Mapping[str, Any]) -> list[str]:
+    """Biases of layers that have none in this family, unless config.json says so. transformers would leave them out."""
+    switches = {"self_attn": "attention_bias", "mlp": "mlp_bias"}
+    for name in sorted(names):
+        part = name.rsplit(".", 3)[-3] if name.count(".") > 1 else ""
+        if name.endswith(".bias") and not config.get(switches.get(part, "")):
+            return [f"the weights contain {name}, which config.json leaves out"]
+    return []
 
 
 def _layer_shapes(config: Mapping[str, Any], kind: str) -> dict[str, tuple[Any, ...]]:
@@ -160,6 +173,6 @@ def _embedding(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> list[s
     if not all(isinstance(size, int) for size in needed):
         return []
     for name, shape in shapes.items():
-        if name.endswith(f"model.{_EMBEDDING}") and shape != needed:
+        if name.endswith(f"model.{EMBEDDING}") and shape != needed:
             return [f"{name} has the shape {list(shape)}, but config.json needs {list(needed)}"]
     return []

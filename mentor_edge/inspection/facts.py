@@ -81,5 +81,6 @@ def resolve_template(
     closing = "" if source is None else tokens.ends_turns(source)
     ends = {number: text for text in (eos, closing) if text for number in tokens.encode(text)[:1]}
     ends |= {number: tokens.decode([number]) for number in sorted(stated) if number not in ends}
-    template = None if source is None else ChatTemplate(source, eos, tokens.bos, tuple(ends.values()))
-    return ResolvedTemplate(name, template, ends)
+    if source is None or name is None:
+        return ResolvedTemplate(name, None, ends)
+    return ResolvedTemplate(name, ChatTemplate(source, eos, tokens.bos, tuple(ends.values()), name), ends)

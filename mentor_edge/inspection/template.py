@@ -16,7 +16,7 @@ from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.left_out import left_out
 from mentor_edge.chat.setting import variables, with_arguments
 from mentor_edge.errors import StudentError
-from mentor_edge.inspection.template_report import Finding, Outcome, ReadBack, TemplateReport
+from mentor_edge.inspection.template_report import MALFORMED, UNREAD, Finding, Outcome, ReadBack, TemplateReport
 from mentor_edge.messages import Message, ToolCall
 from mentor_edge.tool_calls import parse_turn
 
@@ -99,7 +99,7 @@ def probe_template(template: ChatTemplate) -> TemplateReport:
         system_with_tools=probe.find([Message("system", SYSTEM), _USER], [SYSTEM, QUESTION, FIRST, SECOND]),
         call=probe.find([_USER, _CALL], [FIRST, VALUE], counted=True),
         all_arguments=probe.all_arguments(),
-        two_calls=probe.find([_USER, _TWO_CALLS], [FIRST, VALUE, SECOND, OTHER_VALUE], counted=True),
+        two_calls=probe.two_calls(),
         text_with_call=probe.find([_USER, _CALL_WITH_TEXT], [TEXT]),
         call_with_text=probe.find([_USER, _CALL_WITH_TEXT], [FIRST, VALUE], counted=True),
         result=probe.find([_USER, _CALL, _RESULT], [RESULT], prompt=True),
@@ -162,6 +162,13 @@ class _Probe:
         """`find` without tools, or with tools if only those conversations work."""
         finding = self.find(messages, markers, tools=())
         return finding if finding.reaches else self.find(messages, markers)
+
+    def two_calls(self) -> Finding:
+        """Whether two calls are written into one turn, rather than into two turns, if one call can be taught."""
+        found = self.find([_USER, _TWO_CALLS], [FIRST, VALUE, SECOND, OTHER_VALUE], counted=True)
+        one = self.teaches(lambda: self._template.first_turn([_USER], _TOOLS, _CALL))
+        two = self.teaches(lambda: self._template.first_turn([_USER], _TOOLS, _TWO_CALLS))
+        return two if found.reaches and one.reaches else found
 
     def all_arguments(self) -> Finding:
         """Whether every argument of a call is written, whatever its type."""
@@ -264,9 +271,9 @@ def _read_back(written: str, calls: Sequence[ToolCall]) -> ReadBack:
     if tuple((call.name, dict(call.arguments)) for call in got) == tuple((c.name, dict(c.arguments)) for c in calls):
         return ReadBack(equal=True, text=written, spelling=", ".join(turn.spellings))
     if turn.malformed:
-        return ReadBack(equal=False, text=written, got="malformed")
+        return ReadBack(equal=False, text=written, got=MALFORMED)
     if not got:
-        return ReadBack(equal=False, text=written, got="read as an answer")
+        return ReadBack(equal=False, text=written, got=UNREAD)
     return ReadBack(equal=False, text=written, got="; ".join(f"{call.name}({dict(call.arguments)})" for call in got))
 
 

@@ -36,6 +36,10 @@ class Finding(Result):
         return f"{self.outcome}: {self.detail}" if self.detail else self.outcome.value
 
 
+MALFORMED, UNREAD = "malformed", "read as an answer"
+"""What the parser may make of a call instead of other calls."""
+
+
 class ReadBack(Result):
     """Whether the parser reads a call as the template writes it."""
 
@@ -47,6 +51,11 @@ class ReadBack(Result):
     """The form of the calls, as docs/tool_calls.md names it, if the parser reads them."""
     got: str = ""
     """What the parser returned, if it is not equal."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether the parser returns other calls, such as text for a number: the template writes other ones."""
+        return not self.equal and self.got not in (MALFORMED, UNREAD)
 
 
 class TemplateReport(Result):
@@ -153,6 +162,13 @@ class TemplateReport(Result):
         example = self.read_back.get("text")
         if self.call.reaches and example is not None and not example.equal:
             yield f"the parser cannot read the calls that it writes ({_shortened(example.text)!r}: {example.got})"
+        elif self.call.reaches and self.all_arguments.reaches and (changed := self._changed):
+            yield f"it writes other arguments than a call has ({changed[0].got})"
+
+    @property
+    def _changed(self) -> list[ReadBack]:
+        """Single calls that the parser reads differently."""
+        return [entry for name, entry in self.read_back.items() if entry.changed and name != "two calls"]
 
     @property
     def notes(self) -> tuple[str, ...]:

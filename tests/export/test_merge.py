@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -208,6 +209,9 @@ _EMBEDDING = "base_model.model.model.embed_tokens.weight"
         (configured(use_newlora=True), r"PEFT .* does not know \(use_newlora: True\)"),
         (configured(newlora_config={"k": 1}, use_other=False, other_rank=4), r"not know \(newlora_config: .*\)\n"),
         (configured(new_share=0.5, peft_version="9.9"), r"not know \(new_share: 0.5\)\n.*that made it \(9.9\)"),
+        (configured(new_share=0.5, peft_version=peft.__version__), "PEFT .* made it, so another program added them"),
+        (configured(lora_alpha=None), "states r = 4 and lora_alpha = null"),
+        (configured(r="4"), 'states r = "4" and lora_alpha = '),
         (configured(use_qalora=True), "changes more than LoRA can .*use_qalora"),
         (configured(megatron_config={"a": 1}), "changes more than LoRA can .*megatron_config"),
         (configured(init_lora_weights="pissa_niter_4"), r"a changed base \(init_lora_weights: pissa_niter_4\)"),

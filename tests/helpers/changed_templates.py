@@ -37,6 +37,11 @@ REFUSED = {
         "{ {%- for key, value in call.function.arguments.items() if value is not mapping %}{{ ', ' if not loop.first }}"
         "{{ key | tojson }}: {{ value | tojson }}{% endfor -%} }",
     ),
+    "the types of arguments": changed(
+        "{{ call.function.arguments | tojson }}",
+        "{ {%- for key, value in call.function.arguments.items() %}{{ ', ' if not loop.first }}"
+        "{{ key | tojson }}: {{ value | string | tojson }}{% endfor -%} }",
+    ),
     "calls after text": changed(_CALLS, "for call in (message.tool_calls or []) if not message.content"),
     "answers": changed(_CONTENT, "{{ message.content if message.role != 'assistant' }}\n{%- for"),
     "the question beside tools": changed(
@@ -67,6 +72,9 @@ NOTED = {
         "{% elif message.role != 'system' %}<|im_start|>{{ message.role }}",
     ),
     "one call only": refusing("(message.tool_calls or []) | length > 1", "single calls only"),
+    "two turns for two calls": changed(
+        f"{_CALLS} %}}", _CALLS + " %}{{ '<|im_end|>\n<|im_start|>assistant\n' if not loop.first }}"
+    ),
     "a system message or tools": refusing("tools and messages[0].role == 'system'", "not both"),
     "refuses text beside calls": refusing("message.tool_calls and message.content", "calls only"),
     "refuses some arguments": refusing(

@@ -43,6 +43,13 @@ WEIGHTS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "the embedding is missing": (lambda t: {n: x for n, x in t.items() if n != EMBEDDING}, f"lack {EMBEDDING}"),
     "another shape": (lambda t: t | {NORM: torch.ones(3)}, f"{NORM} has the shape [3]"),
     "another embedding": (lambda t: t | {EMBEDDING: t[EMBEDDING][:9].clone()}, f"{EMBEDDING} has the shape [9, "),
+    "another head": (lambda t: t | {"lm_head.weight": t[EMBEDDING][:9].clone()}, "lm_head.weight of "),
+    "only a head, of another shape": (
+        lambda t: {n: x for n, x in t.items() if n != EMBEDDING} | {"lm_head.weight": t[EMBEDDING][:9].clone()},
+        "lm_head.weight has the shape [9, ",
+    ),
+    "a bias of the head": (lambda t: t | {"lm_head.bias": torch.ones(448)}, "contain lm_head.bias, which config.json"),
+    "a bias in a layer": (lambda t: t | {UP.replace("weight", "bias"): torch.ones(256)}, "up_proj.bias, which config"),
     "no weights": (lambda t: {}, "contains no weights"),
     "an unknown prefix": (lambda t: renamed(t, "model.", "transformer.model."), "lack "),
     "a wrapper around one layer": (lambda t: renamed(t, "model.layers.0", "module.model.layers.0"), "'module.'"),

@@ -276,6 +276,11 @@ def test_sharded_weights_are_counted_and_a_missing_shard_is_named(tmp_path: Path
     assert f"lists {shards[0].name}, which is missing" in report.train.reason and report.train.ability is Ability.NO
 
 
+def broken_for_tools(student: Path) -> None:
+    (student / "additional_chat_templates").mkdir()
+    (student / "additional_chat_templates" / "tool_use.jinja").write_text("{% if %}")
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no configuration": (lambda path: (path / "config.json").unlink(), "config.json is missing"),
     "configuration cut off": (lambda path: (path / "config.json").write_text('{"a": '), "config.json is damaged"),
@@ -290,13 +295,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: (path / "tokenizer_config.json").write_text("[]"), "not a JSON object",
     ),
     "unknown type": (lambda path: edit(path / "config.json", dtype="float7"), "the dtype 'float7'"),
+    "the flag of tied weights is null": (
+        lambda path: edit(path / "config.json", tie_word_embeddings=None), "states tie_word_embeddings = None",
+    ),
     "length is a fraction": (lambda path: edit(path / "config.json", max_position_embeddings=512.0), "= 512.0"),
     "template is not text": (
         lambda path: (path / "chat_template.jinja").write_bytes(b"\xff\xfe"), "cannot read",
     ),
     "template is not Jinja": (
-        lambda path: (path / "chat_template.jinja").write_text("{% if %}"), "not valid Jinja",
+        lambda path: (path / "chat_template.jinja").write_text("{% if %}"), "'default' is not valid Jinja",
     ),
+    "template for tools is not Jinja": (lambda path: broken_for_tools(path), "'tool_use' is not valid Jinja"),
 }  # a table  # fmt: skip
 
 
@@ -307,7 +316,7 @@ def test_damage_is_one_clear_error(student: Path, name: str) -> None:
     with pytest.raises(MentorEdgeError, match=words) as raised:
         inspect_student(student)
     assert "\n" not in raised.value.problem and str(student) in raised.value.problem
-    with pytest.raises(StudentError):
+    with pytest.raises(StudentError, match="'tool_use'" if name == "template for tools is not Jinja" else ""):
         load_student(student)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
     if chosen.end_of_turn is not None:
         tokenizer.eos_token = chosen.end_of_turn
     try:
-        template_of(tokenizer).check()
+        replace(template_of(tokenizer), name=chosen.record.name).check()
     except StudentError as error:
         raise StudentError(f"the student {name!r} cannot be used: {error.problem}", error.hint) from error
     return tokenizer
@@ -127,8 +128,8 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     """Load the weights of a student into a transformers model, with `options` of `from_pretrained`.
 
     Raises: StudentError when they cannot be loaded, when some are missing or of another shape (transformers would
-    initialize those at random), when there are more layers than the configuration names, or when the tokenizer has
-    tokens without an embedding. Added tokens may lack one, as Gemma 3's image token does.
+    initialize those at random), when there are more layers or biases than the configuration names, or when the
+    tokenizer has tokens without an embedding. Added tokens may lack one, as Gemma 3's image token does.
     """
     name = str(path)
     _check_directory(Path(name))
@@ -150,7 +151,7 @@ def _load_model(name: str, tokenizer: Any, options: Mapping[str, Any]) -> Any:
     for weight, stored, expected in sorted(info["mismatched_keys"]):
         shapes = f"{list(stored)}, but its configuration needs {list(expected)}"
         raise StudentError(f"{weight} of the student {name!r} has the shape {shapes}", _OTHER_WEIGHTS)
-    if surplus := _surplus_layers(info["unexpected_keys"], model):
+    if surplus := _left_out(info["unexpected_keys"], model):
         raise StudentError(
             f"the weights of the student {name!r} contain {surplus}, which its configuration leaves out", _OTHER_WEIGHTS
         )
@@ -166,13 +167,16 @@ def _load_model(name: str, tokenizer: Any, options: Mapping[str, Any]) -> Any:
     return model
 
 
-def _surplus_layers(unexpected: Iterable[str], model: Any) -> str | None:
-    """A layer that follows the model's last one. transformers only warns of weights that it leaves out."""
-    layers = {(found[1], int(found[2])) for name in model.state_dict() if (found := _LAYER.match(name))}
+def _left_out(unexpected: Iterable[str], model: Any) -> str | None:
+    """A layer that follows the model's last one, or the bias of one that has none. transformers only warns of them."""
+    names = model.state_dict().keys()
+    layers = {(found[1], int(found[2])) for name in names if (found := _LAYER.match(name))}
     stacks = {stack for stack, _ in layers}
     for name in sorted(unexpected):
         if (found := _LAYER.match(name)) and found[1] in stacks and (found[1], int(found[2])) not in layers:
             return f"{found[1]}.{found[2]}"
+        if name.endswith(".bias") and f"{name.removesuffix('bias')}weight" in names:
+            return name
     return None
 
 
