@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,19 @@ _EXACT_STARTS = (True, False, "gaussian", "orthogonal", "eva", "olora", "pissa")
 """Values of `init_lora_weights` that leave the base as it is, or change it in a way that can be repeated exactly. The
 others (loftq, corda, lora_ga, pissa_niter_N) change the base by a quantizer, by data or by a random algorithm: merged
 onto the original base, such an adapter makes another model."""
+
+_PATTERNS, _PATTERN_KEYS = ("target_modules", "exclude_modules", "layers_pattern"), ("rank_pattern", "alpha_pattern")
+"""Settings that are patterns, and settings whose keys are."""
+_SEARCH = r"""
+import json, re, sys
+patterns, names = json.load(sys.stdin)
+for pattern in patterns:
+    for name in names:
+        re.fullmatch(pattern, name), re.match(rf"(.*\.)?({pattern})$", name)
+"""
+"""What PEFT does with a pattern, as a program that can be ended."""
+_SECONDS = 5.0
+"""For all patterns of an adapter."""
 
 
 def lora_settings(adapter: Path) -> dict[str, Any]:
@@ -78,6 +93,29 @@ def lora_settings(adapter: Path) -> dict[str, Any]:
             hint,
         )
     return dict(settings)
+
+
+def check_patterns(settings: Mapping[str, Any], layers: Iterable[str]) -> None:
+    """Try the patterns with which an adapter's settings choose layers: PEFT searches with them without a limit of time.
+
+    Raises: ValueError with the reason.
+    """
+    patterns = [settings[name] for name in _PATTERNS if isinstance(settings.get(name), str)]
+    patterns += [key for name in _PATTERN_KEYS for key in settings.get(name) or {}]
+    if not patterns:
+        return
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", _SEARCH],
+            input=json.dumps([patterns, list(layers)]),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"the patterns in its settings take more than {_SECONDS:g} s: {str(patterns)[:80]}") from None
+    if done.returncode:
+        raise ValueError(f"a pattern in its settings is wrong: {done.stderr.strip().splitlines()[-1][:200]}")
 
 
 def _unknown_and_on(settings: Mapping[str, Any]) -> list[str]:

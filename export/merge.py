@@ -26,7 +26,7 @@ from mentor_edge.model_directory import TEMPLATE_FILE
 from mentor_edge.results import BaseChoice, MergeReport, first_problem
 from mentor_edge.template_record import TEMPLATE_RECORD
 
-from .adapter_settings import HINT, WEIGHTS, lora_settings
+from .adapter_settings import HINT, WEIGHTS, check_patterns, lora_settings
 from .checkpoint import tensor_shapes
 
 BASES = ("16-bit", "4-bit")
@@ -167,6 +167,7 @@ def _fold(model: Any, adapter: Path, base: str, dtype: Any, settings: Mapping[st
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     shapes = tensor_shapes(adapter / WEIGHTS)
     _check_vocabulary(shapes, tuple(embedding.weight.shape))
+    check_patterns(settings, (name for name, _ in model.named_modules()))
     tuned = PeftModel.from_pretrained(model, str(adapter))
     # An adapter on embedding or head includes the base's weights for them; loading has checked their shapes.
     names = [name for name in shapes if not name.endswith(".base_layer.weight")]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import NonNegativeInt
 
+from mentor_edge.json_object import read_bounded
 from mentor_edge.results import Result
 
 DEQUANTIZED = "dequantized.json"
@@ -29,6 +30,6 @@ class Dequantized(Result):
     def of(cls, directory: Path) -> Dequantized | None:
         """The record in a directory; None if it has none or an unreadable one."""
         try:
-            return cls.model_validate_json((directory / DEQUANTIZED).read_bytes())
-        except (OSError, ValidationError):
+            return cls.model_validate_json(read_bounded(directory / DEQUANTIZED))
+        except (OSError, ValueError):
             return None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from mentor_edge.json_object import read_bounded
 from mentor_edge.results import Result
 
 TEMPLATE_RECORD = "template.json"
@@ -35,6 +36,6 @@ class TemplateRecord(Result):
     def of(cls, directory: Path) -> TemplateRecord | None:
         """The record in a directory; None if it has none or an unreadable one."""
         try:
-            return cls.model_validate_json((directory / TEMPLATE_RECORD).read_bytes())
-        except (OSError, ValidationError):
+            return cls.model_validate_json(read_bounded(directory / TEMPLATE_RECORD))
+        except (OSError, ValueError):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,24 +11,28 @@ import yaml
 from pydantic import BaseModel
 
 from mentor_edge.evaluation.document import Code, Grid, markdown_code, markdown_table, markdown_text
+from mentor_edge.json_object import read_bounded
 from mentor_edge.manifest import Manifest
 from mentor_edge.readable import harmless
 from mentor_edge.results import Quantization, QuantizedParity
 
-_LICENSE_KEYS = ("license", "license_name", "license_link")
 _ROLES = {"shipped": "shipped", "refused": "refused by the gate", "control": "control, made to test the gate"}
+
+_LICENSE = re.compile(r"^(license|license_name|license_link):[ \t]+(\S.{0,200})$", re.MULTILINE)
 
 
 def license_of(directory: Path) -> dict[str, str]:
-    """The license entries in the front matter of a model directory's README.md; empty if there are none."""
+    """The license entries in the front matter of a model directory's README.md; empty if there are none.
+
+    Only their lines are read as YAML: the whole may be large, and nested so deeply that PyYAML takes minutes.
+    """
     try:
-        text = (directory / "README.md").read_text(encoding="utf-8")
-        front = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
-    except (OSError, UnicodeDecodeError, IndexError, yaml.YAMLError):
+        text = read_bounded(directory / "README.md").decode("utf-8")
+        front = text.split("---")[1] if text.startswith("---") else ""
+        entries = {found[1]: yaml.safe_load(found[2]) for found in _LICENSE.finditer(front)}
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
         return {}
-    if not isinstance(front, dict):
-        return {}
-    return {key: harmless(front[key]) for key in _LICENSE_KEYS if isinstance(front.get(key), str)}
+    return {key: harmless(value) for key, value in entries.items() if isinstance(value, str)}
 
 
 def model_card(manifest: Manifest, license: Mapping[str, str]) -> str:

@@ -123,7 +123,8 @@ def _unknown_files(root: Path, manifest: Manifest, below: str = "") -> list[str]
         problems.append(f"{_name(folder, root)} cannot be read ({error.strerror})")
 
     names = [_name(file, root) for file in files_below(root / below, unreadable, links=True)]
-    return problems + [f"{name} is not in the manifest" for name in sorted(names) if name not in known]
+    unknown = sorted(name for name in names if name not in known)
+    return problems + [f"{name if name.isprintable() else ascii(name)} is not in the manifest" for name in unknown]
 
 
 def _name(path: Path, root: Path) -> str:

@@ -17,13 +17,17 @@ import pytest
 from helpers.contained import contained
 from helpers.tiny_models import make_student
 from helpers.tiny_onnx import make_onnx
+from mentor_edge.dequantized import Dequantized
 from mentor_edge.engines.open import identity_of
 from mentor_edge.engines.torch.loading import load_student
 from mentor_edge.errors import ExportError, MentorEdgeError, StudentError
-from mentor_edge.export.adapter_settings import lora_settings
+from mentor_edge.export import adapter_settings
+from mentor_edge.export.adapter_settings import check_patterns, lora_settings
 from mentor_edge.export.gguf.convert import convert
+from mentor_edge.export.package.card import license_of
 from mentor_edge.preflight import inspect_student
 from mentor_edge.recipes.student import check_student
+from mentor_edge.template_record import TemplateRecord
 from mentor_edge.weight_files import INDEX, WEIGHTS
 
 Attack = Callable[[Path], object]
@@ -205,6 +209,24 @@ def test_an_identity_covers_every_file_that_is_loaded(directory: Path, tmp_path:
         identity_of(directory)
 
 
+RECORDS: dict[str, Callable[[Path], object]] = {
+    "template.json": TemplateRecord.of,
+    "dequantized.json": Dequantized.of,
+    "README.md": license_of,
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("content", [None, b"---\na: " + b"[" * 100_000 + b"\n---\n", b"\xff", b" " * 20_000_000])
+def test_what_was_recorded_beside_a_model_is_read_with_bounds(tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is None:
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(content)
+    outcome = contained(lambda: RECORDS[name](tmp_path))
+    assert outcome.error is None and not outcome.value
+
+
 @pytest.mark.parametrize(
     "text", [b"[]", b'{"peft_type": ' + b"[" * 100_000, b"\xff", b'{"peft_type": "LORA", "megatron_config": {"a": 1}}']
 )
@@ -213,6 +235,20 @@ def test_settings_of_an_adapter_are_data(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "adapter_model.safetensors").touch()
     with pytest.raises(ExportError):
         lora_settings(tmp_path)
+
+
+SLOW = "([a-z_.0-9]+)+X"
+
+
+@pytest.mark.parametrize("setting", [{"target_modules": SLOW}, {"exclude_modules": SLOW}, {"rank_pattern": {SLOW: 1}}])
+def test_patterns_of_an_adapter_cannot_take_forever(setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(100)]
+    monkeypatch.setattr(adapter_settings, "_SECONDS", 0.5)
+    with pytest.raises(ValueError, match=r"take more than 0.5 s"):
+        check_patterns(setting, names)
+    with pytest.raises(ValueError, match="is wrong"):
+        check_patterns({"target_modules": "("}, names)
+    check_patterns({"target_modules": r".*\.(q|v)_proj", "rank_pattern": {"q_proj": 1}, "exclude_modules": None}, names)
 
 
 def test_nothing_reports_usage() -> None:
