@@ -141,7 +141,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "unknown hidden file": (added(".hidden/library.so"), f".hidden/library.so {UNKNOWN}"),
     "unknown name with a control character": (added("\x1b[2J.so"), rf"'\x1b[2J.so' {UNKNOWN}"),
     "unknown name with a line break": (added("a\nb.so"), rf"'a\nb.so' {UNKNOWN}"),
-    "unknown name that is no text": (added("\udcff.so"), rf"'\udcff.so' {UNKNOWN}"),
+    "unknown name that is not text": (added("\udcff.so"), rf"'\udcff.so' {UNKNOWN}"),
     "unknown pipe": (lambda artifact: os.mkfifo(artifact / "pipe"), f"pipe {UNKNOWN}"),
     "unknown link": (lambda artifact: (artifact / "etc").symlink_to("/etc"), f"etc {UNKNOWN}"),
     "unknown link to nothing": (lambda artifact: (artifact / "x").symlink_to("/gone"), f"x {UNKNOWN}"),
