@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from helpers.server_calls import call, failure, named, server
 from mentor_edge.errors import MentorEdgeWarning, ToolServerError
 from mentor_edge.tools.mcp.client import McpServer
+from mentor_edge.tools.mcp.nesting import shallow
 from mentor_edge.tools.mcp.results import readable_result
 from mentor_edge.tools.mcp.surrogates import SurrogateRepair
 from mentor_edge.tools.types import Tool
@@ -26,6 +27,14 @@ DRAFT = "http://json-schema.org/draft-{}/schema#"
 
 def listed(name: str, schema: Any = OPEN, **more: Any) -> dict[str, Any]:
     return {"name": name, "inputSchema": schema, **more}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """A schema of objects in one another."""
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
 
 
 USABLE = [
@@ -50,6 +59,8 @@ LEFT_OUT = [
     (listed("plain"), "tool 'plain': it is listed twice, and the first is used"),
     ({"inputSchema": OPEN}, "a tool without a name: {\"inputSchema\":"),
     (7, "a tool without a name: 7"),
+    (listed("deep", nested(110)), "tool 'deep': its parameters are not a JSON Schema of arguments: it is nested too"),
+    (listed("deeper", nested(300)), "tool 'deeper': its parameters are not a JSON Schema of arguments: it is nested"),
 ]  # a table  # fmt: skip
 
 
@@ -121,6 +132,7 @@ def text(*values: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": value} for value in values]
 
 
+LINK = {"type": "resource_link", "uri": "file:///a", "name": "a", "description": "all rows"}
 RESULTS = [
     ({"content": text("a", "b")}, "a\nb"),
     ({"content": text("2 rows"), "structuredContent": {"rows": ["é", 1]}}, '2 rows\n{"rows": ["é", 1]}'),
@@ -143,11 +155,17 @@ RESULTS = [
     ({"content": text("one")[0]}, "one"),
     ({"content": text(4.5)}, "4.5"),
     ({"toolResult": {"v": 1}}, '{"v": 1}'),
-    ({"content": [{"type": "video", "url": "x"}, *text("t")]}, "[video]\nt"),
+    ({"content": [{"type": "video", "url": "x"}, *text("t")]}, '[video {"url": "x"}]\nt'),
+    ({"content": [{"type": "image", "url": "x", "source": None}]}, '[image {"url": "x"}]'),
+    ({"content": [{"type": "image", "source": {"data": "aGk=" * 200}}]}, "[image]"),
+    ({"content": [{"type": "table", "rows": [[1, "é"]]}]}, '[table {"rows": [[1, "é"]]}]'),
+    ({"content": [{"type": "chart", "data": [1], "mime_type": "a/b"}]}, '[chart a/b {"data": [1]}]'),
+    ({"structured_content": {"v": 0}, "is_error": False}, '{"v": 0}'),
     ({"content": [{"type": "video", "mimeType": "video/mp4", "data": "aGk="}]}, "[video video/mp4, 2 bytes]"),
     ({"content": [{"type": "image", "data": "aGVsbG8=", "mimeType": "image/png"}]}, "[image image/png, 5 bytes]"),
     ({"content": [{"type": "image"}, {"type": "text"}, {}]}, "[image]\n[text]\n[content of an unknown type]"),
-    ({"content": [{"type": "resource_link", "uri": "file:///a", "name": "a"}]}, "[resource file:///a]"),
+    ({"content": [{"type": "resource_link", "uri": "file:///a"}]}, "[resource file:///a]"),
+    ({"content": [LINK]}, '[resource file:///a {"name": "a", "description": "all rows"}]'),
     ({"content": [{"type": "resource", "resource": {"uri": "a:b", "text": "inside"}}]}, "inside"),
     ({"content": [{"type": "resource", "resource": {"uri": "a:b", "blob": "aGk="}}]}, "[resource a:b, 2 bytes]"),
     ({"content": [{"type": "resource", "uri": "a:b", "text": "inside"}]}, "inside"),
@@ -166,6 +184,7 @@ ERRORS = [
     ({"content": [], "isError": True}, "the tool failed and did not say why"),
     ({"isError": True}, "the tool failed and did not say why"),
     ({"content": text("disk full"), "isError": "true"}, "disk full"),
+    ({"content": text("disk full"), "is_error": True}, "disk full"),
     ({"isError": True, "error": "disk full"}, '{"error": "disk full"}'),
 ]  # a table  # fmt: skip
 
@@ -286,3 +305,13 @@ JSON = st.recursive(
 def test_any_result_is_read_or_left_to_the_protocol(result):
     readable = readable_result(result)
     assert readable == result or [block["type"] for block in readable["content"]] in (["text"], [])
+
+
+@given(JSON, st.integers(0, 400))
+def test_what_is_nested_too_deeply_is_cut_out(value, levels):
+    inner = ["]}", value, '\\"[{']
+    read = json.loads(shallow("[" * levels + json.dumps(inner) + "]" * levels))
+    for _ in range(min(levels, 180)):
+        (read,) = read
+    assert read == inner or levels > 170
+    assert read == "nested too deeply" or levels < 180

@@ -12,8 +12,9 @@ from typing import Any, Self
 
 import pydantic
 from mcp.shared.message import SessionMessage
-from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse
+from mcp_types import INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
 
+from mentor_edge.tools.mcp.nesting import shallow
 from mentor_edge.tools.mcp.results import readable_result
 
 _MOST_TOOLS = 1_000
@@ -49,13 +50,19 @@ class Answers:
 
 
 def repaired(refusal: Exception) -> SessionMessage | None:
-    """The answer that mcp could not read because of its envelope, or None if it was not an answer.
+    """The answer that mcp could not read because of its envelope or its depth, or None if it was not an answer.
 
-    Such are errors without a message or with a text as their code, results that are not objects, and a missing
-    `jsonrpc`. Left out, the caller would wait in vain.
+    Envelopes that mcp refuses are errors without a message or with a text as their code, results that are not objects,
+    and a missing `jsonrpc`. Left out, the caller would wait in vain.
     """
     if not isinstance(refusal, pydantic.ValidationError):
         return None
+    refused = refusal.errors()[0]
+    if refused["type"] == "json_invalid" and "recursion limit" in refused["msg"] and isinstance(refused["input"], str):
+        try:
+            return SessionMessage(jsonrpc_message_adapter.validate_json(shallow(refused["input"]), by_name=False))
+        except pydantic.ValidationError as error:
+            refusal = error
     # No answer has a method, and pydantic quotes the object in which a field is missing.
     quoted = (
         error["input"] for error in refusal.errors() if error["type"] == "missing" and error["loc"][-1] == "method"

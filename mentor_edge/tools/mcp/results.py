@@ -8,7 +8,13 @@ from typing import Any
 
 _KNOWN = frozenset({"content", "structuredContent", "isError", "toolResult", "_meta", "resultType"})
 """Keys that the protocol gives a result."""
+_SNAKE_CASE = {"is_error": "isError", "structured_content": "structuredContent", "mime_type": "mimeType"}
+"""As objects of the Python SDK name them."""
 _BINARY = ("image", "audio")
+_SHOWN_ELSEWHERE = frozenset({"type", "mimeType", "uri", "resource", "annotations", "_meta"})
+"""Fields of content that a marker shows in words, or that are not for the model."""
+_DETAILS_LIMIT = 500
+"""Characters of the further fields of an image or a sound: they may contain it."""
 
 
 def readable_result(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -16,7 +22,7 @@ def readable_result(result: Mapping[str, Any]) -> dict[str, Any]:
 
     Text stays as it is, that of embedded resources and of unknown types of content too. Structured content follows,
     unless the text already says it. Everything else becomes a marker, `[image image/png, 512 bytes]`, with its kind,
-    type and size as far as known. A result without any of these is its own JSON.
+    type and size as far as known, and its other fields as JSON. A result without any of these is its own JSON.
 
     Requests for further input stay as they are. A result with NaN or an infinity is a failed call, as of other tools.
     """
@@ -30,6 +36,7 @@ def readable_result(result: Mapping[str, Any]) -> dict[str, Any]:
 def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
     if result.get("resultType") not in (None, "complete"):
         return dict(result)
+    result = _in_camel_case(result)
     content = result.get("content")
     blocks = [] if content is None else content if isinstance(content, list) else [content]
     parts = [_block_text(block) for block in blocks if block is not None]
@@ -51,13 +58,14 @@ def _readable(result: Mapping[str, Any]) -> dict[str, Any]:
 def _block_text(block: Any) -> str:
     if not isinstance(block, dict):
         return _as_text(block)
+    block = _in_camel_case(block)
     kind, resource = block.get("type"), block.get("resource")
     if kind in ("resource", "resource_link") or isinstance(resource, dict):
         resource = resource if isinstance(resource, dict) else block
         text = _stated(resource, "text", "json")
-        return _marker("resource", resource.get("uri"), resource.get("blob")) if text is None else text
+        return _marker("resource", resource, "uri", "blob") if text is None else text
     text = None if kind in _BINARY else _stated(block, "text", "json", kind, "content", "value")
-    return _marker(kind, block.get("mimeType"), block.get("data")) if text is None else text
+    return _marker(kind, block, "mimeType", "data") if text is None else text
 
 
 def _stated(block: Mapping[str, Any], *keys: Any) -> str | None:
@@ -70,10 +78,22 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _marker(kind: Any, name: Any, base64: Any) -> str:
-    words = " ".join(str(word)[:200] for word in (kind or "content of an unknown type", name) if word)
-    size = f", {len(base64) * 3 // 4 - base64[-2:].count('=')} bytes" if isinstance(base64, str) else ""
-    return f"[{words}{size}]"
+def _marker(kind: Any, block: Mapping[str, Any], name: str, data: str) -> str:
+    """`name` and `data` are the fields with the type or address, and with the content in base 64."""
+    words = [str(word)[:200] for word in (kind or "content of an unknown type", block.get(name)) if word]
+    base64, hidden = block.get(data), set(_SHOWN_ELSEWHERE)
+    if isinstance(base64, str):
+        words[-1] += f", {len(base64) * 3 // 4 - base64[-2:].count('=')} bytes"
+        hidden.add(data)
+    other = {key: value for key, value in block.items() if key not in hidden and value is not None}
+    details = _as_text(other) if other else ""
+    if details and (kind not in _BINARY or len(details) <= _DETAILS_LIMIT):
+        words.append(details)
+    return f"[{' '.join(words)}]"
+
+
+def _in_camel_case(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {_SNAKE_CASE.get(key, key): value for key, value in fields.items()}
 
 
 def _is_said(value: Any, parts: Sequence[str]) -> bool:
