@@ -55,6 +55,11 @@ def read_x(x: Any, **more: Any) -> Any:
         of({"type": "array", "items": False, "prefixItems": [INTEGER, True], "uniqueItems": True, "minItems": 1}),
         of({"if": {"minimum": 1}, "then": {"multipleOf": 0.5}, "else": False, "not": {"const": 7}}),
         of({"format": "no such format", "type": ["string", "null"]}),
+        of({"type": "integer", "enum": [1, "auto"]}),
+        of({"type": ["integer", "null"], "enum": [None]}),
+        of({"not": {"type": "integer", "enum": ["1"]}, "pattern": "/usr/"}),
+        of({"pattern": r"/cost\$/"}, required=["y"]),
+        of(INTEGER, required=["y"], additionalProperties=False, patternProperties={"y": ANY}),
         {"type": "object", "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
     ],
 )  # a table  # fmt: skip
@@ -241,6 +246,30 @@ def test_a_keyword_that_cannot_be_read_is_left_out_with_a_warning(x, as_read, no
     assert caught[0].filename == __file__
     assert tool.parameters["properties"]["x"] == as_read
     assert tool.argument_error({"x": {"k": 1}}) is None
+
+
+CONTRADICTIONS = [
+    ({"type": "integer", "enum": ["1", "2"]}, {"type": "string", "enum": ["1", "2"]}, "2",
+     "no value of its enum is of type 'integer'; the values count"),
+    ({"type": ["boolean", "null"], "enum": ["yes", None]}, {"type": ["string", "null"], "enum": ["yes", None]}, None,
+     "no value of its enum is of type ['boolean', 'null']; the values count"),
+    ({"type": "string", "const": 3}, {"type": "integer", "const": 3}, 3,
+     "no value of its const is of type 'string'; the values count"),
+    ({"minimum": 5, "maximum": 1}, ANY, 3, "minimum 5 is above maximum 1, and neither is checked"),
+    (of(ANY, additionalProperties=False, required=["x", "b"]), of(ANY, additionalProperties=False, required=["x"]),
+     {"x": 1}, "'b' is required, but does not exist; it is not required"),
+    ({"pattern": "/^[a-z]+$/i"}, {"pattern": "(?i)^[a-z]+$"}, "Ab",
+     "the pattern '/^[a-z]+$/i' is read as '(?i)^[a-z]+$'"),
+    ({"pattern": "/[a-z]$/"}, {"pattern": "[a-z]$"}, "1b", "the pattern '/[a-z]$/' is read as '[a-z]$'"),
+]  # a table  # fmt: skip
+
+
+@pytest.mark.parametrize(("x", "as_read", "good", "note"), CONTRADICTIONS)
+def test_constraints_that_no_value_can_fulfil_are_loosened_with_a_note(x, as_read, good, note):
+    reading = read_schema(of(x))
+    assert reading.notes == (f"parameter 'x': {note}",)
+    assert read(reading.parameters)["properties"]["x"] == as_read
+    assert Tool("t", "", reading.parameters, print).argument_error({"x": good}) is None
 
 
 # Checking

@@ -5,7 +5,8 @@ A schema comes from a program in any language, or from a person, and names its d
 - What has one sensible meaning is read as that: older drafts by their keywords, `$ref` replaced by its definition
   (only definitions that contain themselves stay, under `$defs`), OpenAPI's `nullable`, type names of programming
   languages, keywords whose value is null. A schema that needs none of this stays as it is, key by key.
-- A keyword that cannot be read is left out, and `Reading.notes` says so. The check of arguments is looser then.
+- A keyword that cannot be read, or that no value can fulfil together with others, is left out, and `Reading.notes` says
+  so. The check of arguments is looser then.
 - A schema whose arguments cannot be known is refused: not an object, or references to other documents or without end.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mentor_edge.rows import shown
+from mentor_edge.tools.schemas.contradictions import resolve, without_slashes
 from mentor_edge.tools.schemas.keywords import (
     ANNOTATIONS,
     BOUNDS,
@@ -116,6 +118,7 @@ class _Reader:
         self._check_patterns = check_patterns
         self._inline = inline
         self._parts = self._depth = 0
+        self._in_condition = False
         self._patterns: set[str] = set()
         old = document.specification.name in ("draft-03", "draft-04")
         self._dropped = _DROPPED | {"id"} if old else _DROPPED
@@ -222,6 +225,9 @@ class _Reader:
         if required:
             given = read.get("required", [])
             read["required"] = [*given, *(name for name in required if name not in given)]
+        if not self._in_condition:
+            for note in resolve(read, is_root=not path):
+                self._note(path, note)
         return read
 
     def _type(self, value: Any, read: dict[str, Any], path: str) -> None:
@@ -246,7 +252,9 @@ class _Reader:
             read["items"] = self._schema(rest, f"{path}[]", resolver)
 
     def _inner(self, keyword: str, value: Any, read: dict[str, Any], path: str, resolver: Resolver) -> None:
+        outside, self._in_condition = self._in_condition, self._in_condition or keyword in ("not", "if")
         read[keyword] = self._schema(value, f"{path}[]" if keyword == "items" else path, resolver)
+        self._in_condition = outside
 
     def _list(self, keyword: str, value: Any, read: dict[str, Any], path: str, resolver: Resolver) -> None:
         if not isinstance(value, list):
@@ -302,8 +310,10 @@ class _Reader:
         elif keyword == "required":
             self._required(value, read, path)
         elif keyword == "pattern" and isinstance(value, str):
-            read[keyword] = value
-            self._pattern(value, path)
+            read[keyword] = pattern = without_slashes(value) if self._check_patterns else value
+            if pattern != value:
+                self._note(path, f"the pattern {value!r} is read as {pattern!r}")
+            self._pattern(pattern, path)
         elif is_valid(keyword, value):
             read[keyword] = value
         else:
