@@ -68,7 +68,8 @@ def lora_settings(adapter: Path) -> dict[str, Any]:
     if kind != "LORA" or task not in (None, "CAUSAL_LM"):
         raise ExportError(f"the adapter {adapter} is {kind} for {task}, not LORA for CAUSAL_LM", HINT)
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+    scaled = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha)
+    if type(rank) is not int or rank < 1 or not scaled:
         stated = f"r = {json.dumps(rank)[:80]} and lora_alpha = {json.dumps(alpha)[:80]}"
         raise ExportError(f"{adapter / CONFIG} states {stated}", "r must be a positive integer, lora_alpha a number")
     if beyond := [name for name in _MORE_THAN_LORA if settings.get(name)]:

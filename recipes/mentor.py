@@ -235,8 +235,7 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         """Check the settings. Nothing is loaded or written before `fit`.
 
         Args:
-            student: The model to train: "nano" or "nano-broad" (made on the spot), a local Hugging Face directory, a
-                GGUF file, or a hub id if a hub can be reached.
+            student: "nano" or "nano-broad" (made on the spot), a Hugging Face directory, a GGUF file, or a hub id.
             from_run: A finished run to continue from: its student, with the adapter merged in, replaces `student`.
             template: The chat template to train and ship: "hermes", "neutral", or the path of a .jinja file. Default:
                 the student's own.
@@ -274,13 +273,13 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         from .student import load_trainable
         from .trainer import StallGuard, run_training
 
-        config, train = self.config, self.config.train
+        config, train, rollout = self.config, self.config.train, self.config.rollout
         tasks = {task.id: task for task in job.tasks}
         prompts, coverage = scheduled_prompts(job.tasks, train.prompts_per_step, train.steps, config.seed)
         model, tokenizer, adapter = load_trainable(job.student, config.lora, job.progress)
-        limits = rollout_limits(config.rollout, sum(parameter.numel() for parameter in model.parameters()))
+        limits = rollout_limits(rollout, sum(parameter.numel() for parameter in model.parameters()))
         rewards = StepReward(config.reward.build(), tasks, train.rollouts_per_prompt)
-        with ToolExecutor(timeout=config.rollout.tool_timeout) as executor, limited_rendering():
+        with ToolExecutor(timeout=rollout.tool_timeout) as executor, limited_rendering():
             shared: dict[str, Any] = {
                 "tasks": tasks,
                 "executor": executor,
@@ -291,18 +290,17 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
                 "train_dataset": prompts,
                 "reward_funcs": rewards,
             }
-            trainer = (
-                EdgeGRPOTrainer(
+            if rollout.engine == "edge":
+                trainer: Any = EdgeGRPOTrainer(
                     limits=limits,
-                    decode_batch=config.rollout.decode_batch,
-                    strict_calls=config.rollout.strict_calls,
+                    decode_batch=rollout.decode_batch,
+                    strict_calls=rollout.strict_calls,
                     note=job.note,
                     **shared,
                 )
-                if config.rollout.engine == "edge"
-                else stock_trainer(**shared)
-            )
-            trainer.add_callback(StallGuard(rewards, config.train.stop_after_dead_steps))
+            else:
+                trainer = stock_trainer(**shared)
+            trainer.add_callback(StallGuard(rewards, train.stop_after_dead_steps))
             training = run_training(trainer, self.name.upper(), job, coverage, step_row(rewards))
         return training.model_copy(update={"solved": rewards.solved})
 
