@@ -36,6 +36,7 @@ def read_turn(message: Mapping[str, Any], tools: Iterable[Any] = ()) -> ParsedTu
     for every runtime which arguments can be read. They may be a list or a single object, in `tool_calls`, in the older
     `function_call`, under a similar key, or among the parts of the content. Their arguments may be JSON text or an
     object, under `arguments` or another common key. A call whose arguments cannot be found makes the turn malformed.
+    An empty placeholder for a call does not count.
 
     If it found none, the content is parsed. Reasoning counts as it does in a text: only if the content is empty, since
     some servers leave calls in `reasoning_content`. Never raises for a message that is an object.
@@ -48,7 +49,7 @@ def read_turn(message: Mapping[str, Any], tools: Iterable[Any] = ()) -> ParsedTu
     parts = _parts(message.get("content"))
     content = "".join(_text(part) for part in parts if not _is_thought(part))
     places = [*_calls_of(message), [call for part in parts for call in _call_of(part)]]
-    if found := [calls for calls in places if calls]:
+    if found := [called for calls in places if (called := [call for call in calls if not _is_empty(call)])]:
         return _read_calls(found, content, offered)
     turn = parse_turn(content, offered)
     if turn.malformed or turn.message.tool_calls or _has_answer(content):
@@ -80,6 +81,15 @@ def _calls_of(fields: Mapping[str, Any]) -> Iterator[list[Any]]:
     for key, value in fields.items():
         if value and _plain(key) in _CALLS:
             yield value if isinstance(value, list) else [value]
+
+
+def _is_empty(call: Any) -> bool:
+    """Whether an object of a call contains no name and no arguments. Some servers send one with every answer."""
+    if isinstance(call, Mapping):
+        return all(
+            _is_empty(value) for key, value in call.items() if key != "index" and (key, value) != ("type", "function")
+        )
+    return call in (None, "", "{}", "null", [])
 
 
 def _call_of(part: Any) -> list[Any]:

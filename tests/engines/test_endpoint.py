@@ -185,6 +185,12 @@ PART = {"name": "add", "input": {"a": 2, "b": 3}}
         (calls(("add", '{"a": 2}{"a": 3}')), None, (), True),
         (calls(("add", [])), None, (), True),
         ({"function_call": "add"}, None, (), True),
+        # Empty placeholders for calls, which some servers send with every answer.
+        ({"content": "Hi", "function_call": {"name": "", "arguments": ""}}, "Hi", (), False),
+        ({"content": "Hi", "function_call": {"name": None, "arguments": None}}, "Hi", (), False),
+        ({"content": "Hi", "tool_calls": [None]}, "Hi", (), False),
+        ({"content": "Hi", "tool_calls": [{"index": 1, "type": "function", "function": {}}]}, "Hi", (), False),
+        ({"content": ADD_TEXT, "tool_calls": [{"function": {"name": "", "arguments": "{}"}}]}, "", (ADD,), False),
     ],
 )  # a table  # fmt: skip
 def test_turns_are_read_by_the_one_parser(message, content, found, malformed):
