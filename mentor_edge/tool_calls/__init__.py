@@ -4,7 +4,8 @@ It does not need to know which model wrote the text. docs/tool_calls.md lists th
 nothing: JSON is decoded, and Python is parsed to a syntax tree, of which only names and literals are read.
 
 `turn` is the entry; `visible` finds where calls begin; `tagged`, `json_calls`, `python_calls`, `xml_calls` and
-`brace_calls` read them; `attempts` finds those that were not read; `offered` has what is known about the tools.
+`brace_calls` read them; `prose` reads those in running text; `attempts` finds those that were not read; `offered` has
+what is known about the tools.
 """
 
 from mentor_edge.tool_calls.attempts import resembles_call

@@ -1,4 +1,4 @@
-"""Signs of a call in text from which none was read: calls in prose, in broken JSON, in unknown tags.
+"""Signs of a call in text from which none was read: broken JSON, unknown tags, YAML, commands.
 
 Only what names an offered tool, or has the form of a call, is a sign. A formula, a link, a definition of a function and
 the mention of a tool are not; docs/tool_calls.md has the table.
@@ -7,15 +7,12 @@ the mention of a tool are not; docs/tool_calls.md has the table.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable
 from functools import lru_cache
 
-from mentor_edge.messages import ToolCall
 from mentor_edge.tool_calls import thinking
 from mentor_edge.tool_calls.json_calls import ARGUMENT_KEYS, NAME_KEYS
 from mentor_edge.tool_calls.offered import OfferedTools
-from mentor_edge.tool_calls.python_calls import KEYWORD_FOLLOWS, PythonBudget, extent, read_python
-from mentor_edge.tool_calls.reading import UNREADABLE, Calls, UnreadableCallError
 from mentor_edge.tool_calls.tagged import LEFT_OVER
 
 _NAME = "|".join((*NAME_KEYS, "api", "api_name", "command", "func", "method", "call", "tool_call", "toolName"))
@@ -26,7 +23,7 @@ _NAMED = re.compile(
     rf"\\?{_QUOTE}(?:{_NAME})\\?{_QUOTE}\s{{0,64}}:\s{{0,64}}\\?{_QUOTE}([^{_QUOTES}\\\n]{{1,256}})\\?{_QUOTE}"
 )
 _CERTAIN = re.compile(
-    rf"{_QUOTE}name{_QUOTE}\s{{0,64}}:\s{{0,64}}{_QUOTE}[^{_QUOTES}\n]{{0,256}}{_QUOTE}\s{{0,64}},"
+    rf"{_QUOTE}(?:name|tool_name|function_name){_QUOTE}\s{{0,64}}:\s{{0,64}}{_QUOTE}[^{_QUOTES}\s]{{0,256}}{_QUOTE}\s{{0,64}},"
     rf"\s{{0,64}}{_QUOTE}(?:arguments|parameters){_QUOTE}\s{{0,64}}:"
 )
 _ANY_TOOL = re.compile(
@@ -50,39 +47,25 @@ _YAML = re.compile(
     re.IGNORECASE,
 )
 """`Action: f` and `Action Input: ...` (ReAct), or the same in YAML."""
-_DEFINES = re.compile(
-    r"\b(?:def|function|func|fn|class|sub|proc|void|int|float|double|string|bool)\s{1,8}([\w.]{1,256})\s{0,8}\("
-)
-_ARITHMETIC_AFTER = re.compile(
-    r"(?:\\right)?[|)\]⌋⌉]?\s{0,8}(?:[=≈≠<>≤≥+*/^·×÷−%-]|\\(?:approx|cdot|times|le|ge|ne)\b|(?:mod|and|or)\b)"
-)
-_ARITHMETIC_BEFORE = re.compile(r"(?:[=≈<>≤≥+*/^·×÷−(,$-]|\\\()\s{0,8}$")
-_ASSIGNMENT = re.compile(r"\s*\w{2,64}\s{0,8}=\s{0,8}")
-"""Code. In mathematics a variable has one letter."""
-_TERM = re.compile(
-    r"(?:[\d\s.,+*/^()|%√π−-]|(?<![^\W\d_])[^\W\d_](?![^\W\d_])"
-    r"|(?<![^\W\d_])(?:sqrt|pi|sin|cos|tan|log|ln|exp|abs|min|max|floor|ceil|round|mod)(?![^\W_])){1,512}"
-)
-"""Numbers, and variables of one letter."""
-_BRACKETED = re.compile(r"\[[^\[\]]*\]|<[^<>]*>")
-_TYPE_NAME = (
+TYPE_NAME = (
     r"(?:str(?:ing)?|text|u?int(?:eger)?(?:32|64)?|float|double|number|num|bool(?:ean)?|list|array|tuple|set|sequence|dict"
     r"|object|map(?:ping)?|any|none|null|undefined|date(?:time)?|time|optional|union|literal|enum|bytes|json|\.{3}|…)"
 )
-_TYPE = re.compile(f"{_TYPE_NAME}?", re.IGNORECASE)
-_PARTS = re.compile(r"[^\W\d_A-Z]+|[A-Z][^\W\d_A-Z]*|\d+")
+PARTS = re.compile(r"[^\W\d_A-Z]+|[A-Z][^\W\d_A-Z]*|\d+")
+_WORD = re.compile(r"[a-z]+")
+"""A name that may also be a command, such as `date`."""
 _HTML = frozenset(
     [
-        "a", "address", "audio", "body", "button", "code", "data", "details", "div", "em", "form", "img", "input",
-        "label", "li", "link", "map", "menu", "meter", "object", "ol", "option", "output", "p", "pre", "progress",
-        "script", "section", "select", "source", "span", "strong", "style", "sub", "sup", "table", "td", "template",
-        "text", "th", "time", "title", "tr", "ul", "var", "video",
+        "a", "address", "article", "audio", "body", "button", "canvas", "code", "data", "details", "dialog", "div",
+        "em", "figure", "footer", "form", "head", "header", "html", "iframe", "img", "input", "label", "li", "link",
+        "main", "map", "mark", "menu", "meta", "meter", "nav", "object", "ol", "option", "output", "p", "picture",
+        "pre", "progress", "script", "section", "select", "source", "span", "strong", "style", "sub", "summary", "sup",
+        "table", "td", "template", "text", "th", "time", "title", "tr", "track", "ul", "var", "video",
     ]
 )  # a table  # fmt: skip
 """Elements of HTML that may also be names of tools: an answer may contain them."""
-_MAX_MENTIONS = 4096
 _WORD_LAST = re.compile(r"(?<=\w)(?<!await)(?<!return),?$")
-_LINE_DECORATION = "`*->#. \t\"'$"
+_BRACE = re.compile(r"[{}]")
 
 
 def has_attempt(text: str, offered: OfferedTools, called: Container[str] = ()) -> bool:
@@ -102,10 +85,10 @@ def has_attempt(text: str, offered: OfferedTools, called: Container[str] = ()) -
     possible = any(mark in lower for mark in _ANY_TOOL_MARKS)
     if possible and _ANY_TOOL.search("\n" + text if "tool_call(" in text else without_code):
         return True
-    names = {_normal(name) for name in offered.names}
+    names = {normal(name) for name in offered.names}
 
     def offers(written: str) -> bool:
-        return offered.offers(written) or _normal(written) in names
+        return offered.offers(written) or normal(written) in names
 
     if ")]" in text and any(not offers(match[1]) for match in _LIST_ON_A_LINE.finditer(without_code)):
         return True
@@ -113,9 +96,15 @@ def has_attempt(text: str, offered: OfferedTools, called: Container[str] = ()) -
         return True
     if not any(name in text for name in offered.names):
         return False
+    answered = boxed(text) is not None
     return (
         _marked(tuple(name for name in offered.names if name not in called)).search(text) is not None
-        or _with_arguments(tuple(one for one in offered.signatures if one[0] not in called)).search(text) is not None
+        or any(
+            not (answered and follows_word(text, match.start()))
+            for match in _with_arguments(tuple(one for one in offered.signatures if one[0] not in called)).finditer(
+                text
+            )
+        )
         or _on_its_own_line(offered.signatures).search(text) is not None
     )
 
@@ -127,16 +116,20 @@ def _marked(names: tuple[str, ...]) -> re.Pattern[str]:
         return re.compile(r"(?!)")
     name = rf"(?:{'|'.join(map(re.escape, names))})"
     element = rf"(?:{'|'.join(re.escape(one) for one in names if one.lower() not in _HTML) or '(?!)'})"
+    distinct = rf"(?:{'|'.join(re.escape(one) for one in names if not _WORD.fullmatch(one)) or '(?!)'})"
     return re.compile(
         rf"<{element}[\s/>]"
         rf"|<[\w:-]{{0,32}}(?:tool|function|action|api|name|call)[\w:-]{{0,32}}>\s{{0,8}}{name}\s{{0,8}}<"
         rf"|(?:^|\n)\W{{0,4}}[Aa]ction\W{{0,4}}:\W{{0,4}}{name}(?!\w)"
+        rf"|(?:^|\n)\W{{0,4}}(?i:tool|function)[ _]?[Cc]all\W{{0,4}}:\W{{0,4}}{name}(?![\w(])"
+        rf"|```(?:te?xt|plaintext)?[ \t]{{0,8}}\n[ \t]{{0,8}}{name}[ \t]{{1,8}}[^\W_][^\n]{{0,512}}\n\s{{0,8}}```"
         rf"|<[\w:|-]{{0,32}}(?:tool|function|invoke|action|api|call)[^<>\n]{{0,64}}\bname=[\"']{name}[\"']"
         rf"|\bcall:{name}\{{|(?<!\w){name}(?:\[ARGS\]|\{{\s{{0,8}}[\"'}}])"
         rf"|(?:^|\n)\s{{0,8}}[$!/]\s?{name}\s|\({name}\s[\"']"
         rf"|\{{\s{{0,8}}[\"']{name}[\"']\s{{0,3}}:\s{{0,3}}[\"'][^\"'\n]{{0,512}}[\"']\s{{0,8}}\}}"
         rf"|(?<!\w){name}(?:[*`]{{1,3}}\s?|\s)\(\s{{0,8}}\w{{1,64}}\s{{0,8}}=(?!=)"
-        rf"|(?<!\w){name}(?:\s{{1,3}}--\w|\s{{1,3}}\w{{1,64}}=[\"']|\]\s{{0,3}}\w{{1,64}}=|\s{{1,3}}:\w{{1,64}}\s[\"'])"
+        rf"|(?<!\w){distinct}\s{{1,3}}--\w"
+        rf"|(?<![\w<]){name}(?:\s{{1,3}}\w{{1,64}}=[\"']|\]\s{{0,3}}\w{{1,64}}=|\s{{1,3}}:\w{{1,64}}\s[\"'])"
     )
 
 
@@ -145,24 +138,24 @@ def _with_arguments(parameters: tuple[tuple[str, tuple[str, ...]], ...]) -> re.P
     """A name with one of the tool's own parameters behind it: `f[a=1]`, `f; a=1`, `f with a = 1`."""
     between = r"[^\w(]{0,4}[^\w\s(][^\w(]{0,4}|\s{1,3}with\s{1,3}(?:\w{1,16}\s{1,3}){0,2}"
     tools = [
-        rf"{re.escape(name)}(?:(?:{between})(?:{any_key})\s?=(?!=)|\s{{1,3}}(?:{any_key})=[^\s=])"
+        rf"{re.escape(name)}(?:(?:{between})(?:{any_key})\s?=(?!=)|\s{{1,3}}(?:--(?:{any_key})\b|(?:{any_key})=[^\s=]))"
         for name, keys in parameters
         if (any_key := "|".join(map(re.escape, keys)))
     ]
-    return re.compile(rf"(?<![\w/])(?:{'|'.join(tools) or '(?!)'})")  # a URL may contain both, behind a slash
+    return re.compile(rf"(?<![\w/<])(?:{'|'.join(tools) or '(?!)'})")  # URLs and HTML may contain both
 
 
 @lru_cache(maxsize=64)
 def _on_its_own_line(parameters: tuple[tuple[str, tuple[str, ...]], ...]) -> re.Pattern[str]:
-    """A line that begins with a name and arguments: `f {"a": 1}`, `f{a: 1}`, `f:` above `a: 1`, `<f><a>`, `f --a`."""
+    """A line that begins with a name and arguments: `f {"a": 1}`, `f{a: 1}`, `f:` above `a: 1`, `<f><a>`, `f --a 1`."""
     tools = []
     for name, keys in parameters:
         key = "|".join(map(re.escape, keys)) or r"[^\W\d]\w{0,64}"
         key = f"(?:{key})"
-        colon = rf"[\"']?\s{{0,3}}:(?!\s{{0,3}}{_TYPE_NAME}(?:[\s,}}\[|]|\Z))"
+        colon = rf"[\"']?\s{{0,3}}:(?!\s{{0,3}}{TYPE_NAME}(?:[\s,}}\[|]|\Z))"
         tools.append(
             rf"{re.escape(name)}(?:[`*]{{0,3}}:?\s{{0,8}}(?:```\w{{0,16}}\s{{0,8}})?\{{\s{{0,8}}[\"']?{key}{colon}"
-            rf"|[`*]{{0,3}}:[ \t]{{0,8}}\n\s{{1,8}}{key}{colon}|\s{{1,3}}--\w|\s{{1,3}}{key}=[^\s=])"
+            rf"|[`*]{{0,3}}:[ \t]{{0,8}}\n\s{{1,8}}{key}{colon}|\s{{1,3}}--{key}\b|\s{{1,3}}{key}=[^\s=])"
             rf"|<{re.escape(name)}>\s{{0,8}}<{key}>"
         )
     return re.compile(rf"(?:^|\n)[ \t`*>$!/]{{0,8}}(?:{'|'.join(tools) or '(?!)'})", re.IGNORECASE)
@@ -171,143 +164,34 @@ def _on_its_own_line(parameters: tuple[tuple[str, tuple[str, ...]], ...]) -> re.
 def resembles_call(text: str, names: Iterable[str]) -> bool:
     """Whether an answer names an offered tool next to a bracket or a colon. It may be a call in an unknown spelling.
 
+    A turn with a boxed answer does not resemble one: it ends the conversation.
+
     Args:
         text: the turn; thinking is left out.
         names: the offered tools.
     """
     visible = text[max((end.end() for end in thinking.CLOSES.finditer(text)), default=0) :]
+    if boxed(visible) is not None:
+        return False
     return any(re.search(rf"(?<!\w){re.escape(name)}[\"'`]?\s?[(\[{{:=<]", visible) for name in names)
 
 
-def prose_calls(text: str, offered: OfferedTools, known: Sequence[ToolCall] = ()) -> Iterator[Calls]:
-    """The calls of offered tools in Python's form in running text, each on lines of its own.
-
-    Args:
-        text: the visible part of a turn.
-        offered: the offered tools.
-        known: the calls that were read beside the text. It may contain them again.
-
-    Raises: one of `UNREADABLE` for an attempt that cannot be read, or that is part of a sentence.
-    """
-    if not offered.names:
-        return
-    names = {_normal(name): name for name in offered.names}
-    called = _called(offered.names)
-    known_names = {call.name for call in known}
-    budget, mentions = PythonBudget(), 0
-    defined: set[str] | None = None
-    position = 0
-    while call := called.search(text, position):
-        if (mentions := mentions + 1) > _MAX_MENTIONS:
-            raise UnreadableCallError("a tool is named too often")
-        bracket = call.end() - 1
-        if defined is None:
-            defined = {_normal(match[1]) for match in _DEFINES.finditer(text)}
-        name = names.get(_normal(call[1]))
-        if name is None or _normal(name) in defined:
-            position = call.end()
-        elif (end := _no_attempt(text, call.start(), bracket, offered.parameters[name].keys())) is not None:
-            position = end
-        else:
-            start = _list_start(text, call.start())
-            try:
-                read = read_python(text, start, offered, budget)
-            except UNREADABLE:
-                end = extent(text, bracket)
-                if name not in known_names or not _in_sentence(text, position, start, end):
-                    raise
-                position = end
-                continue
-            if not all(one in known for one in read.calls):
-                if _in_sentence(text, position, read.start, read.end):
-                    raise UnreadableCallError("a call in the middle of a sentence")
-                yield read
-            position = read.end
+def normal(name: str) -> str:
+    return "".join(PARTS.findall(name)).lower() or name.lower()
 
 
-def _in_sentence(text: str, after: int, start: int, end: int) -> bool:
-    """Whether other text is on the line of a call: behind it, or before it without a mark such as a colon between."""
-    before = text[max(after, start - 64) : start].rpartition("\n")[2].rstrip("`*\"'$# \t")
-    behind = text[end : end + 64].partition("\n")[0].strip(_LINE_DECORATION + ";,")
-    return bool(behind) or _WORD_LAST.search(before) is not None
+def follows_word(text: str, position: int, after: int = 0) -> bool:
+    """Whether a word is before `position` on its line, without a mark such as a colon between."""
+    before = text[max(after, position - 64) : position].rpartition("\n")[2].rstrip("`*\"'$# \t")
+    return _WORD_LAST.search(before) is not None
 
 
-@lru_cache(maxsize=64)
-def _called(names: tuple[str, ...]) -> re.Pattern[str]:
-    """One of the names before a bracket. Models confuse `get_weather`, `get-weather` and `getWeather`."""
-    spelled = (r"\\?[._-]?".join(map(re.escape, _PARTS.findall(name))) or re.escape(name) for name in names)
-    return re.compile(
-        rf"(?<![\\\w.])(?:(?:functions|tools|default_api|tool_code)\.)?({'|'.join(spelled)})\(", re.IGNORECASE
-    )
-
-
-def _normal(name: str) -> str:
-    return "".join(_PARTS.findall(name)).lower() or name.lower()
-
-
-def _list_start(text: str, start: int) -> int:
-    before = text[max(0, start - 8) : start].rstrip()
-    return text.rindex("[", 0, start) if before.endswith("[") else start
-
-
-def _no_attempt(text: str, start: int, bracket: int, parameters: Container[str]) -> int | None:
-    """Where the brackets end if they make a link, a mention, a signature or a formula; None for an attempted call.
-
-    Raises: UnreadableCallError when they are not closed.
-    """
-    if KEYWORD_FOLLOWS.match(text, bracket + 1):
-        end = _end(text, bracket)
-        return end if end is not None and _is_link(text, start, end) else None
-    end = extent(text, bracket)
-    inside = text[bracket + 1 : end - 1].strip()
-    before = text[max(0, start - 64) : start].rpartition("\n")[2]
-    after = text[end : end + 64].partition("\n")[0]
-    if _ASSIGNMENT.fullmatch(before) and not after.strip():
-        return None
-    if inside in ("s", "es"):  # a plural: "which file(s)"
-        return end
-    if not inside:  # a mention, unless it is all that the line says
-        alone = not (before + after).strip(_LINE_DECORATION + "[];")
-        alone = alone or (before.endswith("[") and re.match(r"\](?!\()", after) is not None)
-        return None if alone else end
-    if len(inside) > 512:
-        return None
-    if before.endswith("[") and (end_of_list := _end_of_formulas(text, text.rindex("[", 0, start))):
-        return end_of_list
-    formula = _TERM.fullmatch(inside) and (_ARITHMETIC_AFTER.match(after) or _ARITHMETIC_BEFORE.search(before))
-    if formula or _is_link(text, start, end) or _is_signature(inside, parameters):
-        return end
+def boxed(text: str) -> tuple[int, int] | None:
+    r"""Where the content of the last `\boxed{...}` begins and ends; None if it is missing, empty or not closed."""
+    start = text.rfind("\\boxed{") + len("\\boxed{")
+    depth = 1
+    for brace in _BRACE.finditer(text, start) if start >= len("\\boxed{") else ():
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return (start, brace.start()) if text[start : brace.start()].strip() else None
     return None
-
-
-def _end_of_formulas(text: str, start: int) -> int | None:
-    """Where a list of formulas ends, `[f(2), f(3)] = [4, 9]`; None for any other list."""
-    end = text.find("]", start, start + 512) + 1
-    terms = re.sub(r"[^\W\d]\w{0,64}(?=\()", "", text[start + 1 : end - 1])
-    return end if end and _TERM.fullmatch(terms) and _ARITHMETIC_AFTER.match(text, end) else None
-
-
-def _is_signature(inside: str, parameters: Container[str]) -> bool:
-    """Whether every argument is the name of a parameter, with or without its type, as in `f(city: str, unit)`."""
-    for _ in range(3):  # list[dict[str, int]]
-        inside = _BRACKETED.sub("", inside)
-    for part in inside.split(","):
-        name, _, kind = part.partition("=")[0].partition(":")
-        name = name.strip(" *?\n")
-        if not (name in parameters or name in ("...", "…", "")):
-            return False
-        if not all(_TYPE.fullmatch(one.strip(" ?\n")) for one in kind.split("|")):
-            return False
-    return True
-
-
-def _end(text: str, bracket: int) -> int | None:
-    try:
-        return extent(text, bracket)
-    except UNREADABLE:
-        return None
-
-
-def _is_link(text: str, start: int, end: int) -> bool:
-    rest = text[end : end + 64].partition("\n")[0]
-    return "](" in rest and "[" in text[max(0, start - 64) : start].rpartition("\n")[2]

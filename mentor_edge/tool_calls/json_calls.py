@@ -15,6 +15,8 @@ NAME_KEYS = ("name", "function", "tool_name", "function_name", "tool", "recipien
 ARGUMENT_KEYS = ("arguments", "parameters", "args", "input", "params", "kwargs", "tool_input", "action_input")
 CERTAIN_KEYS = frozenset({"arguments", "parameters"})
 """With `name`, one of these makes an object a call, whatever the name. The others need the name of an offered tool."""
+_FOR_TOOLS = frozenset({"tool_name", "function_name", "tool"})
+"""Keys that do the same if the arguments are an object."""
 _ACCOMPANYING = frozenset({"id", "type", "index", "call_id", "tool_call_id"})
 """Keys beside the name that do not count as arguments."""
 _TELLING = frozenset(NAME_KEYS) | {"tool_calls", "function_call"}
@@ -167,7 +169,7 @@ def _single(value: Mapping[str, Any], offered: OfferedTools, tagged: bool) -> tu
         return _named_by_its_key(value, offered, tagged, given)
     name = offered.own_name(value[name_key])
     known = offered.offers(name)
-    certain = name_key in ("name", "function") and CERTAIN_KEYS & set(given)
+    certain = _is_certain(name_key, name, [value[key] for key in given if key in CERTAIN_KEYS], offered)
     if not (tagged or known or certain):
         if f"{name_key}_input" in given:
             raise UnreadableCallError("LangChain's format with a tool that is not offered")
@@ -182,6 +184,15 @@ def _single(value: Mapping[str, Any], offered: OfferedTools, tagged: bool) -> tu
     written = '"..."' if isinstance(arguments, str) else "{...}"
     spelling = f'{{"{name_key}": ..., "{given[0]}": {written}}}' if given else f'{{"{name_key}": ...}}'
     return [checked_call(name, arguments)], spelling
+
+
+def _is_certain(name_key: str, name: str, arguments: Sequence[Any], offered: OfferedTools) -> bool:
+    """Whether an object is a call, also of a tool that was not offered. None of these has a name with spaces."""
+    if offered.parameters and any(map(str.isspace, name.strip())):
+        return False
+    if name_key in _FOR_TOOLS:
+        return any(isinstance(one, Mapping) for one in arguments)
+    return name_key in ("name", "function") and bool(arguments)
 
 
 def _named_by_its_key(

@@ -36,7 +36,7 @@ _TAGS: Mapping[str, _Tag] = {
             _element,
             (
                 "tool_call", "tool_calls", "toolcall", "function_call", "function_calls", "tools", "tool_use",
-                "seed:tool_call", "minimax:tool_call", "longcat_tool_call", "tool_code",
+                "seed:tool_call", "minimax:tool_call", "longcat_tool_call", "tool_code", "｜dsml｜function_calls",
             ),
         )
     ),
@@ -73,7 +73,7 @@ LEFT_OVER = re.compile(
         if mark not in _NEEDS_JSON and mark != "</tools>"  # XML of other subjects has this element, too
     )
     + r"|<[|｜/]{0,2}[a-z_▁:-]{0,32}(?:tool|function|api)[_▁ -]?(?:call|use|invo)[a-z_▁ -]{0,32}[|｜/]?>"
-    + r"|<function=|<invoke\s+name=|\[args\](?=\s{0,8}\{)|\bto=functions\.|✿FUNCTION✿",
+    + r"|<function=|<invoke\s+name=|\[args\](?=\s{0,8}\{)|\bto=functions\.|✿FUNCTION✿|</?[|｜]dsml[|｜]",
     re.IGNORECASE,
 )
 """Tags that announce a call, read or not: what is left of one after reading is a call that was not read."""

@@ -19,5 +19,7 @@ OPENING = (
 """A pattern without groups, in lower case."""
 OPENS = re.compile(rf"\s{{0,64}}(?:{OPENING})", re.IGNORECASE)
 """How a turn begins that thinks."""
+ENDS = re.compile(rf"(?:{CLOSING})\s{{0,64}}\Z", re.IGNORECASE)
+"""How a turn ends that does nothing but think."""
 MENTIONED = re.compile(r"(?<=[ `])(?:" + CLOSING + r")(?:`| (?=[^\W\d_]))", re.IGNORECASE)
 """A closing tag inside a sentence: text may be about the tag."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import chain, pairwise, zip_longest
@@ -9,11 +10,14 @@ from typing import Any
 
 from mentor_edge.messages import Message, ToolCall
 from mentor_edge.tool_calls import thinking
-from mentor_edge.tool_calls.attempts import has_attempt, prose_calls
+from mentor_edge.tool_calls.attempts import has_attempt
 from mentor_edge.tool_calls.offered import OfferedTools
+from mentor_edge.tool_calls.prose import prose_calls
 from mentor_edge.tool_calls.reading import UNREADABLE, Calls, UnreadableCallError
-from mentor_edge.tool_calls.tagged import LEFT_OVER
 from mentor_edge.tool_calls.visible import Scanner, whole_call, whole_list
+
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
+_QUOTE = re.compile("&(?:quot|#34|#x22);")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def _read(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
         return parts, ""
     thoughts = Scanner(text, offered).thoughts()
     if not thoughts:
-        return _structured(text, offered) if thinking.OPENS.match(text) else _visible(text, text, offered)
+        return _thinking(text, offered) if thinking.OPENS.match(text) else _visible(text, text, offered)
     start, end = thoughts[-1]
     visible = _blanked(text, thoughts)
     first = end if not visible[:end].strip() else 0
@@ -76,21 +80,18 @@ def _read(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
     parts, around = _visible(text[first:], visible[first:], offered)
     if not parts and not text[end:].strip():
         first = start
-        parts, around = _structured(text[start:], offered)
+        parts, around = _thinking(text[start:], offered)
     return parts, text[:first] + around
 
 
-def _structured(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
-    """Calls in tags, fences and JSON. Nothing is looked for in the text around them but the remains of tags."""
-    parts = list(Scanner(text, offered).calls())
-    around = _around(text, parts)
-    if any(LEFT_OVER.search(piece) for piece in around):
-        raise UnreadableCallError("a tag of a call that was not read")
-    return parts, "".join(around)
+def _thinking(text: str, offered: OfferedTools) -> tuple[list[Calls], str]:
+    """The calls in a part of thinking that counts. It is read like a visible part."""
+    tags = [match.span() for match in (thinking.OPENS.match(text), thinking.ENDS.search(text)) if match]
+    return _visible(text, _blanked(text, tags), offered)
 
 
 def _visible(text: str, visible: str, offered: OfferedTools) -> tuple[list[Calls], str]:
-    """The calls in the visible part of a turn. In `visible`, line breaks replace the thinking."""
+    """The calls in the visible part of a turn. In `visible`, line breaks replace what does not count."""
     scanner = Scanner(visible, offered)
     if parts := list(scanner.calls()):
         known = [call for part in parts for call in part.calls]
@@ -102,6 +103,9 @@ def _visible(text: str, visible: str, offered: OfferedTools) -> tuple[list[Calls
         raise UnreadableCallError("a call that was not read")
     else:
         parts = list(prose_calls(visible, offered)) or whole_call(visible, offered)
+        plain = _QUOTE.sub('"', _INVISIBLE.sub("", visible))
+        if not parts and plain != visible and _visible(plain, plain, offered)[0]:
+            raise UnreadableCallError("a call with invisible or escaped characters")
     return parts, "".join(_around(text, parts))
 
 

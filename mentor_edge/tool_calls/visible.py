@@ -35,7 +35,7 @@ _CALL_FENCES = frozenset(
 """Languages of a fence that announce calls. In other fences, text is a call only if it has the form of one."""
 _FENCE_INFO = re.compile(r"[ \t]{0,8}([\w+.-]{0,32})[ \t]{0,64}\n?")
 _STARTS = re.compile(
-    rf"(?P<tag>{OPENING})|(?P<function><function[=\s]|<invoke\s)|(?P<fence>`{{3,}}|~{{3,}})"
+    rf"(?P<tag>{OPENING})|(?P<function><function[=\s]|<(?:｜dsml｜)?invoke\s)|(?P<fence>`{{3,}}|~{{3,}})"
     r"|(?P<json>\{\s{0,64}\"|\[\s{0,64}\{\s{0,64}\")",
     re.IGNORECASE,
 )

@@ -1,4 +1,4 @@
-"""Calls written with one tag per argument, whose values are plain text: Qwen3-Coder, Llama's `<function=f>`, GLM."""
+"""Calls with one tag per argument, whose values are plain text: Qwen3-Coder, Llama's `<function=f>`, DeepSeek, GLM."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Any
 from mentor_edge.tool_calls.offered import OfferedTools
 from mentor_edge.tool_calls.reading import Calls, UnreadableCallError, after_space, checked_call
 
-OPENING = re.compile(r"<(function|invoke)(?:=|\s{1,8}name\s{0,8}=\s{0,8})([\"']?)([^<>\"'\n]{1,256})\2\s{0,8}>")
+_DSML = "｜DSML｜"
+"""What DeepSeek-V3.2 puts before the name of each tag."""
+OPENING = re.compile(
+    rf"<((?:{_DSML})?(?:function|invoke))(?:=|\s{{1,8}}name\s{{0,8}}=\s{{0,8}})([\"']?)([^<>\"'\n]{{1,256}})\2\s{{0,8}}>"
+)
 """`<function=f>`, `<function name="f">`, `<invoke name="f">`."""
 
 _PARAMETER = re.compile(
-    r"<(parameter|param)(?:=|\s{1,8}name\s{0,8}=\s{0,8})([\"']?)([^<>\"'\n]{1,256})\2(?:\s[^<>]{0,256})?>"
+    rf"<((?:{_DSML})?(?:parameter|param))(?:=|\s{{1,8}}name\s{{0,8}}=\s{{0,8}})([\"']?)([^<>\"'\n]{{1,256}})\2"
+    r"(?:\s{1,8}string=\"(?P<string>true|false)\")?(?:\s[^<>]{0,256})?>"
 )
 _GLM_NAME = re.compile(r"([^\s<>{}()\[\]\"']{1,256})(?=\s{0,64}<arg_key>|\s{0,64}\n\s{0,64}</tool_call>)\s{0,64}")
 _DECODER = json.JSONDecoder()
@@ -40,7 +45,13 @@ def read_function(text: str, opening: re.Match[str], offered: OfferedTools) -> C
             value, position = _value(text, parameter.end(), f"</{parameter[1]}>", closing)
             if key in arguments:
                 raise UnreadableCallError("a parameter is given twice")
-            arguments[key] = offered.typed(name, key, value)
+            match parameter["string"]:
+                case "true":
+                    arguments[key] = value
+                case "false":
+                    arguments[key] = json.loads(value)
+                case _:
+                    arguments[key] = offered.typed(name, key, value)
             body = f"<{parameter[1]}{parameter[0][len(parameter[1]) + 1]}...>"
     if not text.startswith(closing, position):
         raise UnreadableCallError("a function is not closed")
@@ -57,7 +68,7 @@ def _value(text: str, start: int, closing: str, end_of_call: str) -> tuple[str, 
     position = start
     while (end := text.find(closing, position)) >= 0:
         position = after_space(text, end + len(closing))
-        if text.startswith(("<param", end_of_call), position):
+        if text.startswith(("<param", f"<{_DSML}param", end_of_call), position):
             return text[start:end].removeprefix("\n").removesuffix("\n"), position
     raise UnreadableCallError("a parameter is not closed")
 

@@ -87,6 +87,30 @@ def test_text_about_a_call_beside_it_is_text(text):
         "<think>hm</think>" + CALL + " It ends with </think> here.",
         '{"get_weather": {"city": "Bergen"}, "note": "soon"}',
         '{"function": {"name": "get_weather", "arguments": {"city": "Bergen"}}, "arguments": {"city": "Molde"}}',
+        '<think>get_weather("Bergen")</think>',
+        'I use get_weather(city="Bergen").</think>\n',
+        # tags of DeepSeek-V3.2
+        '<｜DSML｜invoke name="search">',
+        '<｜DSML｜invoke name="search"><｜DSML｜parameter name="query" string="false">fjords</｜DSML｜parameter>'
+        "</｜DSML｜invoke>",
+        "It begins with <|DSML|function_calls>.",
+        # other ways to name a tool
+        "Tool call: get_weather, city: Bergen",
+        "**Function call:** search fjords",
+        "```\nsearch fjords near Bergen\n```",
+        "```text\nget_weather Bergen\n```",
+        'get_weather\u200b(city="Bergen")',
+        '\u2060{"na\u200bme": "search", "arguments": {"query": "fjords"}}',
+        "{&quot;name&quot;: &quot;search&quot;, &quot;arguments&quot;: {&quot;query&quot;: &quot;fjords&quot;}}",
+        "<search query=&#34;fjords&#34;/>",
+        "search --query fjords",
+        "get_weather --now",
+        # beside a boxed answer
+        r"\boxed{search('fjords')}",
+        'get_weather("Bergen")\n' + r"\boxed{3}",
+        "```python\nprint(search('fjords'))\n```\n" + r"\boxed{3}",
+        r"<tool_call>search('fjords')</tool_call> It is \boxed{3}",
+        r"I call search('fjords'). \boxed{}",
     ],
 )
 def test_an_attempt_is_malformed(text):
@@ -104,6 +128,20 @@ def test_an_attempt_is_malformed(text):
         ('1. get_weather(city="Bergen")\n2. search(query="x")', [BERGEN, ToolCall("search", {"query": "x"})]),
         ('weather = get_weather(city="Bergen")', [BERGEN]),
         ('Sure!\n[get_weather(city="Bergen")]', [BERGEN]),
+        ('<think>get_weather(city="Bergen")</think>', [BERGEN]),
+        ('It is cold.\nget_weather(city="Bergen")\n</think>', [BERGEN]),
+        ('get_weather(city="Bergen")\n' + r"\boxed{3}", [BERGEN]),
+        ('Function call: get_weather(city="Bergen")', [BERGEN]),
+        (
+            '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n'
+            '<｜DSML｜parameter name="city" string="true">3</｜DSML｜parameter>\n'
+            '<｜DSML｜parameter name="days" string="false">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n'
+            '<｜DSML｜invoke name="search">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>',
+            [ToolCall("get_weather", {"city": "3", "days": 3}), ToolCall("search", {})],
+        ),
+        ('{"tool_name": "send_sms", "parameters": {"to": "Kari"}}', [ToolCall("send_sms", {"to": "Kari"})]),
+        ('{"function_name": "send_sms", "arguments": {"to": "Kari"}}', [ToolCall("send_sms", {"to": "Kari"})]),
+        ('Action: ```json\n[{"tool": "send_sms", "arguments": {}}]\n```', [ToolCall("send_sms", {})]),
     ],
 )
 def test_calls_in_unusual_places_are_read(text, calls):
@@ -135,6 +173,24 @@ def test_calls_in_unusual_places_are_read(text, calls):
         ("search(q: string, pages?: number) finds pages.", schema("search", "q", "pages")),
         ("`search(q: dict[str, int], pages: Optional[int] = None)`", schema("search", "q", "pages")),
         ("search: \n  q: string\n  pages: int", schema("search", "q", "pages")),
+        ('{"name": "Linear model", "parameters": {"slope": 2}}', schema("search", "q")),
+        ('{"action": "buy", "parameters": {"pieces": 2}}', schema("search", "q")),
+        ('{"tool": "hammer", "arguments": "heavy"}', schema("search", "q")),
+        # a mention beside a boxed answer
+        (r"The result of total(1, 3) is 4. \boxed{4}", schema("total", "a", "b")),
+        (r"I called `total(a=1, b=3)`, which returned 4: \boxed{\text{four}}", schema("total", "a", "b")),
+        (r"total(a=1, b=3) gives \boxed{4}", schema("total", "a", "b")),
+        (r"I used total with a=1 and got \boxed{4}", schema("total", "a", "b")),
+        # HTML
+        ('<input type="text">', schema("input", "type")),
+        ('<time datetime="2024">noon</time>', schema("time", "zone")),
+        ('<link rel="icon"> and <nav id="top">', schema("link", "rel")),
+        # functions and commands of other languages
+        ('```python\nf = open("a.txt")\nprint(f.read())\n```', schema("open", "path")),
+        ("```python\nprint(list(filter(lambda x: x, y)))\n```", schema("filter", "column")),
+        ("```sql\nSELECT date(created) FROM t\n```", schema("date", "format")),
+        ("Run `date --utc`.", schema("date", "format")),
+        ('=FILTER(A1:A5, B1:B5="x")', schema("filter", "column")),
     ],
 )
 def test_text_that_resembles_a_call_is_an_answer(text, tool):
