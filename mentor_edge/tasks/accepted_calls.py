@@ -1,20 +1,30 @@
 """Accepted calls as users write them, converted to BFCL's shape. Calls that no model could make are refused.
 
-    {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}          exactly these arguments
+    {"name": "get_weather", "arguments": {"city": "Paris", "days": 3}}          these arguments
     {"get_weather": {"city": ["Paris", "Paris, France"], "days": [3, ""]}}      BFCL: the accepted values per parameter
 
 In BFCL's shape, "" means that a parameter may be left out. An object among the accepted values lists the accepted
 values of each of its keys, one level deep: {"search": {"filter": [{"year": [2024], "month": ["May", ""]}]}}.
+
+The first shape means a call, however it is written: an optional value that equals its default may be given or left out,
+as a parameter and in an object, and 1.0 in a list may be 1. The second accepts only what it lists, as BFCL does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mentor_edge.errors import did_you_mean
 from mentor_edge.rows import shown
-from mentor_edge.tasks.parameter_types import mixed_items, parameter_schema, parameters_of, schema_of
+from mentor_edge.tasks.parameter_types import (
+    is_comparable_default,
+    may_be_null,
+    mixed_items,
+    parameter_schema,
+    parameters_of,
+    schema_of,
+)
 from mentor_edge.tools.schemas.time_limit import limited
 from mentor_edge.tools.types import Tool
 
@@ -43,11 +53,34 @@ def _exact(call: Mapping[str, Any], tools: Mapping[str, Tool], path: str) -> Acc
     if problem := tool.argument_error(arguments):
         raise ValueError(f"{path}.arguments: {problem}")
     root = tool.parameters
-    values = {
-        key: [_as_option(value, parameter_schema(key, root, root), root, f"{path}.arguments.{key}")]
-        for key, value in arguments.items()
-    }
-    return _by_values({name: values}, tools, path)
+    values: dict[str, list[Any]] = {}
+    for key, value in arguments.items():
+        part = parameter_schema(key, root, root)
+        options = [value, *_with_integers(value)]
+        values[key] = [_as_option(option, part, root, f"{path}.arguments.{key}") for option in options]
+    return _by_values({name: _with_defaults(values, arguments, root, root)}, tools, path)
+
+
+def _with_integers(value: Any) -> Iterator[list[Any]]:
+    """The list `value` with 1 for 1.0, if it contains such numbers: `match_calls` compares types inside lists."""
+    if isinstance(value, list) and any(isinstance(item, float) and item.is_integer() for item in value):
+        yield [int(item) if isinstance(item, float) and item.is_integer() else item for item in value]
+
+
+def _with_defaults(
+    values: dict[str, list[Any]], given: Mapping[str, Any], schema: Any, root: Mapping[str, Any]
+) -> dict[str, list[Any]]:
+    """`values` in which optional ones that equal their default may be left out, and those left out may be given."""
+    for key, part in parameters_of(schema, root).items():
+        default = part.get("default") if isinstance(part, Mapping) else None
+        known = may_be_null(part, root) if default is None else is_comparable_default(default, part, root)
+        if not known or key in schema.get("required", ()):
+            continue
+        if key not in given:
+            values[key] = [default, ""]
+        elif given[key] == default and isinstance(given[key], bool) == isinstance(default, bool):
+            values[key].append("")
+    return values
 
 
 def _as_option(value: Any, schema: Any, root: Mapping[str, Any], path: str) -> Any:
@@ -55,7 +88,7 @@ def _as_option(value: Any, schema: Any, root: Mapping[str, Any], path: str) -> A
     if value == "" or (isinstance(value, Mapping) and "" in value.values()):
         raise ValueError(f'{path}: "" cannot be required; among accepted values it means "may be left out"')
     if isinstance(value, Mapping):
-        return {key: [item] for key, item in value.items()}
+        return _with_defaults({key: [item] for key, item in value.items()}, value, schema_of(value, schema, root), root)
     if isinstance(value, list) and (items := _listed_objects(value, schema, root)) is not None:
         return [_as_option(item, items, root, path) for item in value]
     return value

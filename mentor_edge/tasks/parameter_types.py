@@ -82,6 +82,12 @@ def may_be_null(schema: Any, root: Mapping[str, Any]) -> bool:
     return any(part.get("type") == "null" for part in parts) or (not parts and "default" in schema)
 
 
+def is_comparable_default(default: Any, schema: Any, root: Mapping[str, Any]) -> bool:
+    """Whether a default is of the type that its schema names, and neither an object nor a list with items."""
+    plain = default == [] or not isinstance(default, Mapping | list)
+    return plain and schema_of(default, schema, root)["type"] in _types_of(default)
+
+
 def _fits(pattern: str, name: str) -> bool:
     try:
         return matches(pattern, name)

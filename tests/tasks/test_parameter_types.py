@@ -12,6 +12,7 @@ from mentor_edge.tasks.types import never_executed
 from mentor_edge.tools.types import Tool
 
 OPTIONAL = {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}
+INTEGER_5 = {"type": "integer", "default": 5}
 POINT = {"type": "object", "properties": {"lat": {"type": "number"}, "name": {"type": "string"}}}
 TREE = {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/Tree"}}}}
 
@@ -91,6 +92,42 @@ def test_null_for_an_optional_parameter_may_be_the_same_as_leaving_it_out(schema
         assert right(schema, null, {"x": None}, required=required)
         assert right(schema, null, {}, required=required) == same
         assert not any(right(schema, null, {"x": value}, required=required) for value in (0, "", "null", False))
+
+
+LIST = {"type": "array", "items": {"type": "number"}}
+FILTER = {"type": "object", "properties": {"a": OPTIONAL, "b": {"type": "string"}, "n": INTEGER_5}}
+EXACT_CALLS = [  # schema, accepted arguments, the same, others
+    (INTEGER_5, {}, [{}, {"x": 5}], [{"x": 6}, {"x": "5"}, {"x": True}]),
+    (INTEGER_5, {"x": 5}, [{}, {"x": 5}], [{"x": 6}]),
+    (INTEGER_5, {"x": 6}, [{"x": 6}], [{}, {"x": 5}]),
+    ({"enum": ["C", "F"], "default": "C"}, {}, [{}, {"x": "C"}], [{"x": "F"}]),
+    (OPTIONAL | {"default": 1}, {}, [{}, {"x": 1}], [{"x": True}, {"x": None}]),
+    ({"type": "boolean", "default": False}, {"x": False}, [{}, {"x": False}], [{"x": True}, {"x": 0}]),
+    ({"type": "array", "default": []}, {}, [{}, {"x": []}], [{"x": [1]}]),
+    ({"type": "array", "default": [1]}, {}, [{}], [{"x": []}]),
+    ({"type": "array", "default": 5}, {}, [{}], [{"x": 5}, {"x": []}]),
+    (FILTER, {"x": {"a": None}}, [{"x": {}}, {"x": {"a": None, "n": 5}}], [{}, {"x": {"a": 1}}, {"x": {"n": 6}}]),
+    (FILTER, {"x": {"b": "q"}}, [{"x": {"b": "q", "a": None}}], [{"x": {"a": None}}, {"x": {"b": "q", "c": None}}]),
+    ({"type": "array", "items": FILTER}, {"x": [{"a": None}]}, [{"x": [{}]}, {"x": [{"n": 5}]}], [{"x": [{"n": 6}]}]),
+    (LIST, {"x": [1.0, 2.5]}, [{"x": [1, 2.5]}, {"x": [1.0, 2.5]}], [{"x": [1, 2]}, {"x": [True, 2.5]}]),
+    ({"anyOf": [LIST, {"type": "null"}]}, {"x": [1.0, 2.0]}, [{"x": [1, 2]}, {"x": [1, 2.0]}], [{"x": [1]}, {}]),
+]  # a table  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "accepted", "same", "others"), EXACT_CALLS)
+def test_a_call_is_accepted_however_it_is_written(schema, accepted, same, others):
+    exact = {"name": "f", "arguments": accepted}
+    assert [right(schema, exact, given) for given in same] == [True] * len(same)
+    assert not any(right(schema, exact, given) for given in others)
+
+
+def test_a_required_value_that_equals_its_default_must_be_given():
+    assert not right(INTEGER_5, {"name": "f", "arguments": {"x": 5}}, {}, required=["x"])
+
+
+def test_accepted_values_in_the_shape_of_bfcl_know_no_defaults():
+    assert not right(INTEGER_5, {"f": {}}, {"x": 5}) and not right(INTEGER_5, {"f": {"x": [5]}}, {})
+    assert not right(LIST, {"f": {"x": [[1.0, 2.0]]}}, {"x": [1, 2]})
 
 
 OPEN_ARGUMENTS = [

@@ -50,7 +50,7 @@ def test_a_tool_matches_the_servers_description(good):
         ("echo", {"text": "ü☃\n\u2028"}, "ü☃\n\u2028"),
         ("nothing", {}, ""),
         ("picture", {}, "a dot\n[image image/png, 5 bytes]"),
-        ("documents", {}, "read me\n[resource memo://2]"),
+        ("documents", {}, 'read me\n[resource memo://2 {"name": "other"}]'),
         ("only_data", {}, '{"answer": 0}'),
         ("big", {"n": 8192}, "x" * 8192),
     ],
