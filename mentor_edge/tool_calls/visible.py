@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from mentor_edge.tool_calls import thinking, xml_calls
-from mentor_edge.tool_calls.attempts import CODE
+from mentor_edge.tool_calls.attempts import CODE, boxed, follows_word
 from mentor_edge.tool_calls.json_calls import JsonReader, NotJsonError
 from mentor_edge.tool_calls.offered import OfferedTools
 from mentor_edge.tool_calls.python_calls import (
@@ -70,6 +70,10 @@ class Scanner:
     def _named(self) -> list[str]:
         """The offered tools that the text names."""
         return [name for name in self.offered.names if name in self.text]
+
+    @cached_property
+    def _answered(self) -> bool:
+        return boxed(self.text) is not None
 
     def calls(self) -> Iterator[Calls]:
         """The calls from left to right. Raises: one of `UNREADABLE` at the first unreadable call."""
@@ -179,7 +183,12 @@ class Scanner:
         return end if read is None else read
 
     def _look_for_arguments(self, position: int) -> None:
-        """An object with the parameters of a tool that the text names elsewhere is an attempted call."""
+        """An object with the parameters of a tool that the text names elsewhere is an attempted call.
+
+        In a sentence beside a boxed answer it is a mention.
+        """
+        if self._answered and follows_word(self.text, position):
+            return
         value, _ = self._json.value(position)
         if isinstance(value, dict) and value and not self.found_in_sentence:
             self.found_in_sentence = any(self.offered.accepts(name, value) for name in self._named)

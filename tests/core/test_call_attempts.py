@@ -111,6 +111,7 @@ def test_text_about_a_call_beside_it_is_text(text):
         "```python\nprint(search('fjords'))\n```\n" + r"\boxed{3}",
         r"<tool_call>search('fjords')</tool_call> It is \boxed{3}",
         r"I call search('fjords'). \boxed{}",
+        'I use search:\n```json\n{"query": "fjords"}\n```\n' + r"\boxed{3}",
     ],
 )
 def test_an_attempt_is_malformed(text):
@@ -181,6 +182,7 @@ def test_calls_in_unusual_places_are_read(text, calls):
         (r"I called `total(a=1, b=3)`, which returned 4: \boxed{\text{four}}", schema("total", "a", "b")),
         (r"total(a=1, b=3) gives \boxed{4}", schema("total", "a", "b")),
         (r"I used total with a=1 and got \boxed{4}", schema("total", "a", "b")),
+        (r'I called total with {"a": 1, "b": 3} and got \boxed{4}', schema("total", "a", "b")),
         # HTML
         ('<input type="text">', schema("input", "type")),
         ('<time datetime="2024">noon</time>', schema("time", "zone")),

@@ -22,7 +22,7 @@ REPLIES = {
     "fenced": [FENCED, r"\boxed{5}"],
     "mixed": [ADD, FENCED, r"\boxed{5}"],
     "wrong": [FENCED, r"\boxed{6}"],
-    "direct": [r"\boxed{5}"],
+    "direct": [r"The sum add(2, 3) is \boxed{5}"],
     "broken": ["<tool_call>{"],
     "odd": ["add <2, 3>, then add[2]"],
 }
