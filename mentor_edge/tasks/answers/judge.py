@@ -5,8 +5,9 @@ When two answers are equal:
 - Numbers: the values are equal within a relative 1e-6, however they are written ("1,200", "1e3", "1.2 x 10^-3",
   "\frac{1}{2}", "1½", "1.5 million", "twenty-five", "about 5"). Two integers written out must agree in every digit.
 - Units: "18 dollars" is "18" and "5 km" is "5", but "5 km" is not "5 m": units are compared if both sides have one.
-  Synonyms are equal ("km/h" and "kph", "USD 5" and "$5"); nothing is converted. A percent sign is a unit: "40%" is
-  "40", because accepted answers often leave the sign out, and it is not "0.4".
+  Synonyms are equal ("km/h" and "kph", "USD 5" and "$5"); nothing is converted. Of
+  "1 h 30 min", both units must agree. A percent sign is a unit: "40%" is "40", because accepted answers often leave
+  the sign out, and it is not "0.4".
 - Words: they are the same, ignoring case, spaces, an article before them and a punctuation mark after them.
 - Tuples and intervals: the brackets are equal, and the items in order. Sets: the items are equal in any order. A list
   without brackets can be either.
@@ -22,7 +23,7 @@ from __future__ import annotations
 import math
 import re
 
-from mentor_edge.tasks.answers import formulas
+from mentor_edge.tasks.answers import formulas, units
 from mentor_edge.tasks.answers.readings import INTEGER, NUMBER, Reading, canonical_digits, finite_number, read, squeezed
 
 _BOX = r"\boxed{"
@@ -98,7 +99,7 @@ def _close(first: float, second: float) -> bool:
 
 
 def _equal(first: Reading, second: Reading) -> bool:
-    if first.unit and second.unit and first.unit != second.unit:
+    if first.unit and second.unit and not units.same_unit(first.unit, second.unit):
         return False
     if first.label and second.label and first.label != second.label:
         return _formulas_equal(first, second) if first.number is None and second.number is None else False

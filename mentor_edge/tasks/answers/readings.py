@@ -37,6 +37,10 @@ def canonical_digits(integer: str) -> str:
 # Text ----------------------------------------------------------------------------------------------------------------
 
 _ESCAPED = re.compile(r"(?<!\\)\\([%$#&_ ])")
+_LOGARITHM = (
+    r"(?<![A-Za-z])\\?log\s*_\s*(?:\{(\d{1,3})\}|(\d{1,3}))\s*"
+    r"(?:\((\d{1,9})\)|\{(\d{1,9})\}|(?<=[\s}])(\d{1,9}))"
+)
 _REWRITTEN = [
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|limits)(?![A-Za-z])\.?|\\!"), ""),
     (re.compile(r"\{\s*\\rm(?![A-Za-z])\s*([^{}]*)\}"), r"\\text{\1}"),
@@ -58,7 +62,17 @@ _REWRITTEN = [
     (re.compile(r"(\\sqrt(?:\[\d\])?)\s*(\\frac\{[^{}]*\}\{[^{}]*\})"), r"\1{\2}"),
     (re.compile(r"(?<=[\d)])\s*_\s*(?:\{\s*(\d{1,2})\s*\}|(\d{1,2}))(?!\d)"), r"_{\1\2}"),
     (re.compile(r"\((\d+)\)(?=_\{)"), r"\1"),
+    (re.compile(r"(?<![\w:.,])(\d{1,2})(?::00)?\s*([ap])(?:\.\s?)?m(?![a-z])\.?", re.IGNORECASE), r"\1 \2m"),
+    (re.compile(_LOGARITHM), r"\\log_{\1\2}(\3\4\5)"),
 ]
+_REPEATING = re.compile(
+    r"(?<![\d.])(?P<whole>\d{1,12})\.(?P<start>\d{0,12}?)"
+    r"(?:\\(?:overline|bar)\s*\{(?P<period>\d{1,12})\}|"
+    r"(?P<digit>\d)(?P=digit){2,12}+(?:\.\.\.|…|\\[lc]?dots(?![A-Za-z])))(?!\d)"
+)
+_LOSS = re.compile(rf"\(\s*({units.CURRENCY}\s*\d[^()]*)\)")
+_SEVERAL_UNITS = re.compile(r"\d[\d.]*\s*[A-Za-z]+\.?(?:(?:,|\s+and)?\s+\d[\d.]*\s*[A-Za-z]+\.?)+", re.ASCII)
+_AMOUNT = re.compile(r"\d[\d.]*\s*[A-Za-z]+", re.ASCII)
 _ROOT_OF_BRACKET = re.compile(r"\\sqrt(?:\[\d\])?\s*(?=\()")
 _MOST_ROOTS = 20
 _TEXT_IN_BRACES = r"\{\s*\\(?:text|mathrm)\s*\{\s*([^{}]*)\}\s*(\^\s*\{?\d\}?)?\s*\}"
@@ -81,6 +95,7 @@ _APPROXIMATELY = re.compile(
     rf"(?=[-+]?\s*(?:[{units.MONEY}€£¥₹¢]\s*)?[\d.]|\\d?frac)",
     re.IGNORECASE,
 )
+_FEET_AND_INCHES = re.compile(r"(\d+)\s*'\s*(\d+)\s*\"", re.ASCII)
 _FEET_OR_INCHES = re.compile(r"([-+]?\d[\d.,/ ]*)(['\"])", re.ASCII)
 _ABBREVIATED = re.compile(r"\b([ap])\.\s?m\.?(?!\w)", re.IGNORECASE)
 _DOT = re.compile(r"\.(?!\d)")
@@ -110,10 +125,22 @@ def _cleaned(text: str) -> str:
     text = _APPROXIMATELY.sub("", text, count=1) if _APPROXIMATELY.match(text) else text
     if feet := _FEET_OR_INCHES.fullmatch(text):
         text = f"{feet[1]} {'ft' if feet[2] == chr(39) else 'in'}"
+    elif feet := _FEET_AND_INCHES.fullmatch(text):
+        text = f"{feet[1]} ft {feet[2]} in"
+    elif loss := _LOSS.fullmatch(text):  # as accountants write it
+        text = f"-{loss[1]}"
+    text = _REPEATING.sub(_fraction, text)
     for pattern, new in _REWRITTEN:
         text = pattern.sub(new, text)
     text = _FRACTION_OF_UNITS.sub(lambda m: rf" \text{{{m[1]}{m[2] or ''}/{m[3]}{m[4] or ''}}}", text)
     return _braced(text, _ROOT_OF_BRACKET).strip()
+
+
+def _fraction(repeating: re.Match[str]) -> str:
+    r"""A decimal that repeats, such as "0.\overline{3}" or "0.333...", as a fraction."""
+    period = repeating["period"] or repeating["digit"]
+    before = repeating["whole"] + repeating["start"]
+    return rf"\frac{{{int(before + period) - int(before)}}}{{{'9' * len(period) + '0' * len(repeating['start'])}}}"
 
 
 def _braced(text: str, command: re.Pattern[str]) -> str:
@@ -138,7 +165,8 @@ _QUANTITY = re.compile(
     (?:(?P<whole>\d+)?\s*\\frac\s*(?:\{{\s*(?P<top>-?{_DIGITS})\s*\}}|(?P<short_top>\d))
        \s*(?:\{{\s*(?P<bottom>{_DIGITS})\s*\}}|(?P<short_bottom>\d))
     |(?:(?P<plain_whole>\d+)\s+)?(?P<plain_top>{_DIGITS})\s*/\s*(?P<plain_bottom>{_DIGITS})
-    |(?P<continental>\d{{1,3}}(?:\.\d{{3}})+,\d\d(?!\d)|\d+,\d\d(?![\d,]))
+    |(?P<continental>(?:\d{{1,3}}(?:\.\d{{3}})+|\d{{1,3}}(?:\ \d{{3}})+|\d+),\d\d?(?![\d,]))
+    |(?P<indian>\d\d?(?:,\d\d)+,\d{{3}}(?![\d,])(?:\.\d+)?)
     |(?P<numeral>\d{{1,3}}(?:\ \d{{3}})+(?!\d)(?:\.\d+)?|{_DIGITS})
        (?:\s*(?:\\times|\\cdot|[*xX])\s*10\s*\^\s*{_POWER})?
     )(?P<rest>.*)""",
@@ -166,13 +194,16 @@ def _quantity(text: str) -> _Quantity | None:
     if not match or (match["sign"] and match["inner_sign"]):
         return None
     money = units.currency_name(match["money"])
-    ending = units.money_scale(match["rest"]) if money else None
-    ending = ending or units.unit_of(match["rest"])
+    rest = "" if money and match["rest"].strip() in ("/-", "-") else match["rest"]
+    ending = units.money_scale(rest) if money else None
+    ending = ending or units.unit_of(rest)
     if ending is None:
         return None
     scale, unit = ending
     # Without a currency, "1.234,50" may be a list.
     if match["continental"] and not (money or unit in units.CURRENCY_NAMES):
+        return None
+    if match["indian"] and "rupee" not in (money, unit):
         return None
     value = _value(match)
     if value is None:
@@ -187,7 +218,12 @@ def _quantity(text: str) -> _Quantity | None:
         formula = integer or (f"{value}" if "e" not in f"{value}" else "")
     else:
         formula = rf"{'-' * negative}\frac{{{top}}}{{{bottom}}}"
-    return _Quantity(value, integer, unit if unit == money or not money else money + unit, formula)
+    return _Quantity(value, integer, _joined(money, unit), formula)
+
+
+def _joined(money: str, unit: str) -> str:
+    """The unit of an amount that has one on both sides, which may be the same: "$5 dollars"."""
+    return money or unit if not money or not unit or units.same_unit(money, unit) else money + unit
 
 
 def _exponent(match: re.Match[str]) -> str:
@@ -203,7 +239,9 @@ def _value(match: re.Match[str]) -> float | None:
         if value is not None:
             value *= float(f"1e{_exponent(match) or 0}")
     elif match["continental"]:
-        value = finite_number(match["continental"].replace(".", "").replace(",", "."))
+        value = finite_number(match["continental"].replace(".", "").replace(" ", "").replace(",", "."))
+    elif match["indian"]:
+        value = finite_number(match["indian"])
     else:
         whole = finite_number(match["whole"] or match["plain_whole"] or "0")
         top = finite_number(match["top"] or match["short_top"] or match["plain_top"])
@@ -248,7 +286,7 @@ def read(text: str, nested: int = 0) -> Reading:
     quantity = _quantity(body)
     if quantity is not None:
         # The unit may be on both sides: "$5 \text{ dollars}".
-        unit = quantity.unit if unit in ("", quantity.unit) else quantity.unit + unit
+        unit = _joined(quantity.unit, unit)
         return Reading(
             squeezed(body), unit=unit, number=quantity.value, integer=quantity.integer, formula=quantity.formula
         )
@@ -256,6 +294,8 @@ def read(text: str, nested: int = 0) -> Reading:
         return Reading(f"date {date}")
     if (number := number_in_words(body)) is not None:
         return replace(read(number[0], nested + 1), unit=number[1])
+    if _SEVERAL_UNITS.fullmatch(body) and (amounts := _amounts(body)):
+        return Reading(amounts)
     if (counted := _counted_in_words(body)) is not None:
         return counted
     if (negative := _NEGATIVE.match(body)) and nested < _MOST_NESTED:
@@ -282,6 +322,14 @@ def read(text: str, nested: int = 0) -> Reading:
     words = _DOT.sub("", _ABBREVIATED.sub(r"\1m", body))
     words = _ARTICLE.sub("", words.replace(",", " ").casefold().strip("'\"*_ ")).rstrip("!?;:")
     return Reading(squeezed(words) or text)
+
+
+def _amounts(body: str) -> str:
+    """The key of an amount with several units: "1 h 30 min". Empty if they are not units of one amount."""
+    parts = [_quantity(amount) for amount in _AMOUNT.findall(body)]
+    if not all(part and part.unit in units.COMBINED for part in parts):
+        return ""
+    return "; ".join(f"{part.value} {part.unit.replace('pound', 'lb')}" for part in parts if part)
 
 
 def _counted_in_words(body: str) -> Reading | None:

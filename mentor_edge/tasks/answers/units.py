@@ -13,14 +13,16 @@ _SCALES = {
     "million": 1e6,
     "billion": 1e9,
     "trillion": 1e12,
+    "lakh": 1e5,
+    "crore": 1e7,
 }
 CURRENCY_NAMES = frozenset({
-    "dollar", "euro", "pound", "yen", "rupee", "cent", "cad", "aud", "nzd", "hkd", "sgd", "chf", "cny", "krw", "brl",
-    "sek", "nok", "dkk", "pln", "mxn", "zar", "rub", "try",
+    "dollar", "euro", "pound", "gbp", "yen", "rupee", "cent", "cad", "aud", "nzd", "hkd", "sgd", "chf", "cny", "krw",
+    "brl", "sek", "nok", "dkk", "pln", "mxn", "zar", "rub", "try",
 })  # a table  # fmt: skip
 _CURRENCIES = {
     f"us{MONEY}": "dollar", f"usd{MONEY}": "dollar", "usd": "dollar", MONEY: "dollar",
-    "€": "euro", "eur": "euro", "£": "pound", "gbp": "pound",
+    "€": "euro", "eur": "euro", "£": "gbp",
     "¥": "yen", "jpy": "yen", "₹": "rupee", "inr": "rupee", "rs.": "rupee", "rs": "rupee", "¢": "cent",
     f"ca{MONEY}": "cad", f"c{MONEY}": "cad", f"au{MONEY}": "aud", f"a{MONEY}": "aud", f"nz{MONEY}": "nzd",
     f"hk{MONEY}": "hkd", f"s{MONEY}": "sgd", f"r{MONEY}": "brl", "₩": "krw", "₽": "rub", "₺": "try", "rmb": "cny",
@@ -50,11 +52,16 @@ _SYNONYMS = tuple(
         (r"\bmph\b", "mi/h"),
         (r"\b(?:kmh|kph|kmph)\b", "km/h"),
         (r"\bmi/hr?\b", "mi/h"),
+        (r"\bkm/hr?\b", "km/h"),
+        (r"\brpm\b", "revolution/min"),
+        (r"\bbpm\b", "beat/min"),
+        (r"\bparts\s+per\s+million\b", "ppm"),
+        (r"\bparts\s+per\s+billion\b", "ppb"),
         (r"\b(mm|cm|dm|m|km|in|ft|yd|mi)([23])(?!\d)", r"\1^\2"),
     )
 )
 UNIT_NAMES = _CURRENCIES | {
-    "buck": "dollar", "lb": "pound", "lbs": "pound", "percent": "%", "pct": "%",
+    "buck": "dollar", "pound": "pound", "lbs": "lb", "percent": "%", "pct": "%",
     "percentage": "%", "degree": "°", "deg": "°", "celsius": "c", "fahrenheit": "f", "kilometer": "km",
     "kilometre": "km", "kms": "km", "meter": "m", "metre": "m", "mtr": "m", "centimeter": "cm", "centimetre": "cm",
     "millimeter": "mm", "millimetre": "mm", "micrometer": "μm", "micrometre": "μm", "micron": "μm",
@@ -72,14 +79,20 @@ UNIT_NAMES = _CURRENCIES | {
     "calorie": "cal", "kilocalorie": "kcal", "megaliter": "Ml", "megalitre": "Ml",
     "kilobyte": "kB", "megabyte": "MB", "gigabyte": "gB", "terabyte": "tB", "megabit": "Mbit",
     "kilobit": "kbit", "gigabit": "gbit", "per": "/",
-    "people": "person", "men": "man", "women": "woman", "children": "child",
+    "quart": "qt", "pint": "pt", "lumen": "lm", "microfarad": "μf", "uf": "μf", "mah": "ma·h", "mebibyte": "mib",
+    "gibibyte": "gib", "kibibyte": "kib", "radian": "rad", "rev": "revolution",
+    "atmosphere": "atm", "hectare": "ha", "decibel": "db", "electronvolt": "ev",
+    "megaelectronvolt": "Mev", "gigaelectronvolt": "gev", "kiloelectronvolt": "kev",
+    "people": "person", "men": "man", "women": "woman", "children": "child", "mice": "mous", "geese": "goos",
+    "knives": "knife", "loaves": "loaf", "leaves": "leaf", "shelves": "shelf", "wolves": "wolf", "teeth": "tooth",
 }  # a table  # fmt: skip
 # One or two letters are a factor ("3x", "2 ab"), unless they are one of _SHORT_UNITS. Letters that touch the number
 # must be one of _GLUED_UNITS: "5m" may be a product.
 _SHORT_UNITS = frozenset({
     "m", "g", "s", "l", "h", "n", "j", "w", "v", "k", "c", "f", "in", "ft", "yd", "mi", "of", "am", "pm", "hz", "pa",
     "kj", "mj", "mw", "kw", "gb", "mb", "kb", "tb", "pb", "hr", "lb", "oz", "a", "an", "sq", "cu", "gm", "yr", "wk",
-    "mo", "nm", "ms", "t", "μm", "μg", "μs", "us", "um", "ug", "ω", "kω", "mω",
+    "mo", "ha", "ev", "db", "qt", "pt", "lm", "uf", "μf", "nm", "ms", "t", "μm", "μg", "μs", "us",
+    "um", "ug", "ω", "kω", "mω",
 })  # a table  # fmt: skip
 _GLUED_UNITS = frozenset({
     "km", "cm", "mm", "kg", "mg", "ml", "hz", "ft", "yd", "oz", "lb", "lbs", "hr", "hrs", "min", "sec", "am", "pm",
@@ -104,6 +117,11 @@ _NOT_UNITS = frozenset({
     "log", "exp", "sqrt", "mod", "inf", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
     "eleven", "twelve", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
 })  # a table  # fmt: skip
+COMBINED = frozenset({
+    "year", "month", "week", "day", "h", "min", "s", "mi", "yd", "ft", "in", "lb", "pound", "oz", "km", "m", "cm", "mm",
+    "kg", "g",
+})  # a table  # fmt: skip
+"""Units of which an amount may have several: "1 h 30 min"."""
 _UNIT_PART = re.compile(r"[^\W\d_]+|\^\s*\{?\s*-?[1-3]\s*\}?|\S")
 _LONGEST_UNIT = 60
 
@@ -125,8 +143,19 @@ def _cased(part: str) -> str:
         return _CASED[part]
     if bits := _BITS_OR_BYTES.fullmatch(part):
         prefix = "M" if part[0] in "Mm" else part[0].lower()
-        return prefix + ("B" if bits[1] == "B" or part in ("mb", "gb", "tb") else "bit") + (bits[2] or "")
+        return prefix + ("B" if bits[1] == "B" or part in ("mb", "gb", "tb") else "bit") + ("/s" if bits[2] else "")
     return f"{part[0]}{part[1:].casefold()}" if _MEGA.fullmatch(part) else ""
+
+
+def _stem(noun: str) -> str:
+    """What a noun has in common with its plural without the s: "box" and "boxe", "berry" and "berrie"."""
+    noun = re.sub(r"([sxzo]|[cs]h)e$", r"\1", noun) if len(noun) > 3 else noun
+    return f"{noun[:-2]}y" if noun.endswith("ie") else noun
+
+
+def same_unit(first: str, second: str) -> bool:
+    """Whether two units are the same. A pound may be one of money or of weight."""
+    return any(first.replace("pound", name) == second.replace("pound", name) for name in ("pound", "lb", "gbp"))
 
 
 def is_known(word: str) -> bool:
@@ -173,7 +202,7 @@ def unit_of(text: str) -> tuple[float, str] | None:
             if part in ("an", "of", "the") or (part == "a" and article):
                 continue
             single = part[:-1] if len(part) > 3 and part.endswith("s") and not part.endswith("ss") else part
-            name = _cased(symbol) or UNIT_NAMES.get(part, UNIT_NAMES.get(single, single))
+            name = _cased(symbol) or UNIT_NAMES.get(part, UNIT_NAMES.get(single, _stem(single)))
             if unit and unit[-1] != "/" and name != "/":
                 unit.append("·")
             unit.append(name + square)

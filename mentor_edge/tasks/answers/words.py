@@ -55,6 +55,11 @@ def number_in_words(text: str) -> tuple[str, str] | None:
         return "12", ""
     if words == ["half"]:
         return "1/2", ""
+    if "and" in words[1:-1]:  # "two and a half"
+        end = len(words) - 1 - words[::-1].index("and")
+        whole, rest = _value(words[:end]), number_in_words(" ".join(words[end + 1 :]))
+        if whole and rest is not None and "/" in rest[0]:
+            return f"{whole} {rest[0]}", ""
     parts = _PARTS.get(words[-1].removesuffix("s") if words[-1] != "halves" else "halves")
     if parts is not None and len(words) > 1:
         count = 1 if words[:-1] == ["a"] else _value(words[:-1])
