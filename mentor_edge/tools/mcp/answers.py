@@ -71,8 +71,8 @@ def repaired(refusal: Exception) -> SessionMessage | None:
     identifier = written.get("id")
     if not isinstance(identifier, int | str) or isinstance(identifier, bool) or written.get("jsonrpc", "2.0") != "2.0":
         return None
-    if (error := written.get("error")) is not None:
-        return SessionMessage(JSONRPCError(jsonrpc="2.0", id=identifier, error=_error(error)))
+    if (failure := written.get("error")) is not None:
+        return SessionMessage(JSONRPCError(jsonrpc="2.0", id=identifier, error=_error(failure)))
     if "result" not in written:
         return None
     result = written["result"] if isinstance(written["result"], dict) else {"content": written["result"]}
