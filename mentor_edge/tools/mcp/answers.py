@@ -61,8 +61,8 @@ def repaired(refusal: Exception) -> SessionMessage | None:
     if refused["type"] == "json_invalid" and "recursion limit" in refused["msg"] and isinstance(refused["input"], str):
         try:
             return SessionMessage(jsonrpc_message_adapter.validate_json(shallow(refused["input"]), by_name=False))
-        except pydantic.ValidationError as error:
-            refusal = error
+        except pydantic.ValidationError as of_the_envelope:
+            refusal = of_the_envelope
     # No answer has a method, and pydantic quotes the object in which a field is missing.
     quoted = (
         error["input"] for error in refusal.errors() if error["type"] == "missing" and error["loc"][-1] == "method"
