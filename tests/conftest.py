@@ -32,15 +32,6 @@ settings.load_profile("no deadline")
 pytest.register_assert_rewrite("helpers.damaged_exports")  # a helper that asserts
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each file runs in one of pytest-xdist's processes. Files that run commands share one, because the server that
-    helpers/command_line.py starts takes 15 CPU seconds to load everything."""
-    for item in items:
-        names = vars(item.module).values() if isinstance(item, pytest.Function) else ()
-        commands = any(getattr(name, "__module__", "") == "helpers.command_line" for name in names)
-        item.add_marker(pytest.mark.xdist_group("commands" if commands else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where nano bases are kept during the tests: never in the home directory."""

@@ -176,7 +176,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "ONNX operator": alone("flipped bit", INT4, flip(b"MatMulNBits", 0, "model.onnx"), "while loading .*LatMulNBits"),
     "ONNX input": alone("flipped bit", INT4, flip(b"past_key_values.0.key", 0, "model.onnx"), "while loading"),
-    "ONNX config": alone("flipped bit", INT4, flip(b"head_size", 0, "genai_config.json"), "head_size: Field required"),
+    "ONNX config": alone("flipped bit", INT4, flip(b"head_size", 0, "genai_config.json"), "sets model.decoder.iead"),
     "ONNX tokenizer": alone("flipped bit", INT4, flip(b'"vocab"', 0, "tokenizer.json"), "tokenizer.json is no"),
     "ONNX template": alone("flipped bit", INT4, flip(b"tool_response", 0, "chat_template.jinja"), STORED, "int4"),
     # Swapped
