@@ -352,6 +352,7 @@ def test_text_around_calls_is_kept(calls, texts):
 # Fuzzing
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 def test_fuzzing_finds_no_text_that_breaks_the_contract(tmp_path: Path):
     harness = ROOT / "tests" / "helpers" / "fuzz.py"
