@@ -264,6 +264,7 @@ def test_a_proxy_that_cannot_be_used_is_an_error_without_its_password(monkeypatc
     [
         ["\x1b]0;evil\x07"], ["a\nb"], [""], ["a" * 10**6], [7], [None], [{"id": "x"}], ["a\u202eb"], ["\ud800"],
     ],
+    ids=["escape", "line", "empty", "long", "number", "null", "object", "order", "surrogate"],
 )  # a table  # fmt: skip
 def test_names_of_models_that_no_screen_should_show_are_refused(names: list[Any]) -> None:
     listed = http({"data": [{"id": name} for name in names]})

@@ -217,7 +217,11 @@ RECORDS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", RECORDS)
-@pytest.mark.parametrize("content", [None, b"---\na: " + b"[" * 100_000 + b"\n---\n", b"\xff", b" " * 20_000_000])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"---\na: " + b"[" * 100_000 + b"\n---\n", b"\xff", b" " * 20_000_000],
+    ids=["pipe", "brackets", "bytes", "20 MB"],
+)
 def test_what_was_recorded_beside_a_model_is_read_with_bounds(tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is None:
         os.mkfifo(tmp_path / name)
@@ -228,7 +232,9 @@ def test_what_was_recorded_beside_a_model_is_read_with_bounds(tmp_path: Path, na
 
 
 @pytest.mark.parametrize(
-    "text", [b"[]", b'{"peft_type": ' + b"[" * 100_000, b"\xff", b'{"peft_type": "LORA", "megatron_config": {"a": 1}}']
+    "text",
+    [b"[]", b'{"peft_type": ' + b"[" * 100_000, b"\xff", b'{"peft_type": "LORA", "megatron_config": {"a": 1}}'],
+    ids=["list", "brackets", "bytes", "modules"],
 )
 def test_settings_of_an_adapter_are_data(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "adapter_config.json").write_bytes(text)
