@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from mentor_edge.errors import ConfigError
+from mentor_edge.errors import ConfigError, ToolDefinitionError
 from mentor_edge.messages import Ending, Message, ToolCall, Trajectory
 from mentor_edge.rewards.breakdown import Reward, RewardBreakdown
 from mentor_edge.rewards.mentor import MentorReward
@@ -66,7 +67,7 @@ def score_completion(
     rollout = Trajectory((Message("assistant", text, tuple(calls)),), boxed_answer(text), ending)
     # If there is no teacher tool to match, the released code scores the rollout as if it had no answer.
     reference = Trajectory((Message("assistant", "", tuple(taught)),), None, Ending.ANSWERED) if taught else None
-    offered = tuple(Tool(name, "", {}, _never_called) for name in map(_name, _items(tools)) if name is not None)
+    offered = tuple(_offered(tools))
     scores = [
         VARIANTS[variant](rollout, Task("", (), offered, "id", "", answer=gold, reference=reference))
         for gold in accepted or [None]
@@ -164,6 +165,14 @@ def _words(answer: Any) -> str:
         return str(answer)
     except Exception:  # an integer with more digits than Python prints, or an object whose __str__ fails
         return ""
+
+
+def _offered(tools: Iterable[Any]) -> Iterator[Tool]:
+    """The tools by their names. What cannot be the name of a tool cannot be called either."""
+    for name in map(_name, _items(tools)):
+        if name is not None:
+            with suppress(ToolDefinitionError):
+                yield Tool(name, "", {}, _never_called)
 
 
 def _never_called() -> None:
