@@ -61,6 +61,7 @@ def test_the_newest_run_is_the_one_that_was_finished_last(tmp_path: Path, monkey
     assert newest_run() == Path("runs/quickstart/mentor")
 
 
+@pytest.mark.slow
 def test_export_alone_takes_the_newest_run_through_both_formats(nano_student: Path, tmp_path: Path) -> None:
     """With the adapter's survival in the manifest, an importance matrix from the run's own tasks, and exit code 4: too
     few tasks for any verdict."""

@@ -139,6 +139,7 @@ def test_llama_cpp_equals_generate(student: Path, generate: Any, tmp_path: Path)
         assert_same_text(engine, student)
 
 
+@pytest.mark.slow
 def test_onnx_equals_generate(student: Path, generate: Any, tmp_path: Path, onnx_builder: Any) -> None:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")
     from mentor_edge.export.onnx.export import export_onnx

@@ -24,6 +24,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before ONNX Runtime's packages load
 
 CALL = ToolCall("zanzibar_teleport", {"flux": 41.75, "codeword": "grüne Ölmühle 🜲"})
 QUESTION = "Bring me to the island, quickly."
+pytestmark = pytest.mark.slow  # the adapter is trained for ten seconds
 LIMITS = AgentLimits(tool_rounds=2, tokens_per_turn=160, completion_tokens=600)
 LEARNED = 2e-3
 """Mean loss, in nats per token, at which the call is known by heart with room for quantization's noise."""
@@ -119,13 +120,11 @@ def onnx(taught: SimpleNamespace, onnx_builder: Any) -> Path:
     return Path(taught.here)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int4"])
 def test_an_onnx_directory_makes_the_call(onnx: Path, precision: str) -> None:
     calls_and_answers(onnx / f"merged-{precision}")
 
 
-@pytest.mark.slow
 def test_the_adapter_survives_int4(onnx: Path) -> None:
     paths = [onnx / name for name in ("merged-fp32", "merged-int4", "base-fp32", "base-int4")]
     survives(*paths, tensors=10)  # query, key and value are one tensor there

@@ -158,6 +158,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, nano_student: Path) -> tu
     return plan, directory / "out", summary
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_evaluates_and_accounts_for_every_cell(finished: Any) -> None:
     _, out, summary = finished
     assert json.loads((out / "comparison.json").read_text()) == json.loads(json.dumps(summary.to_json()))
@@ -232,6 +233,7 @@ def test_a_killed_comparison_resumes(config: Path, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_report_follows_from_the_json_alone_and_refuses_other_figures(finished: Any, tmp_path: Path) -> None:
     _, out, _ = finished
     source = out / "comparison.json"

@@ -60,7 +60,8 @@ def provocative_student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return teach(tmp_path_factory.mktemp("students") / "provocative", tasks, steps=80)
 
 
-@pytest.mark.parametrize("engine", ["edge", pytest.param("trl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["edge", "trl"])
 def test_training_continues_when_tools_misbehave(
     provocative_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
@@ -81,6 +82,7 @@ def test_training_continues_when_tools_misbehave(
         assert all(row.tool_errors > 0.8 for row in log)  # nearly every rollout called it
 
 
+@pytest.mark.slow
 def test_every_misbehaviour_is_an_error_that_the_model_reads(provocative_student: Path) -> None:
     """What happened in the training above: each mode was called, and each had its own error."""
     engine = TransformersEngine.load(provocative_student)

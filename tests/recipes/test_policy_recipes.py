@@ -80,6 +80,7 @@ def test_training_continues_from_another_run(nano_student: Path, tmp_path: Path)
     assert (second.merged() / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_learning_curve_is_measured_at_every_checkpoint(nano_student: Path, tmp_path: Path) -> None:
     suite = evaluation_suite({"id": 3, "comb": 2}, seed=9)
     for name, train in (("mentor", TRAIN), ("sft", {"steps": 3, "batch_size": 4, "save_every": 2})):
