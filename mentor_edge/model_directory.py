@@ -55,7 +55,7 @@ def require_hub_id(name: str) -> None:
     """
     if not HUB_ID.fullmatch(name) or Path(name).exists():
         raise StudentError(
-            f"the student {name!r} is not a directory" + ("" if Path(name).exists() else ", and there is no such path"),
+            f"the student {name!r} is not a directory" + ("" if Path(name).exists() else "; the path does not exist"),
             "give a directory with config.json, model.safetensors and a tokenizer, or a hub id such as owner/name",
         )
 

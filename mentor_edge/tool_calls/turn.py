@@ -40,7 +40,7 @@ def parse_turn(text: str, tools: Iterable[Any] = ()) -> ParsedTurn:
 
     Thinking is what is between its tags; the first opening tag may be part of the prompt. Calls in it are drafts. They
     count in two cases, in which the model stopped to get a result (llama.cpp issues 20260 and 24202): the thinking is
-    never closed, or nothing follows it and there is no other call. The message's content is the text unchanged,
+    never closed, or the turn ends with it and has no other call. The message's content is the text unchanged,
     thinking included; with calls, it is the text around them, stripped.
 
     Never raises; linear in the length of the text. Nothing in the text is run.

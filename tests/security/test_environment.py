@@ -124,7 +124,7 @@ def test_a_user_without_a_home_reads_what_to_set(monkeypatch: pytest.MonkeyPatch
 def test_a_lock_has_hashes_and_no_address_and_pip_accepts_it(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, ROOT / ".ci" / "lock.py", "rich"], capture_output=True, text=True)
     if "No matching distribution" in done.stderr or "Could not find a version" in done.stderr:
-        pytest.skip("pip reaches no index")
+        pytest.skip("pip cannot reach a package index")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("rich==") for line in lines)

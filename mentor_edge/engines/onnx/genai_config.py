@@ -238,7 +238,7 @@ class GenaiConfig(_Section):
                     link = private / file.relative_to(directory)
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to(file.resolve())
-            # The runtime's reader knows no \uXXXX.
+            # The runtime cannot read \u escapes.
             values = self.model_dump(by_alias=True, exclude_none=True)
             (private / CONFIG).write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
             yield private
