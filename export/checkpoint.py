@@ -7,7 +7,6 @@ little-endian length, a JSON header with the type, shape and offsets of every te
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,14 +23,12 @@ from mentor_edge.inspection.expected_weights import is_tied
 from mentor_edge.json_object import LARGEST_TOKENIZER
 from mentor_edge.json_object import read_json as read_json_object
 from mentor_edge.model_directory import check_config, end_ids, stated_end_ids, stored_template
-from mentor_edge.weight_files import weight_files
+from mentor_edge.weight_files import HEAD, safetensors_header, weight_files
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-"""The names of the embedding and the output head in every supported family."""
+EMBEDDING = "model.embed_tokens.weight"
+"""The name of the embedding in every supported family."""
 CHUNK = 1 << 18
 """Values per piece: 1 MiB of float32, which stays in the processor's cache through all conversions."""
-_HEADER_LIMIT = 100_000_000
-"""The format's limit for the size of a header, in bytes."""
 _STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
@@ -178,18 +175,10 @@ def _read(file: IO[bytes], kind: str, count: int) -> npt.NDArray[np.float32]:
 
 def _read_header(path: Path) -> dict[str, _StoredTensor]:
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= _HEADER_LIMIT:
-                raise ValueError(f"it declares a header of {length} bytes")
-            header = json.loads(file.read(length))
-        size = path.stat().st_size - 8 - length
-        return {
-            name: _stored_tensor(path, entry, 8 + length, size)
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        header, start = safetensors_header(path)
+        size = path.stat().st_size - start
+        return {name: _stored_tensor(path, entry, start, size) for name, entry in header.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"cannot read {path}: {error}", "copy or download the model again") from error
 
 

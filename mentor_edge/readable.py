@@ -61,6 +61,23 @@ def harmless(text: str) -> str:
     return _UNSEEN.sub(_escape, text.replace("\r\n", "\n"))
 
 
+def one_line(text: str, limit: int) -> str:
+    """Text of others as part of a message: at most about `limit` characters, with every character that cannot be
+    printed as an escape, line feeds and tabs included."""
+    half = limit // 2
+    cut = text if len(text) <= limit else f"{text[: half - 5]} ... {text[-half:]}"
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether a text contains half of a surrogate pair. JSON can spell it, but no file and no tokenizer accepts it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def harmless_json(text: str) -> str:
     """JSON with such characters as JSON escapes. Its value does not change."""
     return _UNSEEN.sub(lambda match: json.dumps(match[0])[1:-1], text)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, PlainValidator, ValidationError
 
 from mentor_edge.errors import TaskError
+from mentor_edge.readable import has_surrogates
 
 _PROBLEMS_SHOWN = 5
 _Row = TypeVar("_Row")
@@ -74,10 +75,8 @@ def _reason(error: Exception) -> str:
 
 
 def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair; no file or tokenizer accepts it
-        raise ValueError("contains half of a surrogate pair") from None
+    if has_surrogates(text):
+        raise ValueError("contains half of a surrogate pair")
     return text
 
 
@@ -149,10 +148,3 @@ def shown(value: Any) -> str:
     """`value` as JSON of at most 60 characters, for messages."""
     text = json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace").decode()
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def one_line(text: str, limit: int) -> str:
-    """`text` of others for a message: at most about `limit` characters, without control characters."""
-    half = limit // 2
-    cut = text if len(text) <= limit else f"{text[: half - 5]} ... {text[-half:]}"
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in cut)

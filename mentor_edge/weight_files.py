@@ -116,14 +116,29 @@ def _shards(directory: Path, index: Path) -> list[Path]:
     return shards
 
 
-def _tensors(path: Path) -> dict[str, Mapping[str, Any]]:
-    """The header of a safetensors file by tensor; empty if it is damaged, which is reported where it is loaded."""
+def safetensors_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """What the header of a safetensors file states about each tensor, and the byte at which the tensors begin.
+
+    Raises: OSError or ValueError when the file cannot be read, or its header is damaged.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= _LONGEST_HEADER:
+            raise ValueError(f"it declares a header of {length} bytes")
+        try:
+            header = json.loads(file.read(length))
+        except RecursionError:
+            raise ValueError("its header is nested too deeply") from None
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise ValueError("its header is not an object of objects")
+    return {name: entry for name, entry in header.items() if name != "__metadata__"}, 8 + length
+
+
+def _tensors(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The header of a safetensors file; empty if it is damaged, which is reported where it is loaded."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, _LONGEST_HEADER)))
-        return {name: entry for name, entry in header.items() if name != "__metadata__" and isinstance(entry, dict)}
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return safetensors_header(path)[0]
+    except (OSError, ValueError):
         return {}
 
 

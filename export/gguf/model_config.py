@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mentor_edge.errors import ExportError
+from mentor_edge.weight_files import HEAD
 
-from ..checkpoint import EMBEDDING, HEAD, Checkpoint
+from ..checkpoint import EMBEDDING, Checkpoint
 from .families import Family
 from .rope import FULL, SLIDING, Rope
 

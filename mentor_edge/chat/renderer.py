@@ -19,10 +19,11 @@ from functools import cache, lru_cache
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from mentor_edge.chat.limits import SECONDS
+from mentor_edge.chat.limits import REASON, SECONDS
 from mentor_edge.chat.own_templates import own_templates
 from mentor_edge.errors import ConfigError, StudentError
 from mentor_edge.model_directory import TEMPLATE_LIMIT
+from mentor_edge.readable import has_surrogates, one_line
 
 if TYPE_CHECKING:
     from mentor_edge.chat.environment import Template
@@ -42,7 +43,7 @@ class TemplateFault(Exception):
 
     def error(self, name: str, conversation: str = "") -> StudentError:
         """The error about the template `name`; `conversation` outlines what was rendered."""
-        reason = _one_line(str(self))
+        reason = one_line(" ".join(str(self).split()), REASON)
         if self.stage == "read":
             return StudentError(f"the chat template {name!r} is not valid Jinja: {reason}")
         if self.stage == "compiled":
@@ -197,7 +198,7 @@ def _asked(source: str, operation: str, arguments: str = "[]") -> Any:
     """The result of an operation. Raises: TemplateFault."""
     if len(source) > TEMPLATE_LIMIT:
         raise TemplateFault("stopped", f"it has {len(source):,} characters; the limit is {TEMPLATE_LIMIT:,}")
-    if not source.isascii() and any("\ud800" <= character <= "\udfff" for character in source):
+    if has_surrogates(source):
         raise TemplateFault("read", "it is not Unicode text")
     reply = _child.ask(source, f"[{json.dumps(operation)}, {json.dumps(source)}, {arguments}]".encode())
     if "stage" in reply:
@@ -226,9 +227,3 @@ def _reason(code: int | None) -> str:
     if code is not None and code < 0:
         return f"the process that renders it was ended by signal {-code} ({signal.strsignal(-code)})"
     return f"the process that renders it ended with exit code {code}"
-
-
-def _one_line(text: str) -> str:
-    """Without line breaks and control characters, which a template may put in its message."""
-    line = " ".join(text.split())
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)

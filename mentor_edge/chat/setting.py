@@ -23,6 +23,7 @@ from mentor_edge.chat.template import MARKER, ChatTemplate
 from mentor_edge.errors import ConfigError, StudentError
 from mentor_edge.messages import Message
 from mentor_edge.model_directory import TEMPLATE_LIMIT, NamedTemplate
+from mentor_edge.readable import has_surrogates
 from mentor_edge.template_record import Scalar, TemplateRecord
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def argument_mistakes(arguments: Mapping[str, Scalar]) -> list[str]:
             mistakes.append(f"{name} is set for every conversation and cannot be an argument")
         elif name in FUNCTIONS:
             mistakes.append(f"{name} is a function of Jinja and cannot be an argument")
-        if isinstance(value, str) and not _is_unicode(value):
+        if isinstance(value, str) and has_surrogates(value):
             mistakes.append(f"{name} is not Unicode text")
         if isinstance(value, float) and not math.isfinite(value):
             mistakes.append(f"{name} is {value}; use a finite number")
@@ -299,10 +300,6 @@ def _literal(value: Scalar) -> str:
         return _CONSTANTS[value]
     text = json.dumps(value, ensure_ascii=False)
     return text.replace("%}", "\\u0025}")
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _sha256(text: str) -> str:

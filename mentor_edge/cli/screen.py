@@ -82,7 +82,7 @@ def print_warning(message: Warning | str, *_: object, **__: object) -> None:
     text = harmless(str(message))
     if text not in _warned:
         _warned.add(text)
-        console.print(Text.assemble(("warning:", "bold red"), " ", (harmless(text), "red")), soft_wrap=True)
+        console.print(Text.assemble(("warning:", "bold red"), " ", (text, "red")), soft_wrap=True)
 
 
 class StageProgress:

@@ -10,10 +10,11 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from mentor_edge.errors import MentorEdgeWarning, ToolDefinitionError
+from mentor_edge.readable import has_surrogates
 from mentor_edge.tools.schemas.checking import ArgumentChecker
 from mentor_edge.tools.schemas.reading import read_schema
 from mentor_edge.tools.schemas.references import SchemaError
-from mentor_edge.tools.schemas.size import CONTROLS, has_surrogates
+from mentor_edge.tools.schemas.size import CONTROLS
 
 NAME_LIMIT, DESCRIPTION_LIMIT = 128, 20_000
 """Characters of a tool's name and description."""

@@ -15,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 from helpers.tiny_models import make_student
 from mentor_edge.engines.torch.loading import load_student
 from mentor_edge.errors import ExportError, StudentError
-from mentor_edge.export.checkpoint import EMBEDDING, HEAD
+from mentor_edge.export.checkpoint import EMBEDDING
 from mentor_edge.export.gguf.convert import convert
 from mentor_edge.export.onnx.genai_exporter import _with_own_head
+from mentor_edge.weight_files import HEAD
 
 OTHER = object()
 SAME = object()

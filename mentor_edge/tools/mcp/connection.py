@@ -28,7 +28,7 @@ from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
 from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, JSONRPCNotification, JSONRPCResponse
 
-from mentor_edge.rows import one_line
+from mentor_edge.readable import one_line
 from mentor_edge.tools.mcp import server_supervisor
 from mentor_edge.tools.mcp.answers import Answers, Outbox, repaired
 from mentor_edge.tools.mcp.surrogates import SurrogateRepair

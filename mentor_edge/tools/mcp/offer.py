@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from mentor_edge.errors import ToolDefinitionError, did_you_mean
-from mentor_edge.rows import one_line, shown
+from mentor_edge.readable import one_line
+from mentor_edge.rows import shown
 from mentor_edge.tools.types import Tool
 
 _NAME = re.compile(r"[A-Za-z0-9_./-]{1,128}")

@@ -18,7 +18,7 @@ import jsonschema
 from jsonschema.validators import extend
 from referencing import Registry
 
-from mentor_edge.rows import one_line
+from mentor_edge.readable import one_line
 from mentor_edge.tools.schemas.patterns import matches
 from mentor_edge.tools.schemas.time_limit import TooSlow, limited, seconds_left
 

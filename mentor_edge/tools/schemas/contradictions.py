@@ -35,7 +35,7 @@ def resolve(read: dict[str, Any], *, is_root: bool) -> Iterator[str]:
 
 def without_slashes(pattern: str) -> str:
     """A pattern that was written as in JavaScript's code, `/^a/i`. As it is, nothing could match it: a `/` would have
-    to stand before the start of the text, or after its end. Other patterns stay as they are."""
+    to be before the start of the text, or after its end. Other patterns stay as they are."""
     written = _IN_SLASHES.fullmatch(pattern)
     if written is None:
         return pattern

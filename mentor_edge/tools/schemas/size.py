@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mentor_edge.readable import has_surrogates
 from mentor_edge.rows import shown
 from mentor_edge.tools.schemas.references import IN_PLACE, SchemaError, children
 
@@ -86,12 +87,3 @@ def check_work(schema: Mapping[str, Any]) -> None:
         part = waiting.pop()
         work(part, 0)
         waiting += [child for _, child in children(part)]
-
-
-def has_surrogates(text: str) -> bool:
-    """Whether `text` contains half of a surrogate pair, which no file and no tokenizer accepts."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
