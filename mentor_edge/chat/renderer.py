@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _CACHED = 32_768
 """Bytes of a conversation up to which its rendering is kept: the rollouts of a group have the same prompt."""
+_SECONDS_IN_ALL = 60.0
+"""Seconds to wait for a reply, besides ten times the processor seconds of a template: the process may be stopped."""
 _VARIABLE = "MENTOR_EDGE_TEMPLATE_SECONDS"
 _HINT = "use a template of a source that you trust, or set template: hermes or neutral"
 
@@ -122,6 +124,10 @@ class _Child:
                 try:
                     reply: dict[str, Any] = json.loads(self._exchange(request))
                     return reply
+                except TimeoutError as error:
+                    self.close(kill=True)
+                    self._stopped[source] = str(error)
+                    raise TemplateFault("stopped", str(error)) from None
                 except (EOFError, ConnectionError):
                     code = self.close()
                 except BaseException:  # also on Ctrl-C: otherwise the next request would read this one's reply
@@ -138,6 +144,8 @@ class _Child:
         if self._connection is None:
             self._connection = self._started()
         self._connection.send_bytes(request)
+        if not self._connection.poll(wait := _SECONDS_IN_ALL + 10 * _seconds()):
+            raise TimeoutError(f"the process that renders it gave no answer within {wait:g} s")
         return self._connection.recv_bytes()
 
     def _started(self) -> Connection:

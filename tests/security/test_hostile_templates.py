@@ -170,6 +170,18 @@ def test_a_process_that_somebody_killed_is_replaced() -> None:
         os.kill(renderer._child._process.pid, signal.SIGKILL)
 
 
+def test_a_process_that_somebody_stopped_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renderer, "_SECONDS_IN_ALL", 1.0)
+    monkeypatch.setenv("MENTOR_EDGE_TEMPLATE_SECONDS", "0.1")
+    template = ChatTemplate("{{ messages[0].content }}.", "")
+    assert template.render(QUESTION) == "x."
+    os.kill(renderer._child._process.pid, signal.SIGSTOP)
+    with pytest.raises(StudentError, match="gave no answer within 2 s"):
+        template.render([Message("user", "y")])
+    assert ChatTemplate("{{ messages[0].content }}:", "").render(QUESTION) == "x:"
+    renderer._child.close()  # its templates have the time that is set here
+
+
 def test_a_forked_process_has_its_own() -> None:
     template = ChatTemplate("{{ messages[0].content }}?", "")
     assert template.render([Message("user", "a")]) == "a?"
