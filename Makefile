@@ -20,7 +20,7 @@ ifneq (,$(filter x86_64 amd64,$(shell uname -m)))
 NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
 endif
 LLAMA_BUILD := CMAKE_ARGS="-DLLAVA_BUILD=OFF" CFLAGS="$(CFLAGS) $(NO_AMX)" CXXFLAGS="$(CXXFLAGS) $(NO_AMX)"
-INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(LLAMA_BUILD) $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(LLAMA_BUILD) $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS)
 
 .PHONY: quickstart install test test-slow test-models fuzz lint api clean
 
@@ -38,6 +38,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(INSTALL) -e '.[dev]'
 	@# BFCL's own checker is the oracle of some tests. They do not need its dependencies (dozens of API clients).
 	$(INSTALL) --no-deps bfcl_eval
+	@# pip would compile one file after another. Some packages contain templates that are not Python: those fail.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@# pip may have cached a wheel that was built with other flags: try it, and rebuild it if it crashes.
 	@$(BIN)/mentor-edge doctor || { echo "Rebuilding llama-cpp-python."; \
 		$(INSTALL) --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python llama-cpp-python && \

@@ -178,6 +178,7 @@ def test_run_offers_the_tools_that_are_named(tmp_path: Path, nano_student: Path)
     assert shown in done.stderr
 
 
+@pytest.mark.slow
 def test_fit_reports_the_last_step_and_starts_from_another_run(tmp_path: Path, nano_student: Path) -> None:
     (tmp_path / "own.py").write_text("def brevity(trajectory, task):\n    return 1 / (1 + len(trajectory.calls))\n")
     (tmp_path / "recipe.yaml").write_text(

@@ -35,6 +35,7 @@ def test_every_example_is_tested() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
+@pytest.mark.slow
 def test_fit_and_export(student: Path, tmp_path: Path) -> None:
     sizes = ("--steps", 1, "--tasks", 12, "--gate-tasks", 2, "--quant", "f32")
     done = run_example("fit_and_export.py", "--student", student, *sizes, folder=tmp_path)

@@ -124,6 +124,7 @@ def assert_same_text(engine: Engine, student: Path) -> None:
     assert engine.template == other.template
 
 
+@pytest.mark.slow
 def test_transformers_engine_equals_generate(student: Path, generate: Any) -> None:
     engine = TransformersEngine.load(student)
     assert engine.end_ids == {0, 2}

@@ -129,6 +129,7 @@ def conversations(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(conversations(), st.sets(TOKENS, max_size=60))
 def test_every_token_is_the_likeliest_after_its_history(

@@ -320,7 +320,9 @@ except MentorEdgeError as error:
     assert list(tmp_path.iterdir()) == [script]
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "failure", [pytest.param(OSError(28, "No space left on device"), marks=pytest.mark.slow), KeyboardInterrupt()]
+)
 def test_failures_at_the_gate_leave_nothing_that_looks_finished(
     nano_student: Path, taught: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:

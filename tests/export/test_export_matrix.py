@@ -77,6 +77,7 @@ def test_gguf_stays_near_the_model(source: Source, f32: Path, tmp_path: Path, ki
         stay_near(source, kind, engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_onnx_stays_near_the_model(source: Source, tmp_path: Path, precision: str, onnx_builder: Any) -> None:
     pytest.importorskip("onnxruntime_genai", reason="onnxruntime-genai is not installed")

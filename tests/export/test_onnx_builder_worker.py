@@ -139,6 +139,7 @@ def test_too_little_memory_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path
         export_onnx(source, tmp_path / "out", "int4")
 
 
+@pytest.mark.slow
 def test_nothing_is_recorded_or_left_behind(source: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

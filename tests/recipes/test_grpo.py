@@ -129,6 +129,7 @@ def test_a_batch_without_any_advantage_still_trains(make_trainer: Any) -> None:
     assert all(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters())
 
 
+@pytest.mark.slow
 def test_a_prompt_without_room_in_the_context_is_a_rollout_without_reward(nano_student: Path, tmp_path: Path) -> None:
     """Nothing can be generated there. TRL still needs a token, which must not be learned."""
     recipe = MentorRecipe(

@@ -50,6 +50,7 @@ def test_rewards_are_the_only_difference_of_the_policy_methods(nano_student: Pat
     assert len({row.reward for row in first.values()}) == 3
 
 
+@pytest.mark.slow
 def test_a_user_reward_is_added_and_its_failure_is_reported(
     nano_student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +160,7 @@ def test_all_unusable_tasks_are_refused_at_once(
         assert any(expected in problem for problem in refused.value.problems)
 
 
+@pytest.mark.slow
 def test_several_references_and_the_shortest_of_them(nano_student: Path, tmp_path: Path) -> None:
     trained_on: dict[str, list[Task]] = {}
 

@@ -73,6 +73,7 @@ def test_a_killed_run_resumes_and_equals_an_uninterrupted_one(nano_student: Path
     assert same_training(resumed, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_over(nano_student: Path, tmp_path: Path) -> None:
     settings = {
         "student": str(nano_student),

@@ -81,6 +81,7 @@ def test_fewer_tasks_than_a_step_needs_are_repeated(student: Path, tmp_path: Pat
     assert Run.load(run.directory) == run
 
 
+@pytest.mark.slow
 def test_fewer_references_than_a_batch_train_all_together(student: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     recipe = SFTRecipe(

@@ -107,6 +107,7 @@ def test_of_several_templates_one_is_shipped_in_onnx(tmp_path: Path) -> None:
         assert exported.template.eos_token == "<|im_end|>" and "<tools>" in exported.template.source
 
 
+@pytest.mark.slow
 def test_references_that_the_template_refuses_are_left_out(tmp_path: Path) -> None:
     picky = TEMPLATE.replace(
         "{{ message.content }}",

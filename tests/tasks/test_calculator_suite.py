@@ -177,6 +177,7 @@ def test_exact_arithmetic_gives_the_same_answers(tasks):
         assert len((task.answer or "").partition(".")[2]) <= 4, task.id
 
 
+@pytest.mark.slow
 def test_the_suite_can_be_loaded_by_name(evaluation):
     assert load_suite("calculator", limit=2).tasks == evaluation.at_most(2).tasks
     assert evaluation_suite({}).limits.tool_rounds >= 5

@@ -124,6 +124,7 @@ def shared_data(name: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_gsm8k_and_bfcl_overlap_as_documented() -> None:
     folder = shared_data("gsm8k")
     training = gsm8k.load(folder / "traj_train.jsonl").tasks

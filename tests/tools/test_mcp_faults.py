@@ -163,6 +163,7 @@ def test_a_server_that_keeps_crashing_is_not_restarted_for_a_while(monkeypatch):
         assert call(work) == "still here"
 
 
+@pytest.mark.slow
 def test_a_url_that_loses_its_session_is_reconnected():
     with http_server() as port, McpServer(f"http://127.0.0.1:{port}/mcp") as opened:
         tools = named(opened)
