@@ -54,7 +54,7 @@ test: install
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	@# pytest-xdist would run files with few tests last; ours with few tests take the longest.
-	$(BIN)/python -m pytest -m "not slow and not models" --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not models" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not models"

@@ -7,11 +7,13 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from functools import cache as cache_results
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 # Inherited by child processes. Busy-waiting threads on a shared machine are a hundred times slower, two threads no
 # faster on models this small, and runs are only equal to the last bit with the same number of threads.
@@ -30,6 +32,25 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # nohup and shells' backg
 settings.register_profile("no deadline", deadline=None)  # examples may be slow on a loaded machine
 settings.load_profile("no deadline")
 pytest.register_assert_rewrite("helpers.damaged_exports")  # a helper that asserts
+
+
+class _FilesOfCommandsTogether(LoadFileScheduling):
+    """Runs each test file in one worker of pytest-xdist, and all files that start commands in the same one: the server
+    that is forked for each command takes 15 CPU seconds to load."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "commands" if _starts_commands(self.config.rootpath / file) else file
+
+
+@cache_results
+def _starts_commands(file: Path) -> bool:
+    return "helpers.command_line" in file.read_text(encoding="utf-8")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _FilesOfCommandsTogether:
+    """Called by pytest-xdist."""
+    return _FilesOfCommandsTogether(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
