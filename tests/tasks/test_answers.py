@@ -281,12 +281,12 @@ def test_comparing_formulas_prints_nothing():
      "0." + "0" * 1_000_000 + "1", "- " * 500_000, "\ud800" * 1_000_000, "$" * 1_000_000],
 )  # a table  # fmt: skip
 def test_a_megabyte_is_compared_quickly(text):
-    start = time.perf_counter()
+    start = time.process_time()
     answers_equal(text, "5")
     answers_equal("5" + text, text)
     as_number(text)
     boxed_answer(r"\boxed{" + text)
-    assert time.perf_counter() - start < 2.5
+    assert time.process_time() - start < 2.5
 
 
 @pytest.mark.parametrize(
