@@ -131,6 +131,7 @@ def test_an_existing_output_directory_is_left_alone(tmp_path: Path, student: Pat
     )
 
 
+@pytest.mark.slow
 def test_an_export_that_cannot_be_judged_exits_with_4(tmp_path: Path, student: Path) -> None:
     done = run("export", student, "--gguf", "q8_0", "--limit", "5", "--out", "a", "--json", cwd=tmp_path)
     assert done.returncode == 4, done.stderr

@@ -85,10 +85,8 @@ def test_the_identity_of_a_directory_is_that_of_its_model_files(tmp_path: Path, 
     assert identity_of(copy) != identity_of(student)
 
 
-@pytest.mark.parametrize(
-    ("sent", "word"),
-    [(signal.SIGINT, "interrupted"), pytest.param(signal.SIGTERM, "terminated", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 def test_a_stopped_evaluation_of_a_file_resumes(tmp_path: Path, gguf: Path, sent: signal.Signals, word: str) -> None:
     arguments = (gguf, "--limit", "24", "--items", "items.jsonl")  # 192 tasks, 64 at a time
     partial, outputs = tmp_path / "items.jsonl.partial", tmp_path / "outputs"

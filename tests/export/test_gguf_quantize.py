@@ -24,7 +24,7 @@ from mentor_edge.export.gguf.quantize import KINDS, NEED_MATRIX, quantize, tenso
 from mentor_edge.results import GgufQuantization
 
 SLOW = ("iq1_m", "iq1_s", "iq2_m", "iq2_s", "iq2_xs", "iq3_xxs")  # up to 11 CPU seconds before the first weight
-QUICK = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_s", "q2_k", "iq4_xs")  # one of each way to quantize
+QUICK = ("q8_0", "q4_k_m", "q2_k", "iq4_xs")
 # The largest relative error of logits, by the bits in the kind's name. One and two bits ruin random weights.
 LARGEST_ERROR = {"16": 0.02, "8": 0.1, "6": 0.2, "5": 0.35, "4": 0.6, "3": 0.9, "2": 1.6, "1": 1.6}
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
