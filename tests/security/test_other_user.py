@@ -1,4 +1,4 @@
-"""Another user, without a home and without rights on the installation, runs the whole loop."""
+"""Another user, without a home, rights on the installation or much shared memory, runs the whole loop."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_another_user_runs_everything(tmp_path_factory: pytest.TempPathFactory) 
         script = f"me() {{ '{sys.executable}' -m mentor_edge \"$@\"; }}\n{COMMANDS}"
         become = f"setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs"
         variables = f"PATH=/usr/bin:/bin TMPDIR='{place}/tmp' PYTHONPATH='{ROOT}' OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1"
-        outer = f'{visible(Path(sys.base_prefix), stage)}exec {become} env -i {variables} bash -c "$1"'
+        little = "mount -t tmpfs -o size=64k,mode=1777 tmpfs /dev/shm && "
+        outer = f'{little}{visible(Path(sys.base_prefix), stage)}exec {become} env -i {variables} bash -c "$1"'
         done = subprocess.run(
             ["unshare", "--mount", "sh", "-c", outer, "sh", script], cwd=place, capture_output=True, text=True
         )
