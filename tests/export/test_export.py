@@ -300,7 +300,7 @@ def test_a_missing_model_leaves_nothing(taught: Suite, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("limit", [200_000, 3_000_000])
+@pytest.mark.parametrize("limit", [pytest.param(200_000, marks=pytest.mark.slow), 3_000_000])
 def test_a_full_disk_is_one_error_and_leaves_nothing(nano_student: Path, tmp_path: Path, limit: int) -> None:
     """A real limit of the operating system on the size of files, in a child process."""
     script = tmp_path / "script.py"
