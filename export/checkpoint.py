@@ -15,14 +15,13 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from mentor_edge.chat.setting import Tokens
 from mentor_edge.errors import ExportError, StudentError
 from mentor_edge.inspection.expected_weights import is_tied
 from mentor_edge.json_object import LARGEST_TOKENIZER
 from mentor_edge.json_object import read_json as read_json_object
-from mentor_edge.model_directory import check_config, end_ids, stated_end_ids, stored_template
+from mentor_edge.model_directory import check_config, end_ids, parse_tokenizer, stated_end_ids, stored_template
 from mentor_edge.weight_files import HEAD, safetensors_header, weight_files
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -75,7 +74,7 @@ def _closing_ids(model_dir: Path) -> list[int]:
     settings = read_json(model_dir / "tokenizer_config.json") if path.is_file() else {}
     try:
         template = stored_template(model_dir, settings.get("chat_template"))
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8")) if template is not None else None
+        tokenizer = parse_tokenizer(path.read_text(encoding="utf-8")) if template is not None else None
     except Exception:  # reported where the template or the tokenizer is needed
         return []
     if template is None or tokenizer is None:

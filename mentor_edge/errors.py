@@ -124,6 +124,11 @@ class MentorEdgeWarning(UserWarning):
     """
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust, such as tokenizers, has failed: what it raises then is not an `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
 _LONGEST_NAME, _MOST_NAMES = 200, 100
 
 

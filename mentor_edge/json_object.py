@@ -12,6 +12,8 @@ LARGEST = 16 * 2**20
 """Largest file in bytes. Configurations and manifests have some thousands."""
 LARGEST_TOKENIZER = 256 * 2**20
 """Largest tokenizer.json or tokenizer_config.json in bytes; with 262,144 tokens, it has 33 million."""
+_BYTES_PER_VALUE = 32
+"""A tokenizer.json of 33 million bytes has two million values; eight million take half a gigabyte of memory."""
 
 
 def read_bounded(path: Path, largest: int = LARGEST) -> bytes:
@@ -39,7 +41,7 @@ def read_json(path: Path, *, largest: int = LARGEST, strict: bool = False) -> di
 
     Args:
         path: The file.
-        largest: As in `read_bounded`.
+        largest: As in `read_bounded`. It may contain one value, on average, for each `_BYTES_PER_VALUE` of them.
         strict: Refuse what readers of JSON understand differently: a key that occurs twice, NaN and infinity.
 
     Raises:
@@ -47,6 +49,7 @@ def read_json(path: Path, *, largest: int = LARGEST, strict: bool = False) -> di
         ValueError: As `read_bounded`, or the content is not such an object.
     """
     content = read_bounded(path, largest)
+    check_values(content, largest // _BYTES_PER_VALUE)
     options: dict[str, Any] = {"object_pairs_hook": _unique_keys, "parse_constant": _refuse_constant} if strict else {}
     try:
         value = json.loads(content.decode("utf-8"), **options)
@@ -57,6 +60,15 @@ def read_json(path: Path, *, largest: int = LARGEST, strict: bool = False) -> di
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
     return value
+
+
+def check_values(content: bytes, most: int) -> None:
+    """Refuse JSON with more than `most` values, about: an empty list takes 3 bytes there, and 64 in memory.
+
+    Raises: ValueError.
+    """
+    if (count := sum(map(content.count, (b",", b"[", b"{")))) > most:
+        raise ValueError(f"it has {count:,} values; the limit is {most:,}")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mentor_edge.errors import StudentError
-from mentor_edge.json_object import LARGEST_TOKENIZER, read_json
+from mentor_edge.errors import StudentError, is_panic
+from mentor_edge.json_object import LARGEST, LARGEST_TOKENIZER, read_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_LIMIT = 1 << 18
@@ -25,6 +28,8 @@ HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 """A model's name on the hub: "owner/name"; some old ones have no owner."""
 LARGEST_ID = 1 << 31
 """Token ids are below it."""
+MOST_ENDS = 1_000
+"""End tokens of a model; each is decoded and compared."""
 _DTYPES = (
     "bfloat16", "float16", "float32", "float64", "auto", "half", "float", "double", "float8_e4m3fn", "float8_e5m2",
 )  # a table  # fmt: skip
@@ -85,7 +90,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises: StudentError when the file is missing, cannot be read or does not contain an object.
     """
     try:
-        return read_json(path, largest=LARGEST_TOKENIZER)
+        return read_json(path, largest=LARGEST_TOKENIZER if path.name.startswith("tokenizer") else LARGEST)
     except FileNotFoundError as error:
         raise StudentError(f"{path.parent} has no {path.name}", _COPY_AGAIN) from error
     except (OSError, ValueError) as error:
@@ -118,6 +123,8 @@ def stated_end_ids(directory: Path) -> frozenset[int]:
     path = generation if generation.is_file() else directory / "config.json"
     stated = read_json_object(path).get("eos_token_id")
     numbers = stated if isinstance(stated, list) else [] if stated is None else [stated]
+    if len(numbers) > MOST_ENDS:
+        raise StudentError(f"{path} states {len(numbers):,} end tokens; the limit is {MOST_ENDS:,}", _COPY_AGAIN)
     for number in numbers:
         if type(number) is not int or not 0 <= number < LARGEST_ID:
             raise StudentError(f"{path} states the end token {number!r}, which is not a token id", _COPY_AGAIN)
@@ -164,6 +171,25 @@ def _check_implementations(config: Mapping[str, Any], path: Path) -> None:
                 raise StudentError(
                     f"{path} names program code on the hub: {name} is {_shown(value)}", f"remove {name} from it"
                 )
+
+
+def parse_tokenizer(text: str) -> Tokenizer:
+    """The tokenizer in the text of a tokenizer.json. It neither truncates nor pads texts: the file may have such
+    settings from training.
+
+    Raises: ValueError with the library's reason.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except BaseException as error:
+        if isinstance(error, Exception) or is_panic(error):  # the library raises nothing more specific
+            raise ValueError(str(error)) from error
+        raise
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def check_tokenizer_config(directory: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.errors import StudentError
-from mentor_edge.json_object import LARGEST_TOKENIZER, read_json
+from mentor_edge.json_object import LARGEST_TOKENIZER, check_values, read_json
+from mentor_edge.readable import one_line
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -22,6 +23,10 @@ HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 """The names of the output head and, without its prefix, of the embedding."""
 _LONGEST_HEADER = 100_000_000
 """The format's limit, in bytes."""
+_SHOWN = 80
+_MOST_SHARDS = 10_000
+_MOST_VALUES = 1_000_000
+"""Values in the header of one file: about six for each tensor."""
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -78,9 +83,9 @@ def _configured_name(directory: Path) -> str | None:
         return None  # reported where the configuration is read
     if name is None:
         return None
-    if not _is_plain_name(name) or not name.endswith((".safetensors", ".safetensors.index.json")):
+    if not is_file_name(name) or not name.endswith((".safetensors", ".safetensors.index.json")):
         raise StudentError(
-            f"config.json of {directory} names {name!r} as its weights (transformers_weights)",
+            f"config.json of {directory} names {one_line(str(name), _SHOWN)!r} as its weights (transformers_weights)",
             "only a safetensors file in the directory itself is read",
         )
     return str(name)
@@ -92,11 +97,13 @@ def _shards(directory: Path, index: Path) -> list[Path]:
         names = set(read_json(index, largest=LARGEST_TOKENIZER)["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StudentError(f"cannot read {index}: {type(error).__name__}: {error}", again) from error
-    if foreign := [name for name in names if not _is_plain_name(name) or not name.endswith(".safetensors")]:
+    if foreign := [name for name in names if not is_file_name(name) or not name.endswith(".safetensors")]:
         raise StudentError(
-            f"{index} names {sorted(map(str, foreign))[0]!r} as a shard",
+            f"{index} names {one_line(sorted(map(str, foreign))[0], _SHOWN)!r} as a shard",
             "only safetensors files in the directory itself are read",
         )
+    if len(names) > _MOST_SHARDS:
+        raise StudentError(f"{index} lists {len(names):,} files; the limit is {_MOST_SHARDS:,}", again)
     if missing := sorted(name for name in names if not (directory / name).is_file()):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise StudentError(
@@ -125,8 +132,10 @@ def safetensors_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= _LONGEST_HEADER:
             raise ValueError(f"it declares a header of {length} bytes")
+        content = file.read(length)
+        check_values(content, _MOST_VALUES)
         try:
-            header = json.loads(file.read(length))
+            header = json.loads(content)
         except RecursionError:
             raise ValueError("its header is nested too deeply") from None
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
@@ -142,8 +151,10 @@ def _tensors(path: Path) -> Mapping[str, Mapping[str, Any]]:
         return {}
 
 
-def _is_plain_name(name: object) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+def is_file_name(name: object) -> bool:
+    """Whether a text from elsewhere is the name of a file, and no path; file systems have at most 255 bytes for it."""
+    named = isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+    return named and len(str(name).encode(errors="surrogatepass")) <= 255
 
 
 def _other_weights(directory: Path) -> str:

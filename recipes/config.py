@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import pydantic
-import yaml
 from pydantic import Field
 
 from mentor_edge.chat.setting import TemplateSetting, argument_mistakes, template_mistakes
@@ -22,6 +21,7 @@ from mentor_edge.rewards import CombinedReward, Reward, reward_function
 from mentor_edge.tasks.nano.teacher import Noise
 from mentor_edge.template_record import Scalar
 from mentor_edge.tools.catalog import spec_mistakes
+from mentor_edge.yaml_text import parse_yaml
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType({})
 """A section without settings: every field has its default."""
@@ -243,11 +243,11 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     if path.exists() and (kind := kind_of(path)).name not in ("a recipe file", "a file"):
         raise ConfigError([f"{path} is {kind.name}, not a recipe file"], kind.advice)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"cannot read {path}: {error.strerror}"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
+    except ValueError as error:
+        raise ConfigError([f"{path} is not YAML: {error}"]) from error
     if not isinstance(values, dict):
         raise ConfigError([f"{path} contains {type(values).__name__}, not a mapping of settings"])
     problems = []
@@ -265,8 +265,8 @@ def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
                 break
         else:
             try:
-                target[name] = yaml.safe_load(text)
-            except yaml.YAMLError:
+                target[name] = parse_yaml(text)
+            except ValueError:
                 problems.append(f"override {override!r} is not YAML after the =")
     if problems:
         raise ConfigError(problems)

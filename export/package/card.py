@@ -15,6 +15,7 @@ from mentor_edge.json_object import read_bounded
 from mentor_edge.manifest import Manifest
 from mentor_edge.readable import harmless
 from mentor_edge.results import Quantization, QuantizedParity
+from mentor_edge.yaml_text import parse_yaml
 
 _ROLES = {"shipped": "shipped", "refused": "refused by the gate", "control": "control, made to test the gate"}
 
@@ -29,8 +30,8 @@ def license_of(directory: Path) -> dict[str, str]:
     try:
         text = read_bounded(directory / "README.md").decode("utf-8")
         front = text.split("---")[1] if text.startswith("---") else ""
-        entries = {found[1]: yaml.safe_load(found[2]) for found in _LICENSE.finditer(front)}
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        entries = {found[1]: parse_yaml(found[2]) for found in _LICENSE.finditer(front)}
+    except (OSError, ValueError, IndexError):
         return {}
     return {key: harmless(value) for key, value in entries.items() if isinstance(value, str)}
 

@@ -90,7 +90,7 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Scalar]:
         name, equals, text = pair.partition("=")
         try:
             value = _PYTHON[text] if text in _PYTHON else json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = text
         if not equals or isinstance(value, list | dict):
             mistakes.append(f"{pair!r} is not NAME=VALUE with one number, text, true, false or null")
@@ -281,15 +281,20 @@ def with_arguments(source: str, arguments: Mapping[str, Scalar], name: str = "de
 
 
 def without_arguments(source: str) -> tuple[str, dict[str, Scalar]]:
-    """The template as it was before `with_arguments`, and the arguments."""
+    """The template as it was before `with_arguments`, and the arguments. One that only looks as if it came from there
+    stays as it is, without arguments."""
     if not source.startswith(_MARK):
         return source, {}
     arguments: dict[str, Scalar] = {}
     position = len(_MARK)
-    words = {word: constant for constant, word in _CONSTANTS.items()}
     while match := _ASSIGNMENT.match(source, position):
-        text = match[2]
-        arguments[match[1]] = words[text] if text in words else json.loads(text)  # type: ignore[assignment]
+        try:
+            value = json.loads("null" if match[2] == "none" else match[2])
+        except (ValueError, RecursionError):
+            return source, {}
+        if isinstance(value, list | dict) or argument_mistakes({match[1]: value}):
+            return source, {}
+        arguments[match[1]] = value
         position = match.end()
     return source[position:].removeprefix("\n"), arguments
 

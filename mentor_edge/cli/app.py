@@ -34,7 +34,7 @@ from mentor_edge.cli.run import run
 from mentor_edge.cli.screen import console, print_error, print_warning
 from mentor_edge.cli.stopping import Stopping
 from mentor_edge.cli.verify import verify
-from mentor_edge.errors import MentorEdgeError, MentorEdgeWarning
+from mentor_edge.errors import MentorEdgeError, MentorEdgeWarning, is_panic
 
 app = typer.Typer(
     add_completion=False,
@@ -80,7 +80,9 @@ def main() -> None:
         app()
     except SystemExit as end:
         _exit(stopping.exit_code or end.code)
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         if stopping.exit_code is not None:  # the signal went to the child processes, too, and one died of it
             _exit(stopping.exit_code)
         if debug:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mentor_edge.inspection.template_report import Finding, TemplateReport
 
 _Parts = list[str | tuple[str, str]]
+_LONGEST = 2_000
+"""Characters of one fact."""
 _GOOD, _BAD = ("✓", "green"), ("✗", "red")
 _MARKS: dict[str, _Parts] = {"reaches": [_GOOD], "dropped": [_BAD, " dropped"], "raises": [_BAD, " refused"]}
 _ABILITIES: dict[str, _Parts] = {
@@ -68,7 +70,7 @@ def _grid(title: str) -> Table:
 def _print_facts(report: StudentReport) -> None:
     table = _grid("")
     for name, value in _facts(report):
-        table.add_row(name, value)
+        table.add_row(name, _short(value))
     for each in report.formats:
         table.add_row(each.format.upper(), _support(each))
     console.print(table)
@@ -106,7 +108,7 @@ def _template_line(report: StudentReport) -> str:
 
 
 def _support(each: FormatSupport) -> Text:
-    return Text.assemble(_GOOD if each.supported else _BAD, f" {each.detail}")
+    return Text.assemble(_GOOD if each.supported else _BAD, f" {_short(each.detail)}")
 
 
 def _print_template(template: TemplateReport) -> None:
@@ -133,7 +135,7 @@ def _print_template(template: TemplateReport) -> None:
     console.print(table)
     if template.spelling:
         console.print(Text("  how it writes a call", "bold"))
-        console.print(Padding(Text(template.spelling, style="cyan"), (0, 4), expand=False))
+        console.print(Padding(Text(_short(template.spelling), style="cyan"), (0, 4), expand=False))
 
 
 def _thinking(template: TemplateReport) -> str:
@@ -150,14 +152,19 @@ def _print_uses(report: StudentReport, options: str) -> None:
         table.add_row(name, _use(use))
     console.print(table)
     for note in (*report.notes, *(report.template.notes if report.template is not None else ())):
-        console.print(f"  - {note}", soft_wrap=True)
+        console.print(f"  - {_short(note)}", soft_wrap=True)
     console.print(f"  next: {_next(report, options)}", soft_wrap=True)
 
 
 def _use(use: Use) -> Text:
-    reason = f": {use.reason}" if use.reason else ""
-    hint: _Parts = ["\n", ("→", "bold"), f" {use.hint}"] if use.hint else []
+    reason = f": {_short(use.reason)}" if use.reason else ""
+    hint: _Parts = ["\n", ("→", "bold"), f" {_short(use.hint)}"] if use.hint else []
     return Text.assemble(*_ABILITIES[use.ability], reason, *hint)
+
+
+def _short(text: str) -> str:
+    """A text of the model as far as it is worth reading: rich wraps a megabyte in ten seconds."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 def _next(report: StudentReport, options: str) -> str:

@@ -35,10 +35,13 @@ _FIRST_WAIT = 0.5
 _SHORTEST_KEY = 8
 """Characters of a key that is looked for in texts. Shorter ones are placeholders, such as "none"."""
 _BETWEEN = (
-    r"(?:[\s\u200b-\u200d\u2060\ufeff]|\\(?:u(?:200[bcd]|2060|feff)|[nrt])?"
+    r"(?:[\s\u200b-\u200d\u2060\ufeff]|\\(?:u(?:200[bcd]|2060|feff)|[nrt]|(?![nrt]|\\{0,3}u00))"
     r"|%(?:25){0,4}(?:0[9ad]|20|e2%(?:25){0,4}80%(?:25){0,4}8[bcd])){0,8}"
 )
-"""What may separate the characters of a key that a server repeats: white space, what has no width, and escapes."""
+"""What may separate the characters of a key that a server repeats: white space, what has no width, and escapes.
+
+No text can be read in two ways, as a separator and as a character: the server knows the key, and could make the search
+take exponential time."""
 
 
 def bounded_client(base_url: str, api_key: str | None) -> openai.OpenAI:

@@ -209,7 +209,7 @@ def _parsed(lines: Sequence[bytes]) -> list[Outcome]:
             if not line.endswith(b"\n"):
                 break
             outcomes.append(Outcome.from_json(json.loads(line)))
-        except ValueError:
+        except (ValueError, RecursionError):
             break
     return outcomes
 
@@ -218,7 +218,7 @@ def _difference(line: bytes, header: Header) -> str:
     """Which parts of two headers differ, for a note."""
     try:
         old = _header(json.loads(line)).to_json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     keys = [key for key, value in header.to_json().items() if old[key] != value]
     return f" ({', '.join(keys)} differ)"

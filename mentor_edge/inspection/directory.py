@@ -15,10 +15,12 @@ from mentor_edge.chat.setting import TemplateSetting, Tokens
 from mentor_edge.errors import StudentError
 from mentor_edge.inspection.facts import StudentFacts, resolve_template
 from mentor_edge.inspection.weights import weight_facts
+from mentor_edge.json_object import LARGEST_TOKENIZER, read_bounded
 from mentor_edge.model_directory import (
     TOKENIZER_CONFIG,
     check_config,
     check_tokenizer_config,
+    parse_tokenizer,
     read_json_object,
     read_optional_json_object,
     stated_end_ids,
@@ -87,8 +89,8 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         hint = f"add {TOKENIZER}: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR) writes it"
         raise StudentError(f"{directory} has no tokenizer ({TOKENIZER} is missing)", hint)
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing more specific
+        return parse_tokenizer(read_bounded(path, LARGEST_TOKENIZER).decode("utf-8"))
+    except (OSError, ValueError) as error:
         raise StudentError(f"{path} is damaged: {error}", _COPY_AGAIN) from error
 
 

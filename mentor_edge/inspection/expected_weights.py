@@ -7,6 +7,7 @@ makes the exact comparison; this one needs neither torch nor transformers.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ _WRAPPERS = ("base_model.model.", "_orig_mod.", "module.", "_fsdp_wrapped_module
 """What PEFT, torch.compile, data parallelism, FSDP and DeepSpeed put in front of the names of weights."""
 _INSERTED = re.compile(r"(?:^|\.)(_orig_mod|_fsdp_wrapped_module|base_layer|lora_\w+|modules_to_save)\.")
 """What they put into the names: the student was saved with its wrapper, or its adapter is not merged."""
-_LAYER = re.compile(r"^(.*?)(?:^|\.)(\d+)\.(.+)$")
+_LAYER = re.compile(r"^(.*?)(?:^|\.)(\d{1,9})\.(.+)$", re.DOTALL)
 _TIED = {
     "llama": False, "mistral": False, "qwen2": False, "qwen3": False, "smollm3": True, "gemma3_text": True,
 }  # a table  # fmt: skip
@@ -160,12 +161,14 @@ def layer_problems(names: Iterable[str], count: Any) -> list[str]:
     ((stack, layers),) = stacks.items()
     if isinstance(count, int) and (absent := sorted({*range(min(count, 10_000))} - layers.keys())):
         return [f"the weights lack {stack}.{absent[0]}, but there should be {count} layers"]
-    for index, parts in layers.items():
-        others = {frozenset(rest) for number, rest in layers.items() if number != index}
-        # Layers of a hybrid model differ in more than what one of them lacks.
-        if len(others) == 1 and parts < (whole := next(iter(others))):
-            return _lacking(f"{stack}.{index}.{part}" for part in whole - parts)
-    return []
+    kinds = Counter(frozenset(parts) for parts in layers.values())
+    if len(kinds) != 2:  # layers of a hybrid model differ in more than what one of them lacks
+        return []
+    whole, other = sorted(kinds, key=len, reverse=True)
+    if kinds[other] > 1 or not other < whole:
+        return []
+    index = next(index for index, parts in layers.items() if parts == other)
+    return _lacking(f"{stack}.{index}.{part}" for part in whole - other)
 
 
 def _embedding(shapes: Mapping[str, Shape], config: Mapping[str, Any]) -> list[str]:

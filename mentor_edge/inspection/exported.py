@@ -14,6 +14,8 @@ from mentor_edge.inspection.gguf_header import GgufHeader, read_gguf_header
 from mentor_edge.model_directory import template_for_tools
 
 _MORE_ENDS = ("eot", "eom")
+_LONGEST_TOKEN = 1_000
+"""Characters of a token that is looked for at the start of a text, with each length."""
 
 
 def read_gguf(path: Path, setting: TemplateSetting) -> StudentFacts:
@@ -68,12 +70,14 @@ def _tokens(header: GgufHeader) -> Tokens:
     vocabulary = header.metadata.get("tokenizer.ggml.tokens")
     texts: list[str] = vocabulary if isinstance(vocabulary, list) else []
     numbers = {text: number for number, text in enumerate(texts)}
-    longest = max(map(len, numbers), default=0)
+    longest = min(_LONGEST_TOKEN, max(map(len, numbers), default=0))
 
     def encode(text: str) -> list[int]:
+        if text in numbers:
+            return [numbers[text]]
         sizes = range(min(longest, len(text)), 0, -1)
         first = next((numbers[text[:size]] for size in sizes if text[:size] in numbers), -1)
-        return [first] if first >= 0 and texts[first] == text else [first, -1]
+        return [first, -1]
 
     def decode(ids: list[int]) -> str:
         return "".join(texts[number] for number in ids if 0 <= number < len(texts))

@@ -33,6 +33,8 @@ _COUNT = _NUMBERS[4]
 _KEPT = ("tokenizer.ggml.tokens", "tokenizer.chat_templates")
 """Arrays that are read; of the others only the length is."""
 _LARGEST_DIMENSIONS = 4
+_MOST_ENTRIES, _MOST_TENSORS, _MOST_TOKENS = 10_000, 100_000, 2_000_000
+"""What no model reaches, and what is read within seconds."""
 _TEMPLATE = "tokenizer.chat_template"
 
 
@@ -124,6 +126,8 @@ class _Reader:
         if version not in _VERSIONS:
             raise ValueError(f"it has the GGUF version {version}; versions {_VERSIONS} are read")
         tensor_count, entry_count = self._number(_LENGTH), self._number(_LENGTH)
+        if entry_count > _MOST_ENTRIES or tensor_count > _MOST_TENSORS:
+            raise ValueError(f"it announces {entry_count:,} entries and {tensor_count:,} tensors")
         metadata: dict[str, Any] = {}
         for _ in range(entry_count):
             key = self._string()
@@ -168,7 +172,7 @@ class _Reader:
         if element in _NUMBERS:
             self._skip(count * _NUMBERS[element].size)
             return count
-        if element != _STRING or count > self._size // _LENGTH.size:
+        if element != _STRING or count > min(_MOST_TOKENS, self._size // _LENGTH.size):
             raise ValueError(f"it has an array of {count} values of type {element}")
         read: Callable[[], Any] = self._string if keep else self._skip_string
         values = [read() for _ in range(count)]

@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ from mentor_edge.tasks.types import Suite, Task, never_executed
 from mentor_edge.tools.types import Tool
 
 VERSION = "1"
+_PROBLEMS_SHOWN = 10
+"""Problems of one line."""
 _Schema = dict[str, Any]
 
 
@@ -188,7 +191,8 @@ class _OfferedTools:
 
 def _task(row: Any, offered_tools: _OfferedTools, suite: str) -> Task:
     _check_json(row)
-    if problems := list(dict.fromkeys(_problem(error) for error in _VALIDATOR.iter_errors(row))):
+    errors = islice(_VALIDATOR.iter_errors(row), _PROBLEMS_SHOWN)  # each one that is found takes time
+    if problems := list(dict.fromkeys(map(_problem, errors))):
         raise ValueError("; ".join(problems))
     if len(given := [name for name in ("answer", "answers", "accepted_calls") if name in row]) != 1:
         raise ValueError(
@@ -315,9 +319,8 @@ def _problem(error: jsonschema.ValidationError) -> str:
         case "additionalProperties":
             schema: Any = error.schema
             known = schema["properties"]
-            reason = "; ".join(
-                f"unknown field {name!r}{did_you_mean(name, known)}" for name in value if name not in known
-            )
+            unknown = (name for name in value if name not in known)
+            reason = "; ".join(f"unknown field {name!r}{did_you_mean(name, known)}" for name in islice(unknown, 3))
         case "enum" | "const":
             allowed = rule if error.validator == "enum" else [rule]
             reason = f"expected {' or '.join(map(shown, allowed))}, found {shown(value)}"

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import yaml
-
 from mentor_edge.errors import did_you_mean
 from mentor_edge.tools.calculator import CALCULATOR
+from mentor_edge.yaml_text import parse_yaml
 
 ToolSpec = str | Mapping[str, Any]
 """Specifies where tools come from; `mentor_edge.tools.catalog` lists the forms."""
@@ -106,9 +105,9 @@ def _shown(spec: Any) -> str:
 
 def _mapping(text: str) -> Mapping[str, Any]:
     try:
-        spec = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or type(error).__name__
+        spec = parse_yaml(text)
+    except ValueError as error:
+        problem = getattr(error.__cause__, "problem", None) or error
         raise ValueError(f"the mapping {text.partition(',')[0]}... cannot be read as YAML: {problem}") from None
     if not isinstance(spec, Mapping):
         raise ValueError(f"{text!r} is not a mapping")

@@ -182,6 +182,12 @@ def test_every_value_reaches_the_template(first: Any, second: Any) -> None:
     assert without_arguments(baked) == (source, {"first": first, "second": second})
 
 
+@pytest.mark.parametrize("value", ["{}", "[1]", "a", "1e999", "9" * 5000, "[" * 100_000])
+def test_a_template_that_only_looks_as_if_it_had_arguments_has_none(value: str) -> None:
+    source = f"{{#- template_arguments -#}}{{%- set a = {value} %}}\n{{{{ a }}}}"
+    assert without_arguments(source) == (source, {})
+
+
 def test_an_argument_that_is_not_read_is_an_error() -> None:
     source = (THEIRS / "qwen3.jinja").read_text(encoding="utf-8")
     with pytest.raises(StudentError, match="enable_thinkin is not read") as refused:

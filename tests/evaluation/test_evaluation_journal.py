@@ -219,6 +219,15 @@ def test_a_journal_of_another_measurement_is_never_mixed_in(tmp_path, journal, c
     assert len(notes) == 1 and f"another measurement ({named} differ); starting from scratch" in notes[0]
 
 
+@pytest.mark.parametrize("row", [b"[" * 100_000, b"null", b'{"task_id": ' + b"9" * 5000 + b"}", b"\xff"])
+def test_a_journal_that_somebody_has_edited_is_not_believed(tmp_path, journal, uninterrupted, row):
+    items = tmp_path / "items.jsonl"
+    for lines in ([row, b"x"], [journal.splitlines()[0], row]):
+        items.with_name("items.jsonl.partial").write_bytes(b"\n".join([*lines, b""]))
+        assert measure(items, engine(), on_note=lambda note: None) == uninterrupted
+        items.unlink()
+
+
 def test_finished_outcomes_are_read_back_until_a_new_measurement_is_requested(tmp_path, uninterrupted):
     items, partial = tmp_path / "items.jsonl", tmp_path / "items.jsonl.partial"
     measure(items, engine())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from helpers.tiny_models import make_student
 from mentor_edge import inspect_student
 from mentor_edge.errors import StudentError
-from mentor_edge.inspection.expected_weights import weight_problems
+from mentor_edge.inspection.expected_weights import layer_problems, weight_problems
 from mentor_edge.inspection.student_report import Ability
 from mentor_edge.recipes.student import check_student
 
@@ -119,3 +120,18 @@ def test_layers_of_an_unknown_family_are_compared_with_each_other(
 ) -> None:
     config = {"model_type": "other", "num_hidden_layers": count, "tie_word_embeddings": True}
     assert weight_problems(names, config) == problems
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {f"blocks.{number}.{'a' * (number % 3)}.b" for number in range(50_000)},
+        {".1" * 50_000 + "\n\n"},
+        {"blocks." + "1" * 5_000 + ".a"},
+    ],
+    ids=["many layers", "many numbers", "a long number"],
+)
+def test_no_names_of_weights_take_long_to_compare(names: set[str]) -> None:
+    started = time.process_time()
+    assert layer_problems(names, None) == []
+    assert time.process_time() - started < 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def test_hostile_headers_neither_hang_nor_fill_the_memory(file: Path, tmp_path: 
         header = read_gguf_header(hostile)
         _ = header.architecture, header.context_length, header.templates, header.parameters, header.kinds
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+
+
+@pytest.mark.parametrize("counts", [(0, 10_001), (100_001, 0)])
+def test_no_header_has_more_than_any_model(tmp_path: Path, counts: tuple[int, int]) -> None:
+    path = tmp_path / "many.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, *counts))
+    with pytest.raises(EngineError, match="it announces"):
+        read_gguf_header(path)
 
 
 @given(position=st.integers(0, 4000), value=st.integers(0, 255))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helpers.contained import contained
-from helpers.hostile_server import Answer, Request, ask, hostile, http, once, said
+from helpers.hostile_server import KEY, Answer, Request, ask, hostile, http, once, said
 from mentor_edge.engines.base import ChatRequest, Sampling
 from mentor_edge.engines.endpoint import EndpointEngine, only_model
 from mentor_edge.errors import EngineError
@@ -71,6 +71,7 @@ ODD = "did not answer with a chat completion"
 NOT_JSON = "did not answer with JSON"
 
 # Name -> the server's answer, and what the error says; None if there is a reply all the same.
+ESCAPED_KEY = "".join(f"\\\\\\\\u00{ord(character):02x}" for character in KEY[:-1])
 ATTACKS: dict[str, tuple[Answer, str | None]] = {
     # Time.
     "accepts and never answers": (silence, SLOW),
@@ -163,6 +164,7 @@ ATTACKS: dict[str, tuple[Answer, str | None]] = {
     "a redirect to a file": (once(http({}, "302 R", location="file:///etc/passwd")), "redirects to file"),
     "a redirect to itself": (once(http({}, "308 R", location="/v1/chat/completions")), "redirects to /v1"),
     "a redirect to nowhere": (once(http({}, "301 R", location="http://[")), "."),
+    "most of the key as escapes": (once(said({"content": ESCAPED_KEY})), None),
     "a redirect with ESC": (once(http({}, "303 R", location="http://h/\x9b2J")), "redirects"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import resource
 import threading
 import time
@@ -41,6 +42,7 @@ CALLS: Mapping[str, str] = {
     "1 GB": "it wrote a line of more than 4194304 bytes",
     "4 MB": "the tool returned 4000000 characters (limit 8192)",
     "deep": "[" * 150 + "]" * 150,
+    "deep and wide": "the tool returned 1200310 characters (limit 8192)",
     "an error of 3 MB": "x" * 8192,
     "an error with escapes": "[conceal]",
     "asks": "well",
@@ -108,3 +110,27 @@ def test_a_redirect_is_not_followed_and_no_credential_is_shown():
             McpServer(url, headers={"X-Key": "secret-key"}, start_timeout=10.0).tools()
         web.shutdown()
     assert "secret" not in str(refused.value) and "elsewhere" not in " ".join(seen)
+
+
+def test_a_small_compressed_answer_does_not_fill_the_memory():
+    bomb = gzip.compress(b" " * 100_000_000, 1)
+
+    class Compressing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"] or 0))
+            self.send_response(200)
+            for name, value in {"type": "application/json", "encoding": "gzip", "length": str(len(bomb))}.items():
+                self.send_header(f"content-{name}", value)
+            self.end_headers()
+            self.wfile.write(bomb)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with ThreadingHTTPServer(("127.0.0.1", 0), Compressing) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        with pytest.raises(MentorEdgeError, match="cannot be used"):
+            McpServer(f"http://127.0.0.1:{web.server_port}/mcp", start_timeout=10.0).tools()
+        web.shutdown()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 64 * 1024  # KiB

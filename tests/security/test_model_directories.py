@@ -55,6 +55,7 @@ def indexed(*shards: object) -> Attack:
     return attack
 
 
+PRECOMPILED = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
 TOKENIZER, BILLION = "tokenizer_config.json", 10**9
 ATTACKS: dict[str, tuple[Attack, str]] = {
     "attention from the hub": (stating(attn_implementation="owner/kernel"), "attn_implementation"),
@@ -93,6 +94,13 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "a list": (content(b"[]"), "it is not a JSON object"),
     "no text": (content(b"\xff\xfe{\0}\0"), "damaged"),
     "5,000 digits": (content(b'{"vocab_size": ' + b"9" * 5000 + b"}"), "damaged"),
+    "300,000 lists": (content(b'{"a": [' + b"[], " * 300_000 + b"1]}"), "values"),
+    "a million settings of the tokenizer": (content(b'{"a": [' + b"[]," * 10**7 + b"1]}", TOKENIZER), "values"),
+    "1,001 end tokens": (stating("generation_config.json", eos_token_id=[1] * 1001), "end tokens"),
+    "weights with a long name": (stating(transformers_weights="a" * 250 + ".safetensors"), "transformers_weights"),
+    "shard with a long name": (indexed("é" * 130 + ".safetensors"), "as a shard"),
+    "10,001 shards": (indexed(*(f"{number}.safetensors" for number in range(10_001))), "10,001 files"),
+    "tokenizer that its library fails on": (stating("tokenizer.json", normalizer=PRECOMPILED), "precompiled_charsmap"),
     "tokenizer settings too deep": (content(b'{"a": ' + b"[" * 100_000, TOKENIZER), "nested too deeply"),
 }
 for _size in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim"):
@@ -142,6 +150,12 @@ def test_every_reader_names_the_setting(directory: Path, name: str) -> None:
     # The converter reads no tokenizer_config.json before the weights, and no implementation of attention.
     assert len(outcome.value) == 3 or named in ("gguf_file", "init_inputs", "fast_tokenizer")
     assert all(named in problem and len(problem) < 400 for problem in outcome.value[:2])
+
+
+def test_no_text_is_padded_to_a_trillion_tokens(directory: Path) -> None:
+    padding = {"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": ""}
+    stating("tokenizer.json", padding={**padding, "pad_to_multiple_of": None})(directory)
+    assert contained(lambda: inspect_student(directory).train.ability).value == "yes"
 
 
 def test_more_weights_than_are_stored_are_not_allocated(directory: Path) -> None:

@@ -175,6 +175,9 @@ REFERENCE = ("reference", 0, "tool_calls", 0, "function")
         (accepting({"nmae": "forecast", "arguments": {}}), 'accepted_calls[0]: expected {"name": ..., "arguments":'),
         (CALLS_ROW | {"domain": "irrelevance"}, "domain: in BFCL's irrelevance no call is right"),
         (accepting({"forecast": {"city": [float("nan")]}}), "Out of range float"),
+        # Many mistakes
+        (changed(ROW, "messages", to=[1] * 100_000), "; messages[9]: expected an object, found 1"),
+        (ROW | {f"k{number}": 1 for number in range(100_000)}, "unknown field 'k0'"),
     ],
 )  # a table  # fmt: skip
 def test_a_bad_row_is_refused_with_line_field_and_value(tmp_path: Path, row: Any, problem: str) -> None:

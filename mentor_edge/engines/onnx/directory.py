@@ -18,7 +18,7 @@ from mentor_edge.chat.setting import OWN, TemplateSetting, Tokens, choose_templa
 from mentor_edge.engines.onnx.genai_config import CONFIG, GenaiConfig
 from mentor_edge.errors import EngineError, StudentError
 from mentor_edge.json_object import LARGEST_TOKENIZER, read_bounded
-from mentor_edge.model_directory import TEMPLATE_FILE, NamedTemplate, end_ids, stored_template
+from mentor_edge.model_directory import TEMPLATE_FILE, NamedTemplate, end_ids, parse_tokenizer, stored_template
 
 _INCOMPLETE = "the directory is incomplete or damaged: export the model again"
 
@@ -114,13 +114,9 @@ def _parse(path: Path, kind: type[_Config]) -> _Config:
 def _read_tokenizer(path: Path) -> Tokenizer:
     text = _read(path)
     try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # the library raises nothing more specific
+        return parse_tokenizer(text)
+    except ValueError as error:
         raise EngineError(f"{path} is not a tokenizer: {error}", _INCOMPLETE) from error
-    # The file may store settings from training; texts encoded here are neither truncated nor padded.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
 
 
 def _read_template(path: Path, config: _TokenizerConfig, *, replaced: bool) -> NamedTemplate | None:

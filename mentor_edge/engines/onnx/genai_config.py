@@ -21,7 +21,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from mentor_edge.errors import EngineError
 from mentor_edge.files import files_below
 from mentor_edge.json_object import read_json
-from mentor_edge.model_directory import LARGEST_ID
+from mentor_edge.model_directory import LARGEST_ID, MOST_ENDS
+from mentor_edge.weight_files import is_file_name
 
 CONFIG = "genai_config.json"
 _REFUSED = (
@@ -42,7 +43,8 @@ def _name(text: str) -> str:
 
 
 def _file(name: str) -> str:
-    if not name.isprintable() or {"/", "\\", ":"} & set(name) or name.startswith(".") or not name.endswith(".onnx"):
+    plain = is_file_name(name) and name.isprintable() and ":" not in name
+    if not plain or name.startswith(".") or not name.endswith(".onnx"):
         raise ValueError("is not the name of an .onnx file in the directory itself")
     return name
 
@@ -61,7 +63,7 @@ def _as_list(stages: Any) -> Any:
 
 
 _Name = Annotated[str, Field(max_length=63), AfterValidator(_name)]
-_File = Annotated[str, Field(max_length=255), AfterValidator(_file)]
+_File = Annotated[str, AfterValidator(_file)]
 _Count = Annotated[int, Field(gt=0, le=_MANY)]
 _Number = Annotated[int | float, Field(ge=-(2**31), lt=2**31)]
 _Token = Annotated[int, Field(ge=-1, lt=LARGEST_ID)]
@@ -165,7 +167,7 @@ class Model(_Section):
     """In tokens."""
     vocab_size: _Count | None = None
     """Rows of the output."""
-    eos_token_id: _EndToken | list[_EndToken]
+    eos_token_id: _EndToken | Annotated[list[_EndToken], Field(max_length=MOST_ENDS)]
     """The tokens that end a turn."""
     pad_token_id: _Token | None = None
     bos_token_id: _Token | list[_Token] | None = None

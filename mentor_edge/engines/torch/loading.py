@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.setting import OWN, ChosenTemplate, TemplateSetting, Tokens, choose_template
-from mentor_edge.errors import MentorEdgeError, StudentError
+from mentor_edge.errors import MentorEdgeError, StudentError, is_panic
 from mentor_edge.model_directory import (
     NamedTemplate,
     check_config,
@@ -54,7 +54,9 @@ def _loading(name: str) -> Iterator[None]:
         yield
     except MentorEdgeError:
         raise
-    except Exception as error:  # the class that a configuration names may raise anything
+    except BaseException as error:  # the class that a configuration names may raise anything
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         if "trust_remote_code" in str(error):
             raise StudentError(
                 f"the student {name!r} needs program code that comes with it (auto_map in its config.json or"

@@ -93,8 +93,8 @@ class Endpoint:
                 request = response.request
                 if response.status_code == 404 and request.method == "POST" and MCP_SESSION_ID in request.headers:
                     on_session_lost()
-                assert isinstance(response.stream, httpx2.AsyncByteStream)
                 response.stream = _Reply(response)
+                response.headers.pop("content-encoding", None)  # decompressed by `_Reply`
 
             async with (
                 httpx2.AsyncClient(
@@ -110,18 +110,18 @@ class Endpoint:
 
 
 class _Reply(httpx2.AsyncByteStream):
-    """The body of a reply, repaired. One that is a JSON document is limited, because mcp reads all of it; event streams
-    are limited per event."""
+    """The body of a reply, decompressed and repaired. One that is a JSON document is limited, because mcp reads all of
+    it; event streams are limited per event."""
 
     def __init__(self, response: httpx2.Response) -> None:
         assert isinstance(response.stream, httpx2.AsyncByteStream)
-        self._stream = response.stream
+        self._written = httpx2.Response(response.status_code, headers=response.headers, stream=response.stream)
         events = response.headers.get("content-type", "").startswith("text/event-stream")
         self._limit = float("inf") if events else server_supervisor.LINE_LIMIT
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         size, repair = 0, SurrogateRepair()
-        async for chunk in self._stream:
+        async for chunk in self._written.aiter_bytes():
             size += len(chunk)
             if size > self._limit:
                 raise httpx2.StreamError(f"more than {self._limit} bytes")
@@ -129,7 +129,7 @@ class _Reply(httpx2.AsyncByteStream):
         yield repair.end()
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        await self._written.aclose()
 
 
 class Connection:

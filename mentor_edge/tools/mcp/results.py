@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _KNOWN = frozenset({"content", "structuredContent", "isError", "toolResult", "_meta", "resultType"})
@@ -13,6 +13,8 @@ _SNAKE_CASE = {"is_error": "isError", "structured_content": "structuredContent",
 _BINARY = ("image", "audio")
 _SHOWN_ELSEWHERE = frozenset({"type", "mimeType", "uri", "resource", "annotations", "_meta"})
 """Fields of content that a marker shows in words, or that are not for the model."""
+_COMPARED = 1_000
+"""Parts of the text, each of which may say what the structured content says."""
 _DETAILS_LIMIT = 500
 """Characters of the further fields of an image or a sound: they may contain it."""
 
@@ -104,13 +106,14 @@ def _is_said(value: Any, parts: Sequence[str]) -> bool:
     values = [value]
     if isinstance(value, dict) and list(value) == ["result"]:
         values.append(value["result"])
-    items = [_parsed(part) for part in parts]
+    whole, items = _parsed(text), [_parsed(part) for part in parts[:_COMPARED]]
+    squeezed = _without_space(text)
     return any(
-        _parsed(text) == said
+        whole == said
         or (isinstance(said, str) and said == text)
         or (isinstance(said, list) and said in (items, list(parts)))
         or (isinstance(said, dict | list) and any(item == said for item in items))
-        or (isinstance(said, dict | list) and any(form in text for form in _spellings(said)))
+        or (isinstance(said, dict | list) and any(form in squeezed for form in _spellings(said)))
         for said in values
     )
 
@@ -122,6 +125,10 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _spellings(value: Any) -> list[str]:
-    forms: list[dict[str, Any]] = [{}, {"separators": (",", ":")}, {"indent": 2}]
-    return [json.dumps(value, ensure_ascii=ascii, **form) for form in forms for ascii in (True, False)]
+def _spellings(value: Any) -> Iterator[str]:
+    """A value as JSON without space: with indents, a small one that is nested deeply has hundreds of megabytes."""
+    return (_without_space(json.dumps(value, ensure_ascii=ascii)) for ascii in (True, False))
+
+
+def _without_space(text: str) -> str:
+    return "".join(text.split())

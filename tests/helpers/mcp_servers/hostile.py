@@ -67,6 +67,9 @@ def call(request: Message) -> None:
             answer(request, text("x" * 4 * 10**6))
         case "deep":
             raw('{"structuredContent": ' + "[" * 150 + "]" * 150 + "}")
+        case "deep and wide":
+            wide = "[" * 150 + "0," * 400_000 + "0" + "]" * 150
+            raw('{"content": [{"type": "text", "text": "x"}], "structuredContent": {"a": ' + wide + "}}")
         case "an error of 3 MB":
             fail(request, "x" * 3 * 10**6)
         case "an error with escapes":
