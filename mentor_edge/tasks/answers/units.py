@@ -71,7 +71,8 @@ UNIT_NAMES = _CURRENCIES | {
     "gramme": "g", "gms": "g", "gm": "g", "milligram": "mg", "microgram": "μg", "tonne": "t", "ounce": "oz",
     "liter": "l", "litre": "l", "ltr": "l", "ltrs": "l", "milliliter": "ml", "millilitre": "ml", "gallon": "gal",
     "hour": "h", "hr": "h", "hrs": "h", "minute": "min", "mins": "min", "second": "s", "sec": "s", "secs": "s",
-    "millisecond": "ms", "yr": "year", "yrs": "year", "wk": "week", "wks": "week", "mo": "month", "mos": "month", "d": "day",
+    "millisecond": "ms", "yr": "year", "yrs": "year", "wk": "week", "wks": "week", "mo": "month", "mos": "month",
+    "d": "day",
     "volt": "v", "watt": "w", "kilowatt": "kw", "megawatt": "Mw", "milliwatt": "mw", "hertz": "hz", "kilohertz": "khz",
     "megahertz": "Mhz", "gigahertz": "ghz", "newton": "n", "joule": "j", "kilojoule": "kj", "megajoule": "Mj",
     "pascal": "pa", "kilopascal": "kpa", "megapascal": "Mpa", "ampere": "amp", "ohm": "ω", "mole": "mol",
@@ -90,9 +91,9 @@ UNIT_NAMES = _CURRENCIES | {
 # One or two letters are a factor ("3x", "2 ab"), unless they are one of _SHORT_UNITS. Letters that touch the number
 # must be one of _GLUED_UNITS: "5m" may be a product.
 _SHORT_UNITS = frozenset({
-    "m", "g", "s", "l", "h", "d", "n", "j", "w", "v", "k", "c", "f", "in", "ft", "yd", "mi", "of", "am", "pm", "hz", "pa",
-    "kj", "mj", "mw", "kw", "gb", "mb", "kb", "tb", "pb", "hr", "lb", "oz", "a", "an", "sq", "cu", "gm", "yr", "wk",
-    "mo", "ha", "ev", "db", "qt", "pt", "lm", "uf", "μf", "nm", "ms", "t", "μm", "μg", "μs", "us",
+    "m", "g", "s", "l", "h", "d", "n", "j", "w", "v", "k", "c", "f", "in", "ft", "yd", "mi", "of", "am", "pm", "hz",
+    "pa", "kj", "mj", "mw", "kw", "gb", "mb", "kb", "tb", "pb", "hr", "lb", "oz", "a", "an", "sq", "cu", "gm", "yr",
+    "wk", "mo", "ha", "ev", "db", "qt", "pt", "lm", "uf", "μf", "nm", "ms", "t", "μm", "μg", "μs", "us",
     "um", "ug", "ω", "kω", "mω",
 })  # a table  # fmt: skip
 _GLUED_UNITS = frozenset({
