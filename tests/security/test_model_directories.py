@@ -193,6 +193,50 @@ def test_a_mistyped_path_asks_no_hub(path: str, monkeypatch: pytest.MonkeyPatch,
             action(path)
 
 
+@pytest.mark.parametrize("action", [inspect_student, load_student, check_student])
+def test_a_mistyped_path_in_the_form_of_a_hub_id_is_looked_up_once(
+    action: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    asked: list[object] = []
+
+    def refuse(*host: object) -> None:
+        asked.append(host)
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    with pytest.raises(StudentError, match="there is no such directory, and the hub does not provide it"):
+        action("runs/a")
+    assert len(asked) == 1
+
+
+FROM_THE_HUB = (
+    "attention from the hub",
+    "a billion labels",
+    "context of 0",
+    "positional arguments",
+    "shard in a parent",
+)
+
+
+@pytest.mark.parametrize("name", FROM_THE_HUB)
+def test_files_from_the_hub_are_checked_like_all_others(
+    directory: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attack, named = ATTACKS[name]
+    attack(directory)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(directory))
+    outcome = contained(lambda: load_student("owner/name"))
+    assert isinstance(outcome.error, StudentError) and named in outcome.error.problem
+
+
+def test_a_model_from_the_hub_keeps_its_name(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(directory))
+    model, _ = load_student("owner/name")
+    assert model.name_or_path == model.config.name_or_path == "owner/name"
+
+
 # Which file is which
 
 

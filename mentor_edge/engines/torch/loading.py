@@ -7,30 +7,29 @@ missing or broken chat template.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from mentor_edge.chat import ChatTemplate
-from mentor_edge.chat.setting import OWN, ChosenTemplate, TemplateSetting, Tokens, choose_template
+from mentor_edge.chat.setting import OWN, TemplateSetting, Tokens, choose_template
 from mentor_edge.errors import MentorEdgeError, StudentError, is_panic
 from mentor_edge.model_directory import (
     NamedTemplate,
     check_config,
     check_tokenizer_config,
     end_ids,
+    from_hub,
     read_json_object,
     read_optional_json_object,
-    require_hub_id,
     stated_end_ids,
     stored_entry,
     stored_template,
-    template_for_tools,
 )
 from mentor_edge.template_record import TemplateRecord
 from mentor_edge.weight_files import weight_files
@@ -43,13 +42,20 @@ _LARGER = 16
 """More numbers than this for each stored byte of weights: the configuration is not theirs."""
 
 
+_FILES = ("*.json", "*.jinja", "*.model", "*.txt")
+FILES_AND_WEIGHTS = (*_FILES, "*.safetensors")
+"""Patterns of the names of all files of a model that are read."""
+
+
+def _directory(student: str | Path, files: Sequence[str] = _FILES) -> Path:
+    """The directory of a student. Files from the hub are fetched first, so that they are checked like all others."""
+    return Path(student) if Path(student).is_dir() else from_hub(str(student), files)
+
+
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
-    if Path(name).is_dir():
-        check_config(read_optional_json_object(Path(name) / "config.json"), Path(name) / "config.json")
-        check_tokenizer_config(Path(name))
-    else:
-        require_hub_id(name)
+def _loading(directory: Path, name: str) -> Iterator[None]:
+    check_config(read_optional_json_object(directory / "config.json"), directory / "config.json")
+    check_tokenizer_config(directory)
     try:
         yield
     except MentorEdgeError:
@@ -80,15 +86,13 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
 
     Raises: StudentError when it cannot be loaded, has no end token, or has no chat template or one that cannot be used.
     """
-    name = str(path)
-    if Path(name).is_dir():
-        # transformers fails on some forms with a KeyError, so they are checked first.
-        _own(name, template)
-    with _loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    name, directory = str(path), _directory(path)
+    own = _own(directory, template)  # first: transformers fails on some forms with a KeyError
+    with _loading(directory, name):
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     if tokenizer.eos_token is None:
         raise StudentError(f"the student {name!r} has no end-of-turn token (eos_token)")
-    chosen = _chosen(tokenizer, name, template)
+    chosen = choose_template(template, own, tokens_of(tokenizer), name)
     tokenizer.chat_template = chosen.source
     if chosen.end_of_turn is not None:
         tokenizer.eos_token = chosen.end_of_turn
@@ -99,18 +103,9 @@ def load_tokenizer(path: str | Path, template: TemplateSetting = OWN) -> Any:
     return tokenizer
 
 
-def _chosen(tokenizer: Any, name: str, template: TemplateSetting) -> ChosenTemplate:
-    if Path(name).is_dir():
-        own = _own(name, template)
-    else:
-        own = template_for_tools(tokenizer.chat_template, name, replaced=template.template is not None)
-    return choose_template(template, own, tokens_of(tokenizer), name)
-
-
-def _own(directory: str, template: TemplateSetting) -> NamedTemplate | None:
+def _own(directory: Path, template: TemplateSetting) -> NamedTemplate | None:
     """The template of a directory, byte for byte; None if it cannot be used but is replaced anyway."""
-    path = Path(directory)
-    return stored_template(path, stored_entry(path), replaced=template.template is not None)
+    return stored_template(directory, stored_entry(directory), replaced=template.template is not None)
 
 
 def template_record(path: str | Path, template: TemplateSetting = OWN) -> TemplateRecord:
@@ -118,11 +113,11 @@ def template_record(path: str | Path, template: TemplateSetting = OWN) -> Templa
 
     Raises: StudentError as `load_tokenizer`.
     """
-    name = str(path)
-    with _loading(name):
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    record = _chosen(tokenizer, name, template).record
-    saved = TemplateRecord.of(Path(name))
+    name, directory = str(path), _directory(path)
+    with _loading(directory, name):
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    record = choose_template(template, _own(directory, template), tokens_of(tokenizer), name).record
+    saved = TemplateRecord.of(directory)
     return saved if saved is not None and saved.sha256 == record.sha256 else record
 
 
@@ -133,15 +128,17 @@ def load_model(path: str | Path, tokenizer: Any, **options: Any) -> Any:
     initialize those at random), when there are more layers or biases than the configuration names, or when the
     tokenizer has tokens without an embedding. Added tokens may lack one, as Gemma 3's image token does.
     """
-    name = str(path)
-    _check_directory(Path(name))
-    with _loading(name):
-        return _load_model(name, tokenizer, options)
+    name, directory = str(path), _directory(path, FILES_AND_WEIGHTS)
+    _check_directory(directory)
+    with _loading(directory, name):
+        model = _load_model(directory, name, tokenizer, options)
+    model.name_or_path = model.config.name_or_path = name  # also if it is a hub id: adapters state it
+    return model
 
 
-def _load_model(name: str, tokenizer: Any, options: Mapping[str, Any]) -> Any:
+def _load_model(directory: Path, name: str, tokenizer: Any, options: Mapping[str, Any]) -> Any:
     model, info = AutoModelForCausalLM.from_pretrained(
-        name,
+        directory,
         trust_remote_code=False,
         use_safetensors=True,
         output_loading_info=True,
@@ -184,8 +181,6 @@ def _left_out(unexpected: Iterable[str], model: Any) -> str | None:
 
 def _check_directory(path: Path) -> None:
     """Check what transformers would report without naming it. Raises: StudentError."""
-    if not path.is_dir():  # a hub id
-        return
     config = read_json_object(path / "config.json")
     check_config(config, path / "config.json")  # before its sizes are multiplied
     stated_end_ids(path)
@@ -280,14 +275,4 @@ def template_of_student(path: str | Path, setting: TemplateSetting = OWN) -> Cha
 
     Raises: StudentError as `load_tokenizer`.
     """
-    name = str(path)
-    tokenizer = load_tokenizer(name, setting)
-    return template_of(tokenizer, stated_end_ids(Path(name)) if Path(name).is_dir() else _stated_on_hub(name))
-
-
-def _stated_on_hub(name: str) -> frozenset[int]:
-    with _loading(name):
-        try:
-            return end_ids(GenerationConfig.from_pretrained(name, trust_remote_code=False).eos_token_id)
-        except OSError:  # transformers then reads the model's own configuration
-            return end_ids(AutoConfig.from_pretrained(name, trust_remote_code=False).eos_token_id)
+    return template_of(load_tokenizer(path, setting), stated_end_ids(_directory(path)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mentor_edge.chat.setting import TemplateSetting
-from mentor_edge.engines.torch.loading import closing_ids, load_tokenizer, template_record
+from mentor_edge.engines.torch.loading import FILES_AND_WEIGHTS, closing_ids, load_tokenizer, template_record
 from mentor_edge.files import atomic_directory, write_json
 from mentor_edge.model_directory import (
     TEMPLATE_FILE,
@@ -20,7 +20,6 @@ from mentor_edge.model_directory import (
 from mentor_edge.template_record import TEMPLATE_RECORD
 
 _WRITTEN = (TOKENIZER_CONFIG, "special_tokens_map.json", "generation_config.json", TEMPLATE_FILE, TEMPLATE_RECORD)
-_FOR_TRANSFORMERS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def templated_directory(student: str, target: Path, template: TemplateSetting) -> Path:
@@ -43,7 +42,7 @@ def templated_directory(student: str, target: Path, template: TemplateSetting) -
     """
     if target.is_dir():
         return target
-    source = Path(student).resolve() if Path(student).is_dir() else from_hub(student, _FOR_TRANSFORMERS)
+    source = Path(student).resolve() if Path(student).is_dir() else from_hub(student, FILES_AND_WEIGHTS)
     tokenizer = load_tokenizer(source, template)
     record = template_record(source, template)
     with atomic_directory(target) as work:
