@@ -33,6 +33,7 @@ class Odd:
 # {} is `mentor-edge`.
 ATTACKS = {
     "no standard error": Odd("{} verify nowhere 2>&-", 1),
+    "no standard error for a success": Odd("{} tasks validate tasks.jsonl --tools add 2>&-", 0),
     "no standard output": Odd("{} verify nowhere >&-", 1, "is not an artifact"),
     "no standard output for --json": Odd(
         "{} tasks validate tasks.jsonl --tools add --json >&-", 1, "standard output is closed"
