@@ -173,7 +173,7 @@ def export(
             sha256={},
         )
         shutil.rmtree(work / "student", ignore_errors=True)
-        manifest = write_package(work, manifest, Path(source.base or model_name))
+        manifest = write_package(work, manifest, Path(source.student or source.base or model_name))
     return Artifact(out, manifest)
 
 
@@ -287,13 +287,13 @@ def _move_to_folder(work: Path, candidate: Candidate, gate: GateReport, runtime:
 def _source_record(source: Source, chosen: _ChosenModel, model: str) -> SourceRecord:
     merge, dequantized = merge_report(chosen.directory), Dequantized.of(chosen.directory)
     if merge is not None and merge.trained_on is not None:
-        merge = merge.model_copy(update={"trained_on": public_name(merge.trained_on)})
+        merge = merge.model_copy(update={"trained_on": public_name(source.student or merge.trained_on)})
     if dequantized is not None:
         dequantized = dequantized.model_copy(update={"file": public_name(dequantized.file)})
     return SourceRecord(
         model=public_name(model),
         files=_hashes(chosen.directory),
-        base=None if source.base is None else public_name(source.base),
+        base=None if source.base is None else public_name(source.student or source.base),
         adapter=None if source.adapter is None else public_name(str(source.adapter)),
         adapter_files={} if source.adapter is None else _hashes(source.adapter),
         merged_onto=chosen.base or None,
@@ -326,10 +326,11 @@ def require_pass(artifact: Artifact) -> None:
         GateInconclusive: when no model failed, but a test was inconclusive.
     """
     for_shipping = [entry for entry in artifact.manifest.entries if entry.role != "control"]
-    for verdict, error in ((Verdict.FAIL, GateFailed), (Verdict.INCONCLUSIVE, GateInconclusive)):
+    more = "; gate it on more tasks, or on tasks that the model can solve, to decide"
+    for verdict, error, hint in ((Verdict.FAIL, GateFailed, ""), (Verdict.INCONCLUSIVE, GateInconclusive, more)):
         for entry in for_shipping:
             if entry.verdict is verdict:
                 raise error(
                     f"{entry.format} {entry.quant}: {entry.gate.explanation}",
-                    f"the file is kept in {artifact.directory / 'refused'}",
+                    f"the file is kept in {artifact.directory / 'refused'}{hint}",
                 )

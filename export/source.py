@@ -31,6 +31,8 @@ class Source:
     quantization."""
     adapter: Path | None = None
     """Directory of the adapter, if known."""
+    student: str | None = None
+    """Directory or hub id of the student, if the base is a copy of it with another chat template."""
 
     def with_template(self, setting: TemplateSetting, target: Path) -> Source:
         """The same model with another chat template.

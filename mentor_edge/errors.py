@@ -28,7 +28,7 @@ class MentorEdgeError(Exception):
     def __init__(self, problem: str, hint: str | None = None) -> None:
         super().__init__(problem, hint)  # pickle passes these to the class again: errors cross process borders
         self.problem = problem
-        self.hint = hint
+        self.hint = hint or None
 
     def __str__(self) -> str:
         return self.problem if self.hint is None else f"{self.problem}\n{self.hint}"

@@ -68,6 +68,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def require_new(path: Path) -> None:
+    """Refuse an output directory that exists. Work of minutes should not begin before this.
+
+    Raises: OutputError.
+    """
+    if path.exists():
+        what = "directory" if path.is_dir() else "path"
+        raise OutputError(f"the output {what} {path} exists already", "choose another one or remove it")
+
+
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path`, renamed to it on success and removed on any failure.
@@ -76,8 +86,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     Raises: OutputError when `path` exists already, the disk is full, or the parent cannot be written.
     """
-    if path.exists():
-        raise OutputError(f"the output directory {path} exists already", "choose another one or remove it")
+    require_new(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with explained_write_errors(path):

@@ -297,6 +297,14 @@ class Survival(Result):
     """Whether some touched tensor is still changed and `projection`, if measured, is at least 0.5. True if nothing
     was touched."""
 
+    @property
+    def noise(self) -> float | None:
+        """The length of Q without its part along D, as a multiple of that of D: what rounding adds to the change.
+        None if it cannot be measured."""
+        if not self.projection or not self.alignment:
+            return None
+        return abs(self.projection / self.alignment) * max(0.0, 1 - self.alignment**2) ** 0.5
+
 
 # The merge
 

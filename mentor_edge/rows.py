@@ -63,6 +63,12 @@ def iter_rows(path: Path, parse: Callable[[Any], _Row], *, what: str, unique: st
         raise TaskError(f"{path} contains no {what}", "each line is one JSON object")
 
 
+def require_file(path: Path, wanted: str) -> None:
+    """Raises: TaskError when there is no file `path`, so that its directory is not `wanted`."""
+    if not path.is_file():
+        raise TaskError(f"{path.parent} has no file {path.name}", f"name {wanted}")
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} (column {error.colno})"

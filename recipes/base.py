@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ import yaml
 
 from mentor_edge.dequantized import Dequantized
 from mentor_edge.engines.open import identity_of
-from mentor_edge.errors import ConfigError, RunError
+from mentor_edge.errors import ConfigError, MentorEdgeError, RunError
 from mentor_edge.files import atomic_file, explained_write_errors
 from mentor_edge.progress import Progress, announced, no_progress
 from mentor_edge.tasks.mistakes import task_mistakes
@@ -21,11 +22,15 @@ from mentor_edge.tasks.types import Suite
 from mentor_edge.tools.catalog import load_tools
 from mentor_edge.tools.types import Tool
 
-from .config import RecipeConfig, build_config
+from .config import RecipeConfig, build_config, read_yaml
 from .job import TrainingJob, usable_tasks
 from .run import STUDENT, Run, check_output, newest_checkpoint, prepare_output
 from .run_record import TaskCounts, Training
+from .steps import remarks
 from .training_tasks import load_training_suite
+
+_SHOWN = 5
+"""Changed settings that an error names."""
 
 
 class Recipe(ABC):
@@ -115,15 +120,15 @@ class Recipe(ABC):
         note: Callable[[str], None],
     ) -> Run:
         config, directory = self.config, self.config.output_dir
-        # These load torch, which earlier mistakes need not wait for.
-        from mentor_edge.engines.torch.loading import template_of_student, template_record
-
-        from .student import check_student, resolve_student
-
+        # Check every input before writing anything, and before loading torch where that is possible.
         check_output(directory, resume=resume)
-        # Check every input before writing anything.
         suite = self.load_tasks(tools)
         start = None if config.from_run is None else Run.load(config.from_run)
+        with announced(progress, "load torch"):
+            from mentor_edge.engines.torch.loading import template_of_student, template_record
+
+            from .student import check_student, resolve_student
+
         check_student(config.student if start is None else start.model, config.template_setting, progress)
         prepare_output(directory, resume=resume)
         _write_config(directory / "config.yaml", config)
@@ -174,6 +179,9 @@ class Recipe(ABC):
             Dequantized.of(Path(student)) if local else None,
         )
         run.save()
+        with suppress(RunError):  # rows that were lost are reported when they are read
+            for remark in remarks(run.training_log()):
+                note(remark)
         return run
 
     def load_tasks(self, tools: Mapping[str, Tool]) -> Suite:
@@ -200,8 +208,30 @@ class Recipe(ABC):
 
 def _write_config(path: Path, config: RecipeConfig) -> None:
     """Write the resolved config, or check that a resumed run has the same one."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    settings = config.model_dump(mode="json")
+    text = yaml.safe_dump(settings, sort_keys=False)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError([f"{path} differs from this configuration"], "resume with the same settings")
+        changes = _changes(path, settings) or "differs from this configuration"
+        raise ConfigError([f"{path}: {changes}"], "resume with the same settings")
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _changes(path: Path, settings: Mapping[str, Any]) -> str:
+    """What a resumed run would change: "train.steps was 20 and is 30 now". Empty if the file cannot be read."""
+    try:
+        before = dict(_leaves(read_yaml(path)))
+    except MentorEdgeError:
+        return ""
+    now = dict(_leaves(settings))
+    names = [name for name in now | before if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r} now" for name in names[:_SHOWN])
+
+
+def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings without sections, with their dotted names."""
+    if not isinstance(settings, Mapping):
+        yield name, settings
+        return
+    for key, part in settings.items():
+        yield from _leaves(part, f"{name}.{key}".strip("."))

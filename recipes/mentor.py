@@ -9,10 +9,8 @@ for real, each rollout is scored, and GRPO makes rollouts that score above their
 4. the recipe     `MentorRecipe`: `PolicyRecipe.train` combines the three
 5. the baselines  `SparseRecipe` and `StrictRecipe`: the same with other rewards
 
-`Recipe.fit` calls `train` after it has executed and validated the references. The default lengths and rates fit the
-embedded nano student: set `rollout` and `train` for any other.
-
-The third baseline, imitation, is in `sft.py`. The plumbing between our rollouts and TRL is in `grpo.py`.
+`Recipe.fit` calls `train` after it has executed and validated the references. The default rates fit the embedded nano
+student. The third baseline, imitation, is in `sft.py`, the plumbing between our rollouts and TRL in `grpo.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ from pydantic import Field
 
 from mentor_edge.agent import AgentLimits
 from mentor_edge.arguments import checked_settings
+from mentor_edge.progress import announced
 from mentor_edge.rewards import Matching, MentorReward, Reward, SparseReward
 from mentor_edge.template_record import Scalar
 from mentor_edge.tools.execution.executor import ToolExecutor
@@ -266,12 +265,13 @@ class PolicyRecipe(Recipe, Generic[RewardSection]):
         )
 
     def train(self, job: TrainingJob) -> Training:
-        from mentor_edge.engines.torch.limited_rendering import limited_rendering  # loads torch
+        with announced(job.progress, "load the trainer"):
+            from mentor_edge.engines.torch.limited_rendering import limited_rendering
 
-        from .grpo import EdgeGRPOTrainer, StepReward, scheduled_prompts, step_row
-        from .stock import stock_trainer
-        from .student import load_trainable
-        from .trainer import StallGuard, run_training
+            from .grpo import EdgeGRPOTrainer, StepReward, scheduled_prompts, step_row
+            from .stock import stock_trainer
+            from .student import load_trainable
+            from .trainer import StallGuard, run_training
 
         config, train, rollout = self.config, self.config.train, self.config.rollout
         tasks = {task.id: task for task in job.tasks}

@@ -23,7 +23,7 @@ import pydantic
 from mentor_edge.arguments import checked_arguments
 from mentor_edge.dequantized import Dequantized
 from mentor_edge.errors import OutputError, RunError
-from mentor_edge.files import write_json
+from mentor_edge.files import require_new, write_json
 from mentor_edge.path_kind import kind_of, wrong_kind
 from mentor_edge.progress import Progress, no_progress
 from mentor_edge.results import Measure
@@ -169,7 +169,7 @@ class Run:
         from mentor_edge.export import Source, bases_to_try
 
         bases = bases_to_try(merge_base, self.trained_in_4_bit)
-        return Source({base: self.merged(base) for base in bases}, self.base, self.adapter)
+        return Source({base: self.merged(base) for base in bases}, self.base, self.adapter, self.student)
 
     @checked_arguments
     def export(
@@ -229,9 +229,11 @@ class Run:
         """
         from mentor_edge.export import export, require_pass
 
+        out = Path(out or self.directory / "artifact")
+        require_new(out)
         artifact = export(
             self.source(merge_base),
-            out=out or self.directory / "artifact",
+            out=out,
             suite=suite or load_suite("nano"),
             gguf=gguf,
             onnx=onnx,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from mentor_edge.arguments import checked_settings
+from mentor_edge.progress import announced
 from mentor_edge.template_record import Scalar
 
 from .base import Recipe
@@ -102,15 +103,16 @@ class SFTRecipe(Recipe):
         )
 
     def train(self, job: TrainingJob) -> Training:
-        from datasets import Dataset
-        from trl import SFTConfig as TrainerArguments
-        from trl import SFTTrainer
+        with announced(job.progress, "load the trainer"):
+            from datasets import Dataset
+            from trl import SFTConfig as TrainerArguments
+            from trl import SFTTrainer
 
-        from mentor_edge.engines.torch.loading import end_ids_of, template_of
+            from mentor_edge.engines.torch.loading import end_ids_of, template_of
 
-        from .examples import supervised_examples
-        from .student import load_trainable
-        from .trainer import common_arguments, run_training
+            from .examples import supervised_examples
+            from .student import load_trainable
+            from .trainer import common_arguments, run_training
 
         train = self.config.train
         model, tokenizer, adapter = load_trainable(job.student, self.config.lora, job.progress)

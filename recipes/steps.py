@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pydantic
@@ -68,6 +69,32 @@ class PolicyStep(Step):
     """Tokens that the student generated."""
     flat_groups: tuple[FlatGroups, ...] = ()
     """The groups without a difference in reward."""
+
+
+_OFTEN = 0.25
+"""The share of all rollouts from which on a user should know about a fault."""
+
+
+def remarks(steps: Sequence[Step]) -> Iterator[str]:
+    """Sentences about what kept the student of a training from learning, as far as the steps show it."""
+    rollouts = [step for step in steps if isinstance(step, PolicyStep)]
+    if not rollouts:
+        return
+
+    def share(name: str) -> float:
+        return sum(getattr(step, name) for step in rollouts) / len(rollouts)
+
+    if (cut := share("truncated")) >= _OFTEN:
+        yield (
+            f"{cut:.0%} of the rollouts were cut off by a token limit, and a cut-off rollout earns nothing: raise "
+            "rollout.tokens_per_turn and rollout.completion_tokens, unless the student repeats itself"
+        )
+    if (unread := share("malformed")) >= _OFTEN:
+        yield f"{unread:.0%} of the rollouts ended with a call that cannot be read"
+    if share("calls") == 0:
+        yield "no rollout called a tool: train the student with sft first, then continue with from_run"
+    elif share("accuracy") == 0:
+        yield "no rollout was right: train the student with sft first, then continue with from_run"
 
 
 def read_steps(path: Path) -> tuple[Step, ...]:

@@ -14,7 +14,7 @@ from mentor_edge.evaluation.document import Code, Grid, markdown_code, markdown_
 from mentor_edge.json_object import read_bounded
 from mentor_edge.manifest import Manifest
 from mentor_edge.readable import harmless
-from mentor_edge.results import Quantization, QuantizedParity
+from mentor_edge.results import Quantization, QuantizedParity, Survival
 from mentor_edge.yaml_text import parse_yaml
 
 _ROLES = {"shipped": "shipped", "refused": "refused by the gate", "control": "control, made to test the gate"}
@@ -130,7 +130,7 @@ def _files(manifest: Manifest) -> Iterator[str]:
                 f"{malformed.exported} ({malformed.source})",
                 _figure(parity.kl_mean if isinstance(parity, QuantizedParity) else None, ".2g"),
                 _figure(parity.top1_agreement, ".1f", 100),
-                _figure(None if entry.survival is None else entry.survival.projection, ".2f"),
+                _survival(entry.survival),
                 Code(markdown_code(manifest.content_digest(entry))),
             ]
         )
@@ -138,7 +138,8 @@ def _files(manifest: Manifest) -> Iterator[str]:
     yield ""
     yield (
         "KL and top-1 compare the next-token distributions with the source's, over the positions named in the "
-        'manifest. "Delta kept" is the share of the fine-tune\'s change that is left in the quantized weights.'
+        "manifest. Survival is the share of the fine-tune's change of the weights that quantization left, on average; "
+        "noise is what rounding added, as a multiple of that change."
     )
     yield ""
     for entry in manifest.entries:
@@ -198,6 +199,12 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[
 
 def _figure(value: Any, form: str, factor: float = 1) -> str:
     return "-" if value is None else format(factor * value, form)
+
+
+def _survival(survival: Survival | None) -> str:
+    if survival is None or survival.noise is None:
+        return _figure(None if survival is None else survival.projection, ".2f")
+    return f"{survival.projection:.2f} (noise {survival.noise:.2g})"
 
 
 def _flat(values: Any) -> str:

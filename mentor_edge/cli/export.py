@@ -23,6 +23,7 @@ from mentor_edge.cli.options import (
 )
 from mentor_edge.cli.screen import StageProgress, console, print_json
 from mentor_edge.errors import RunError
+from mentor_edge.files import require_new
 from mentor_edge.progress import announced
 from mentor_edge.results import Measure
 
@@ -116,6 +117,8 @@ def export(
 
     arguments = parse_arguments(template_arguments or [])
     target = target or newest_run()
+    out = out or target / "artifact"
+    require_new(out)
     with ExitStack() as open_tools:
         tasks = load_tasks(suite, data, limit, tools or [], open_tools)
         tasks = replace(tasks, limits=changed_limits(tasks.limits, max_turn_tokens, max_tokens, None))
@@ -124,7 +127,7 @@ def export(
                 source, calibration = _source(target, merge_base)
             artifact = export_model(
                 source,
-                out=out or target / "artifact",
+                out=out,
                 suite=tasks,
                 gguf=_kinds(gguf),
                 onnx=_kinds(onnx),

@@ -116,8 +116,8 @@ def print_gate(artifact: Artifact) -> None:
         console.print(f"merged onto the {choice.base} base (right answers out of {choice.n}: {solved})")
     for format, parity in manifest.parity.items():
         console.print(
-            f"{format}: after the conversion no logit differs by more than {parity.max_difference:.1e} in "
-            f"{parity.positions} positions; template and {parity.text.token_cases} token cases are equal",
+            f"{format}: the conversion changes logits by {parity.max_difference:.1e} at most, in {parity.positions} "
+            f"positions; template and {parity.text.token_cases} token cases are equal",
         )
     for entry in manifest.entries:
         console.print(f"{entry.format} {entry.quant}: {'; '.join(_facts(entry))}", soft_wrap=True)
@@ -126,10 +126,9 @@ def print_gate(artifact: Artifact) -> None:
 
 def _noise(survival: Survival) -> str:
     """How large the rounding of the weights is beside the fine-tune's change of them."""
-    projection, alignment = survival.projection, survival.alignment
-    if not projection or not alignment:
+    times = survival.noise
+    if times is None:
         return ""
-    times = abs(projection / alignment) * max(0.0, 1 - alignment**2) ** 0.5
     return f", {'but' if times > 1 else 'with'} rounding noise {times:.2g} times as large as the fine-tune"
 
 

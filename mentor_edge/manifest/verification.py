@@ -34,10 +34,11 @@ def verify_entry(path: Path) -> ManifestEntry | None:
     """Verify a model that is about to be loaded, if it is part of an artifact: a GGUF file or an ONNX directory listed
     in the manifest beside it or one folder up.
 
-    Returns its entry, or None for any other model; a `MentorEdgeWarning` reports one that is in an artifact, but not in
-    its manifest. Refused models and controls are verified too: a user who names one intends to look at it. Every call
-    hashes all files of the model (a CPU-second per gigabyte), because a time stamp proves nothing. This guards against
-    damaged and mixed-up files, not against somebody who can write to the artifact.
+    Returns its entry, or None for any other model. A `MentorEdgeWarning` reports a model that is in an artifact, but
+    not in its manifest, and one that did not pass its gate. Refused models and controls are verified too: a user who
+    names one intends to look at it. Every call hashes all files of the model (a CPU-second per gigabyte), because a
+    time stamp proves nothing. This guards against damaged and mixed-up files, not against somebody who can write to the
+    artifact.
 
     Raises: ArtifactError when a file differs from the manifest, or the manifest is damaged.
     """
@@ -56,15 +57,17 @@ def verify_entry(path: Path) -> ManifestEntry | None:
             for entry in manifest.entries:
                 if name == entry.path:
                     check_entry(directory, manifest, entry)
+                    if entry.role == "refused":
+                        _warn(f"{path} did not pass its gate ({entry.verdict}): it may be worse than its source")
                     return entry
             without_entry = directory
     if without_entry is not None:
-        warnings.warn(
-            f"{path} is not in the manifest of the artifact {without_entry}: nobody vouches for it",
-            MentorEdgeWarning,
-            stacklevel=3,
-        )
+        _warn(f"{path} is not in the manifest of the artifact {without_entry}: nobody vouches for it")
     return None
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, MentorEdgeWarning, stacklevel=4)
 
 
 def check_entry(directory: Path, manifest: Manifest, entry: ManifestEntry) -> None:

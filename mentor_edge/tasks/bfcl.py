@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from mentor_edge.messages import Message
-from mentor_edge.rows import Text, parse_row, read_rows, shown
+from mentor_edge.rows import Text, parse_row, read_rows, require_file, shown
 from mentor_edge.tasks.types import AgentLimits, Suite, Task, never_executed
 from mentor_edge.tools.types import Tool
 
@@ -61,6 +61,7 @@ def load(directory: str | Path) -> Suite:
     Raises: TaskError when a file is missing or malformed.
     """
     directory = Path(directory)
+    require_file(directory / f"BFCL_v4_{CATEGORIES[0]}.json", "a directory with the files of BFCL v4")
     tasks: list[Task] = []
     for category in CATEGORIES:
         name = f"BFCL_v4_{category}.json"

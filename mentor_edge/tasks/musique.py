@@ -22,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from mentor_edge.messages import Message
-from mentor_edge.rows import Identifier, Text, parse_row, read_rows
+from mentor_edge.rows import Identifier, Text, parse_row, read_rows, require_file
 from mentor_edge.tasks.types import AgentLimits, Suite, Task
 from mentor_edge.tools.retrieval import Corpus, search_tool
 from mentor_edge.tools.types import Tool
@@ -51,6 +51,7 @@ def load(directory: str | Path) -> Suite:
     Raises: TaskError naming file, line, field and value seen; OutputError when the search index cannot be written.
     """
     directory = Path(directory)
+    require_file(directory / "questions.jsonl", "a directory with MuSiQue's questions.jsonl and corpus.jsonl")
     corpus = Corpus.open(directory / "corpus.jsonl")
     parse = partial(_task, corpus=corpus, tools=(search_tool(corpus),))
     tasks = read_rows(directory / "questions.jsonl", parse, what="questions", unique="id")

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mentor_edge.errors import TaskError
+from mentor_edge.errors import TaskError, did_you_mean
 from mentor_edge.tasks import bfcl, calculator, gsm8k, jsonl, musique
 from mentor_edge.tasks.nano import suites as nano
 from mentor_edge.tasks.types import Suite
@@ -57,7 +57,9 @@ def load_suite(name: str, data: str | Path | None = None, limit: int | None = No
         TaskError: when the name is unknown, the data is missing, or a file is malformed.
     """
     if name not in SUITES:
-        raise TaskError(f"there is no suite {name!r}", f"known suites: {', '.join(SUITES)}")
+        raise TaskError(
+            f"there is no suite {name!r}{did_you_mean(name, SUITES)}", "name a suite, or a tasks file that exists"
+        )
     if name in _GENERATED:
         suite = _GENERATED[name]()
     elif data is not None:
@@ -83,6 +85,6 @@ def load_tasks(spec: str, tools: Mapping[str, Tool]) -> Suite:
     if name in SUITES:
         return load_suite(name, data or None)
     if not Path(spec).exists():
-        known = ", ".join([*_GENERATED_FOR_TRAINING, *SUITES])
-        raise TaskError(f"there is no file and no suite {spec!r}", f"known suites: {known}")
+        near = did_you_mean(spec, [*_GENERATED_FOR_TRAINING, *SUITES])
+        raise TaskError(f"there is no file and no suite {spec!r}{near}", "name a suite, or a tasks file that exists")
     return jsonl.load(spec, tools)

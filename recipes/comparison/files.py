@@ -32,8 +32,10 @@ def read_comparison(path: Path) -> Comparison:
         core, missing = stored["core"], bool(stored["missing"])
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror}", _WRITTEN_BY) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         # The text of a UnicodeDecodeError is short; its representation contains the whole file.
+        raise RunError(f"{path} is not a comparison, as it is not JSON: {error}", _WRITTEN_BY) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not a comparison: {type(error).__name__}: {error}", _WRITTEN_BY) from error
     computed = summarise(
         cells,

@@ -118,6 +118,7 @@ def test_an_existing_output_directory_is_left_alone(tmp_path: Path, student: Pat
     (tmp_path / "out" / "mine.txt").write_text("keep")
     assert "out exists already" in failure("quickstart", "--smoke", "--out", "out", cwd=tmp_path)
     assert "out exists already" in failure("export", student, "--out", "out", cwd=tmp_path)
+    assert "out/mine.txt exists already" in failure("export", student, "--out", "out/mine.txt", cwd=tmp_path)
     assert "out exists already" in failure(
         "fit",
         NANO_GSM8K,

@@ -21,7 +21,7 @@ from helpers.paths import ROOT
 from helpers.small_artifacts import FILES, make_artifact, manifest
 from mentor_edge.agent import ToolAgent
 from mentor_edge.engines.open import open_engine
-from mentor_edge.errors import ArtifactError, EngineError
+from mentor_edge.errors import ArtifactError, EngineError, MentorEdgeWarning
 from mentor_edge.manifest import MANIFEST, Manifest, verify, verify_entry
 
 
@@ -284,7 +284,8 @@ def test_models_of_an_artifact_are_known(whole: Path, tmp_path: Path, monkeypatc
     for each in Manifest.read(whole).entries:  # refused models and controls too
         assert verify_entry(whole / each.path) == each
     monkeypatch.chdir(whole / "refused")
-    assert verify_entry(Path("model-q2_k.gguf")) == verify_entry(Path("../refused/model-q2_k.gguf"))
+    with pytest.warns(MentorEdgeWarning, match="model-q2_k.gguf did not pass its gate"):
+        assert verify_entry(Path("model-q2_k.gguf")) == verify_entry(Path("../refused/model-q2_k.gguf"))
     (tmp_path / "link.gguf").symlink_to(whole / "model-q8_0.gguf")
     (tmp_path / "artifact").symlink_to(whole)
     for path in (tmp_path / "link.gguf", tmp_path / "artifact" / "model-q8_0.gguf"):

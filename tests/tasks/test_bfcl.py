@@ -94,6 +94,7 @@ def function_row(parameters: str) -> str:
     ("name", "content", "message"),
     [
         ("BFCL_v4_multiple.json", None, "cannot read"),
+        ("BFCL_v4_simple_python.json", None, "has no file BFCL_v4_simple_python.json"),
         ("BFCL_v4_multiple.json", "{", "multiple.json:1: not JSON"),
         (
             "BFCL_v4_multiple.json",

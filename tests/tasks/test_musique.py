@@ -93,7 +93,7 @@ def test_a_malformed_question_is_named_with_field_and_value(tmp_path, changed, p
 def test_the_data_must_be_there(tmp_path):
     with pytest.raises(TaskError, match="--data"):
         load_suite("musique")
-    with pytest.raises(TaskError, match="cannot read passages"):
+    with pytest.raises(TaskError, match="has no file questions"):
         load_suite("musique", tmp_path)
 
 
