@@ -193,7 +193,7 @@ def test_finished_cells_are_kept_and_a_comparison_can_grow(finished: Any, nano_s
     assert {path: path.stat().st_mtime_ns for path in before} == before
     other = write(tmp_path / "other.yaml", {**QUICK, "student": str(nano_student), "lora": {"rank": 4}})
     with pytest.raises(ConfigError, match="was made with other settings"):
-        compare(ComparisonPlan.read(other, methods=["sft"], seeds=1), out, resume=True)
+        compare(ComparisonPlan.read(other, methods=["sft+mentor"], seeds=1), out, resume=True)
 
 
 @pytest.mark.slow

@@ -103,7 +103,7 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def executor():
-    with ToolExecutor(timeout=0.3, memory_bytes=256 * 1024**2) as shared:
+    with ToolExecutor(timeout=0.6, memory_bytes=256 * 1024**2) as shared:
         yield shared
 
 
