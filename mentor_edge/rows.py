@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,6 +15,8 @@ from mentor_edge.errors import TaskError
 from mentor_edge.readable import has_surrogates
 
 _PROBLEMS_SHOWN = 5
+_LONGEST_LINE = 16 * 2**20
+"""Bytes; a row as JSON takes up to twenty times as much memory."""
 _Row = TypeVar("_Row")
 
 
@@ -39,7 +42,9 @@ def iter_rows(path: Path, parse: Callable[[Any], _Row], *, what: str, unique: st
     problems: list[str] = []
     try:
         with path.open("rb") as lines:  # bytes, so that a line that is not UTF-8 affects no other line
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(iter(partial(lines.readline, _LONGEST_LINE + 1), b""), start=1):
+                if len(line) > _LONGEST_LINE:
+                    raise TaskError(f"{path}:{number}: the line has more than {_LONGEST_LINE >> 20} MiB")
                 if not line.strip():
                     continue
                 empty = False

@@ -16,7 +16,7 @@ from mentor_edge.engines.torch.loading import (
     tokens_of,
 )
 from mentor_edge.errors import StudentError
-from mentor_edge.files import cache_directory
+from mentor_edge.files import cache_directory, explained_write_errors
 from mentor_edge.inspection.exported import read_gguf
 from mentor_edge.inspection.tool_use import require_tool_use
 from mentor_edge.path_kind import wrong_kind
@@ -41,21 +41,25 @@ def embedded_student(student: str, seed: int) -> tuple[str, int] | None:
 def resolve_student(student: str, seed: int, progress: Progress) -> str:
     """The absolute path of the directory, or the hub id, to load. An embedded student is made once per seed, in two to
     three minutes, and then cached. "nano@3" is the one made with seed 3, regardless of the recipe's seed. A GGUF file
-    is dequantized once."""
+    is dequantized once.
+
+    Raises: OutputError when the cache cannot be written; also as `_located`.
+    """
     embedded = embedded_student(student, seed)
     if embedded is None:
         return _located(student, progress)
     name, seed = embedded
     directory = cache_directory() / f"{name}-{NANO_VERSION}-seed{seed}"
     if not directory.is_dir():
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        build = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".nano-"))
-        try:
-            warm_start(build, student=name, seed=seed, progress=progress)
-            if not directory.is_dir():  # unless another process was faster
-                build.rename(directory)
-        finally:
-            shutil.rmtree(build, ignore_errors=True)
+        with explained_write_errors(directory):
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            build = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".nano-"))
+            try:
+                warm_start(build, student=name, seed=seed, progress=progress)
+                if not directory.is_dir():  # unless another process was faster
+                    build.rename(directory)
+            finally:
+                shutil.rmtree(build, ignore_errors=True)
     return str(directory)
 
 

@@ -35,6 +35,8 @@ _LISTED = 20
 """Names of models in a message."""
 _MOST_TOKENS = 10_000_000
 """A server that counts more tokens in one turn is not believed."""
+_LONGEST_TOKEN, _FEWEST_TOKENS = 512, 2_048
+"""Characters of a token; and tokens of text that are read in any case, since some servers do not count thinking."""
 _GRACE = 1.0
 """Seconds after the deadline in which a request may still report its own error."""
 _HINT_SECONDS = 5.0
@@ -265,8 +267,12 @@ class EndpointEngine:
 
 
 def _turn(written: dict[str, Any], tools: Sequence[Any], sampling: Sampling) -> ParsedTurn:
-    """The turn in a server's message. More calls, or parts of text, than tokens were allowed are not the model's."""
-    if any(isinstance(value, list) and len(value) > sampling.max_new_tokens for value in written.values()):
+    """The turn in a server's message. More calls, or parts of text, than tokens were allowed are not the model's, and
+    neither is much more text."""
+    longest = _LONGEST_TOKEN * max(sampling.max_new_tokens, _FEWEST_TOKENS)
+    if len(json.dumps(written, ensure_ascii=False)) > longest or any(
+        isinstance(value, list) and len(value) > sampling.max_new_tokens for value in written.values()
+    ):
         return ParsedTurn(Message("assistant"), malformed=True)
     turn = read_turn(written, tools)
     if len(turn.message.tool_calls) > sampling.max_new_tokens:

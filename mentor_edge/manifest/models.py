@@ -37,6 +37,8 @@ SCHEMA = 2
 _KINDS = (".gguf", ".onnx", ".data", ".json", ".jinja", ".txt", ".model", ".md", ".jsonl")
 """Suffixes of the files that an artifact may have: weights, configuration, tokenizer, template, documents, outcomes.
 Libraries and programs have others."""
+_MOST_ENTRIES, _MOST_FILES = 200, 10_000
+"""Each entry is compared with all others and with all files."""
 _PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 """The end of the name of one part of a GGUF file: llama.cpp would load the other parts too, which no entry lists."""
 
@@ -145,11 +147,11 @@ class Manifest(Result):
     """The gate's largest accepted loss of accuracy, as a proportion."""
     parity: dict[str, ConversionParity]
     """How the unquantized file of each format compares with the source."""
-    entries: tuple[ManifestEntry, ...]
+    entries: Annotated[tuple[ManifestEntry, ...], Field(max_length=_MOST_ENTRIES)]
     """The exported models."""
     versions: dict[str, str]
     """Versions of the packages that made them."""
-    sha256: dict[RelativePath, Sha256]
+    sha256: Annotated[dict[RelativePath, Sha256], Field(max_length=_MOST_FILES)]
     """Hashes of all files of the artifact except manifest.json, by relative path."""
 
     @model_validator(mode="after")

@@ -151,9 +151,12 @@ def test_a_failed_warm_start_leaves_no_student(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(student, "warm_start", warm_start)
     monkeypatch.setenv("MENTOR_EDGE_CACHE", str(tmp_path))
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OutputError, match="no space left"):
         resolve_student("nano", 0, lambda *_: None)
     assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("MENTOR_EDGE_CACHE", "/dev/null")
+    with pytest.raises(OutputError, match="cannot write /dev/null/nano"):
+        resolve_student("nano", 0, lambda *_: None)
 
 
 # Output directories

@@ -123,6 +123,11 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     "entry in a parent": (forged(lambda v: v["entries"][0].update(path="../model.gguf")), OUTSIDE),
     "entry twice": (forged(lambda v: v["entries"].append(v["entries"][0])), "two entries"),
     "entry in an entry": (forged(lambda v: v["entries"][0].update(path="onnx-int4/model.onnx")), "two entries"),
+    "entry a thousand times": (forged(lambda v: v["entries"].extend(v["entries"][:1] * 1000)), "at most 200 items"),
+    "10,001 files": (
+        forged(lambda v: v["sha256"].update({f"gate/{number}.json": "0" * 64 for number in range(10_001)})),
+        "at most 10000 items",
+    ),
     "manifest that is a pipe": (replaced(os.mkfifo), "it is not a regular file"),
     "manifest that is a directory": (replaced(os.mkdir), "it is not a regular file"),
     "manifest that is a link": (

@@ -164,6 +164,7 @@ ATTACKS: dict[str, tuple[Answer, str | None]] = {
     "a redirect to a file": (once(http({}, "302 R", location="file:///etc/passwd")), "redirects to file"),
     "a redirect to itself": (once(http({}, "308 R", location="/v1/chat/completions")), "redirects to /v1"),
     "a redirect to nowhere": (once(http({}, "301 R", location="http://[")), "."),
+    "four megabytes of text for 20 tokens": (once(said({"content": "<f>" * 1_300_000})), None),
     "most of the key as escapes": (once(said({"content": ESCAPED_KEY})), None),
     "a redirect with ESC": (once(http({}, "303 R", location="http://h/\x9b2J")), "redirects"),
 }

@@ -187,6 +187,14 @@ def test_a_bad_row_is_refused_with_line_field_and_value(tmp_path: Path, row: Any
     assert problem in refused.value.problem and len(refused.value.problem) < 500
 
 
+def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "zeros.jsonl"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(TaskError, match=":1: the line has more than 16 MiB"):
+        jsonl.load(path)
+
+
 def test_all_bad_lines_are_reported_together_and_the_first_five_in_full(tmp_path: Path) -> None:
     path = written(tmp_path / "mine.jsonl", ROW, ROW, *[{}] * 3)
     path.write_text(path.read_text() + "{\n\n" + json.dumps(ROW | {"split": "x"}))
