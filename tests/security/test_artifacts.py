@@ -128,6 +128,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
         forged(lambda v: v["sha256"].update({f"gate/{number}.json": "0" * 64 for number in range(10_001)})),
         "at most 10000 items",
     ),
+    "a terabyte of outcomes": (lambda artifact: os.truncate(artifact / "gate/gguf-q8_0.jsonl", 2**40), "any document"),
     "manifest that is a pipe": (replaced(os.mkfifo), "it is not a regular file"),
     "manifest that is a directory": (replaced(os.mkdir), "it is not a regular file"),
     "manifest that is a link": (
