@@ -7,7 +7,6 @@ The tables below follow from comparing merged weights with PEFT's live adapter, 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -68,10 +67,17 @@ def lora_settings(adapter: Path) -> dict[str, Any]:
     if kind != "LORA" or task not in (None, "CAUSAL_LM"):
         raise ExportError(f"the adapter {adapter} is {kind} for {task}, not LORA for CAUSAL_LM", HINT)
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    scaled = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha)
+    # A comparison never overflows, and is false for NaN.
+    scaled = isinstance(alpha, int | float) and not isinstance(alpha, bool) and abs(alpha) <= sys.float_info.max
     if type(rank) is not int or rank < 1 or not scaled:
         stated = f"r = {json.dumps(rank)[:80]} and lora_alpha = {json.dumps(alpha)[:80]}"
         raise ExportError(f"{adapter / CONFIG} states {stated}", "r must be a positive integer, lora_alpha a number")
+    for name in _PATTERN_KEYS:
+        if not isinstance(settings.get(name) or {}, Mapping):
+            stated = f"{name} = {json.dumps(settings[name])[:80]}"
+            raise ExportError(
+                f"{adapter / CONFIG} states {stated}", "it must be an object with a number for each pattern"
+            )
     if beyond := [name for name in _MORE_THAN_LORA if settings.get(name)]:
         raise ExportError(
             f"the adapter {adapter} changes more than LoRA can ({_listed(settings, beyond)})",
