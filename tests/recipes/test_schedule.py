@@ -76,7 +76,7 @@ def test_fewer_tasks_than_a_step_needs_are_repeated(student: Path, tmp_path: Pat
         train=STEP,
     ).fit(on_note=notes.append)
     assert [row.step for row in run.training_log()] == [1, 2]
-    assert notes == ["2 tasks are fewer than the 3 prompts of a step, so they are repeated: each takes part 3 times"]
+    assert notes[0] == "2 tasks are fewer than the 3 prompts of a step, so they are repeated: each takes part 3 times"
     assert run.training == Training(steps=2, planned=2, coverage=coverage(2, 3, 2))
     assert Run.load(run.directory) == run
 

@@ -184,7 +184,8 @@ def test_a_bad_row_is_refused_with_line_field_and_value(tmp_path: Path, row: Any
     with pytest.raises(TaskError) as refused:
         loaded(tmp_path, ROW | {"id": "other"}, row)
     assert refused.value.problem.startswith(f"{tmp_path / 'mine.jsonl'}:2: ")
-    assert problem in refused.value.problem and len(refused.value.problem) < 500
+    assert problem in refused.value.problem
+    assert len(refused.value.problem.replace(str(tmp_path), "")) < 500
 
 
 def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
