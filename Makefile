@@ -22,7 +22,7 @@ endif
 LLAMA_BUILD := CMAKE_ARGS="-DLLAVA_BUILD=OFF" CFLAGS="$(CFLAGS) $(NO_AMX)" CXXFLAGS="$(CXXFLAGS) $(NO_AMX)"
 INSTALL := PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(LLAMA_BUILD) $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS)
 
-.PHONY: quickstart install test test-slow test-models fuzz lint api clean
+.PHONY: quickstart install test types fast-tests test-slow test-models fuzz lint api clean
 
 quickstart: install
 	$(BIN)/mentor-edge quickstart $(ARGS)
@@ -47,12 +47,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 # The tests start hundreds of processes that import the package: it is compiled once, whatever the environment says.
-test test-slow test-models: export PYTHONDONTWRITEBYTECODE =
+fast-tests test-slow test-models: export PYTHONDONTWRITEBYTECODE =
 
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	@$(MAKE) --no-print-directory --jobs 2 types fast-tests
+
+types:
 	$(BIN)/mypy
+
+fast-tests:
 	@# pytest-xdist would run files with few tests last; ours with few tests take the longest.
 	$(BIN)/python -m pytest -m "not slow and not models" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

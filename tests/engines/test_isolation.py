@@ -84,8 +84,18 @@ def frame(text: bytes) -> str:
         pytest.param(frame(b"[" * 100_000), "broke its connection while .* not JSON", id="deep nesting"),
         pytest.param("send(b'abc', lambda: os._exit(0))", "ended with exit code 0 while", id="half a header"),
         pytest.param("send(b'\\x09' + bytes(7) + b'{', lambda: os._exit(6))", "code 6 while", id="half a frame"),
-        pytest.param("send(b'\\x09' + bytes(7) + b'{')", "no sign of life for 2 s while", id="frame that never ends"),
-        pytest.param("send(b'', lambda: os.closerange(3, 20)); time.sleep(60)", "closed its connection", id="closed"),
+        pytest.param(
+            "send(b'\\x09' + bytes(7) + b'{')",
+            "no sign of life for 2 s while",
+            marks=pytest.mark.slow,
+            id="frame that never ends",
+        ),
+        pytest.param(
+            "send(b'', lambda: os.closerange(3, 20)); time.sleep(60)",
+            "closed its connection",
+            marks=pytest.mark.slow,
+            id="closed",
+        ),
     ],
 )
 def test_every_failure_of_a_child_is_an_error_that_names_the_file(
