@@ -122,6 +122,7 @@ class Recipe(ABC):
         config, directory = self.config, self.config.output_dir
         # Check every input before writing anything, and before loading torch where that is possible.
         check_output(directory, resume=resume)
+        _check_config(directory / "config.yaml", config)
         suite = self.load_tasks(tools)
         start = None if config.from_run is None else Run.load(config.from_run)
         with announced(progress, "load torch"):
@@ -206,15 +207,20 @@ class Recipe(ABC):
         return suite
 
 
+def _as_yaml(config: RecipeConfig) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
 def _write_config(path: Path, config: RecipeConfig) -> None:
-    """Write the resolved config, or check that a resumed run has the same one."""
-    settings = config.model_dump(mode="json")
-    text = yaml.safe_dump(settings, sort_keys=False)
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        changes = _changes(path, settings) or "differs from this configuration"
-        raise ConfigError([f"{path}: {changes}"], "resume with the same settings")
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(_as_yaml(config), encoding="utf-8")
+
+
+def _check_config(path: Path, config: RecipeConfig) -> None:
+    """Raises: ConfigError when a run that is resumed was begun with other settings."""
+    if path.is_file() and path.read_text(encoding="utf-8") != _as_yaml(config):
+        changes = _changes(path, config.model_dump(mode="json")) or "differs from this configuration"
+        raise ConfigError([f"{path}: {changes}"], "resume with the same settings")
 
 
 def _changes(path: Path, settings: Mapping[str, Any]) -> str:
