@@ -69,9 +69,12 @@ def iter_rows(path: Path, parse: Callable[[Any], _Row], *, what: str, unique: st
 
 
 def require_file(path: Path, wanted: str) -> None:
-    """Raises: TaskError when there is no file `path`, so that its directory is not `wanted`."""
+    """Check that a file of a directory exists; `wanted` describes the right directory for the hint.
+
+    Raises: TaskError.
+    """
     if not path.is_file():
-        raise TaskError(f"{path.parent} has no file {path.name}", f"name {wanted}")
+        raise TaskError(f"{path.parent} has no file {path.name}", f"give the path of {wanted}")
 
 
 def _reason(error: Exception) -> str:

@@ -58,7 +58,8 @@ def load_suite(name: str, data: str | Path | None = None, limit: int | None = No
     """
     if name not in SUITES:
         raise TaskError(
-            f"there is no suite {name!r}{did_you_mean(name, SUITES)}", "name a suite, or a tasks file that exists"
+            f"there is no suite {name!r}{did_you_mean(name, SUITES)}",
+            "give the name of a suite or the path of a tasks file",
         )
     if name in _GENERATED:
         suite = _GENERATED[name]()
@@ -86,5 +87,7 @@ def load_tasks(spec: str, tools: Mapping[str, Tool]) -> Suite:
         return load_suite(name, data or None)
     if not Path(spec).exists():
         near = did_you_mean(spec, [*_GENERATED_FOR_TRAINING, *SUITES])
-        raise TaskError(f"there is no file and no suite {spec!r}{near}", "name a suite, or a tasks file that exists")
+        raise TaskError(
+            f"there is no file and no suite {spec!r}{near}", "give the name of a suite or the path of a tasks file"
+        )
     return jsonl.load(spec, tools)

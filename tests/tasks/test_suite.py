@@ -71,7 +71,9 @@ def test_tasks_are_loaded_by_name_data_or_file(tmp_path: Path) -> None:
         load_tasks("bfcl", {})
     with pytest.raises(TaskError, match=r"the suite bfcl needs its data\ngive its path with --data PATH"):
         load_suite("bfcl")
-    with pytest.raises(TaskError, match=r"there is no file and no suite 'nan' \(did you mean 'nano'\?\)\nname a suite"):
+    with pytest.raises(
+        TaskError, match=r"there is no file and no suite 'nan' \(did you mean 'nano'\?\)\ngive the name of a suite"
+    ):
         load_tasks("nan", {})
     with pytest.raises(TaskError, match=r"there is no suite 'chess' \(known: nano, calculator, gsm8k, bfcl, musi"):
         load_suite("chess")
