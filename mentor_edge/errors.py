@@ -11,7 +11,8 @@ model reads what went wrong.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class MentorEdgeError(Exception):
@@ -124,9 +125,15 @@ class MentorEdgeWarning(UserWarning):
     """
 
 
-def is_panic(error: BaseException) -> bool:
-    """Whether a library in Rust, such as tokenizers, has failed: what it raises then is not an `Exception`."""
-    return type(error).__name__ == "PanicException"
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Make a panic of a library in Rust, such as tokenizers, a RuntimeError: what it raises is not an `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise RuntimeError(str(error)) from error
+        raise
 
 
 _LONGEST_NAME, _MOST_NAMES = 200, 100

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mentor_edge.errors import StudentError, is_panic
+from mentor_edge.errors import StudentError, panics_as_errors
 from mentor_edge.json_object import LARGEST, LARGEST_TOKENIZER, read_json
 
 if TYPE_CHECKING:
@@ -182,11 +182,10 @@ def parse_tokenizer(text: str) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(text)
-    except BaseException as error:
-        if isinstance(error, Exception) or is_panic(error):  # the library raises nothing more specific
-            raise ValueError(str(error)) from error
-        raise
+        with panics_as_errors():
+            tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(str(error)) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

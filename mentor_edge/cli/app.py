@@ -34,7 +34,7 @@ from mentor_edge.cli.run import run
 from mentor_edge.cli.screen import console, print_error, print_warning
 from mentor_edge.cli.stopping import Stopping
 from mentor_edge.cli.verify import verify
-from mentor_edge.errors import MentorEdgeError, MentorEdgeWarning, is_panic
+from mentor_edge.errors import MentorEdgeError, MentorEdgeWarning, panics_as_errors
 
 app = typer.Typer(
     add_completion=False,
@@ -77,12 +77,11 @@ def main() -> None:
     stopping = Stopping()
     stopping.listen()
     try:
-        app()
+        with panics_as_errors():
+            app()
     except SystemExit as end:
         _exit(stopping.exit_code or end.code)
-    except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
+    except Exception as error:
         if stopping.exit_code is not None:  # the signal went to the child processes, too, and one died of it
             _exit(stopping.exit_code)
         if debug:

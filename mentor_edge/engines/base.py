@@ -18,9 +18,11 @@ To add an engine:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from mentor_edge.errors import EngineError, panics_as_errors
 
 if TYPE_CHECKING:  # the child processes need only `Generation`
     from mentor_edge.chat import ChatTemplate
@@ -171,3 +173,17 @@ class ChatEngine(Protocol):
             EngineError: when the model cannot be reached or fails.
         """
         ...
+
+
+@contextmanager
+def encoding() -> Iterator[None]:
+    """Report what a model's tokenizer raises for a text, such as a pattern of its own that backtracks too much.
+
+    Raises: EngineError.
+    """
+    try:
+        with panics_as_errors():
+            yield
+    except Exception as error:  # the library raises nothing more specific
+        hint = "use the tokenizer that the model was made with"
+        raise EngineError(f"the model's tokenizer fails: {error}", hint) from error

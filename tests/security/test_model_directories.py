@@ -19,8 +19,9 @@ from helpers.tiny_models import make_student
 from helpers.tiny_onnx import make_onnx
 from mentor_edge.dequantized import Dequantized
 from mentor_edge.engines.open import identity_of
+from mentor_edge.engines.torch.engine import TransformersEngine
 from mentor_edge.engines.torch.loading import load_student
-from mentor_edge.errors import ExportError, MentorEdgeError, StudentError
+from mentor_edge.errors import EngineError, ExportError, MentorEdgeError, StudentError
 from mentor_edge.export import adapter_settings
 from mentor_edge.export.adapter_settings import check_patterns, lora_settings
 from mentor_edge.export.gguf.convert import convert
@@ -156,6 +157,14 @@ def test_no_text_is_padded_to_a_trillion_tokens(directory: Path) -> None:
     padding = {"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": ""}
     stating("tokenizer.json", padding={**padding, "pad_to_multiple_of": None})(directory)
     assert contained(lambda: inspect_student(directory).train.ability).value == "yes"
+
+
+def test_a_pattern_of_a_tokenizer_that_backtracks_too_much_is_an_error(directory: Path) -> None:
+    pattern = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    stating("tokenizer.json", pre_tokenizer=pattern)(directory)
+    model, tokenizer = load_student(directory)
+    with pytest.raises(EngineError, match=r"the model's tokenizer fails: .*retry-limit"):
+        TransformersEngine(model, tokenizer).encode(["a" * 60 + "!"])
 
 
 def test_more_weights_than_are_stored_are_not_allocated(directory: Path) -> None:

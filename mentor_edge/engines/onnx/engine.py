@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mentor_edge.chat.setting import OWN, TemplateSetting
+from mentor_edge.engines.base import encoding
 from mentor_edge.engines.onnx.directory import OnnxDirectory
 from mentor_edge.engines.process.defaults import threads_for
 from mentor_edge.engines.process.limits import CONTEXT_DEFAULT, kv_budget
@@ -93,7 +94,8 @@ class OnnxEngine(WorkerEngine):
         """Token ids of each text. Special and added tokens are recognized; nothing is added."""
         # A lone surrogate has no bytes; it becomes a question mark.
         encodable = [text.encode(errors="replace").decode() for text in texts]
-        return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in encodable]
+        with encoding():
+            return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in encodable]
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of each sequence, special tokens included; bytes that are not UTF-8 become U+FFFD."""

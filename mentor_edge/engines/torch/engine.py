@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mentor_edge.chat.setting import OWN, TemplateSetting
-from mentor_edge.engines.base import Generation, Sampling
+from mentor_edge.engines.base import Generation, Sampling, encoding
 from mentor_edge.engines.process.defaults import batch_size_for
 from mentor_edge.engines.process.machine import default_threads
 from mentor_edge.engines.torch.attention import FAMILIES, INSTEAD, attention_mask, attention_windows
@@ -103,7 +103,10 @@ class TransformersEngine:
         return torch.get_num_threads()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
+        if not texts:
+            return []
+        with encoding():
+            return list(self.tokenizer(list(texts), add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[Sequence[int]]) -> list[str]:
         return [self.tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in token_ids]

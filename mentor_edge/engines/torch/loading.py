@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from mentor_edge.chat import ChatTemplate
 from mentor_edge.chat.setting import OWN, TemplateSetting, Tokens, choose_template
-from mentor_edge.errors import MentorEdgeError, StudentError, is_panic
+from mentor_edge.errors import MentorEdgeError, StudentError, panics_as_errors
 from mentor_edge.model_directory import (
     NamedTemplate,
     check_config,
@@ -57,12 +57,11 @@ def _loading(directory: Path, name: str) -> Iterator[None]:
     check_config(read_optional_json_object(directory / "config.json"), directory / "config.json")
     check_tokenizer_config(directory)
     try:
-        yield
+        with panics_as_errors():
+            yield
     except MentorEdgeError:
         raise
-    except BaseException as error:  # the class that a configuration names may raise anything
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
+    except Exception as error:  # the class that a configuration names may raise anything
         if "trust_remote_code" in str(error):
             raise StudentError(
                 f"the student {name!r} needs program code that comes with it (auto_map in its config.json or"
